@@ -1,0 +1,164 @@
+//! The vocabulary of what QEMU is told.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::secret::{MASTER_KEY_ID, SealedSecret, SecretRef, SecretValue};
+
+/// A JSON object in the order in which it is printed.
+pub type JsonObject = Map<String, Value>;
+
+/// Where the value of a secret object comes from.
+#[derive(Debug, Clone)]
+pub enum SecretSource {
+    /// A keystore.
+    Keystore(SecretRef),
+    /// The XML itself (cookies, `passwd=`).
+    Xml(Arc<SecretValue>),
+}
+
+/// A `secret` object that QEMU is to have. Its value is encrypted only when it is printed or sent, each
+/// time under a fresh IV.
+#[derive(Debug, Clone)]
+pub struct SecretObject {
+    /// Its id, as libvirt names it.
+    pub id: String,
+    /// Its value.
+    pub source: SecretSource,
+}
+
+impl SecretObject {
+    /// The object's properties with its sealed value.
+    pub fn properties(&self, sealed: &SealedSecret) -> JsonObject {
+        object(json!({
+            "qom-type": "secret",
+            "id": self.id,
+            "data": sealed.data,
+            "keyid": MASTER_KEY_ID,
+            "iv": sealed.iv,
+            "format": "base64",
+        }))
+    }
+}
+
+/// An object that QEMU is to have.
+#[derive(Debug, Clone)]
+pub enum QemuObject {
+    /// A secret.
+    Secret(SecretObject),
+    /// Anything else (`tls-creds-x509`, `throttle-group`, `pr-manager-helper`, ...), `qom-type` and `id` first.
+    Plain(JsonObject),
+}
+
+impl QemuObject {
+    /// Its id.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Secret(s) => &s.id,
+            Self::Plain(p) => p.get("id").and_then(Value::as_str).unwrap_or_default(),
+        }
+    }
+}
+
+/// Everything a disk needs in QEMU, each list in the order in which it is made; it is undone in reverse.
+#[derive(Debug, Clone, Default)]
+pub struct DiskPlan {
+    /// `object-add` / `-object`.
+    pub objects: Vec<QemuObject>,
+    /// `blockdev-add` / `-blockdev`: base image first, protocol before format.
+    pub nodes: Vec<JsonObject>,
+    /// `device_add` / `-device`; its `id` is the disk's alias.
+    pub device: JsonObject,
+}
+
+/// One option of QEMU's command line.
+#[derive(Debug, Clone)]
+pub enum Argument {
+    /// `-nodefaults`.
+    Flag(&'static str),
+    /// `-m 1024`, in QEMU's key=value syntax where the option has one.
+    Text(&'static str, String),
+    /// `-device {"driver":...}`.
+    Json(&'static str, JsonObject),
+    /// `-object {"qom-type":"secret",...}`, sealed when it is printed.
+    Secret(SecretObject),
+}
+
+/// QEMU's command line for one domain: everything but the program and the options that are the
+/// supervisor's own (monitor, master key, sandbox, `-S`).
+#[derive(Debug, Clone, Default)]
+pub struct CommandLine {
+    /// The options in order.
+    pub arguments: Vec<Argument>,
+}
+
+impl CommandLine {
+    /// Adds an option without a value.
+    pub fn flag(&mut self, flag: &'static str) {
+        self.arguments.push(Argument::Flag(flag));
+    }
+
+    /// Adds an option with a text value.
+    pub fn text(&mut self, flag: &'static str, value: impl Into<String>) {
+        self.arguments.push(Argument::Text(flag, value.into()));
+    }
+
+    /// Adds an option with a JSON value: `line.json("-device", json!({...}))`.
+    pub fn json(&mut self, flag: &'static str, value: JsonObject) {
+        self.arguments.push(Argument::Json(flag, value));
+    }
+
+    /// Adds an object.
+    pub fn object(&mut self, object: QemuObject) {
+        self.arguments.push(match object {
+            QemuObject::Secret(secret) => Argument::Secret(secret),
+            QemuObject::Plain(properties) => Argument::Json("-object", properties),
+        });
+    }
+
+    /// Adds a disk.
+    pub fn disk(&mut self, plan: DiskPlan) {
+        plan.objects.into_iter().for_each(|o| self.object(o));
+        plan.nodes.into_iter().for_each(|n| self.json("-blockdev", n));
+        self.json("-device", plan.device);
+    }
+
+    /// The secret objects in here.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretObject> {
+        self.arguments.iter().filter_map(|a| match a {
+            Argument::Secret(s) => Some(s),
+            _ => None,
+        })
+    }
+
+    /// The options as strings; `seal` encrypts each secret's value.
+    pub fn render<E>(
+        &self,
+        mut seal: impl FnMut(&SecretObject) -> Result<SealedSecret, E>,
+    ) -> Result<Vec<String>, E> {
+        let mut out = Vec::with_capacity(self.arguments.len() * 2);
+        for argument in &self.arguments {
+            match argument {
+                Argument::Flag(flag) => out.push((*flag).to_owned()),
+                Argument::Text(flag, value) => out.extend([(*flag).to_owned(), value.clone()]),
+                Argument::Json(flag, value) => {
+                    out.extend([(*flag).to_owned(), Value::Object(value.clone()).to_string()]);
+                }
+                Argument::Secret(secret) => {
+                    let properties = secret.properties(&seal(secret)?);
+                    out.extend(["-object".to_owned(), Value::Object(properties).to_string()]);
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// The map of a `json!({...})`.
+pub(crate) fn object(value: Value) -> JsonObject {
+    match value {
+        Value::Object(map) => map,
+        _ => JsonObject::new(),
+    }
+}

@@ -1,0 +1,232 @@
+//! What is known of a secret besides its value: libvirt's secret XML.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use crate::keywords;
+use crate::xml::{self, Diagnostics, Element};
+
+keywords! {
+    /// What a secret is for.
+    pub enum UsageKind {
+        /// A volume's passphrase.
+        Volume = "volume",
+        /// A cephx key.
+        Ceph = "ceph",
+        /// CHAP for iSCSI; http, ftp and ssh passwords as well.
+        Iscsi = "iscsi",
+        /// The passphrase of a TLS private key.
+        Tls = "tls",
+        /// The key of a virtual TPM's state.
+        Vtpm = "vtpm",
+    }
+}
+
+impl UsageKind {
+    /// The element of `<usage>` that holds the id.
+    pub fn id_element(self) -> &'static str {
+        match self {
+            Self::Volume => "volume",
+            Self::Iscsi => "target",
+            Self::Ceph | Self::Tls | Self::Vtpm => "name",
+        }
+    }
+}
+
+/// What a secret is for, and the id by which it can be looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Usage {
+    /// What for.
+    pub kind: UsageKind,
+    /// The volume's path, the Ceph name, the iSCSI target, ...
+    pub id: String,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.id)
+    }
+}
+
+/// A secret without its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretDefinition {
+    /// Its name.
+    pub uuid: Uuid,
+    /// Lives in memory only, never on disk.
+    pub ephemeral: bool,
+    /// Its value is used, never shown.
+    pub private: bool,
+    /// For people.
+    pub description: Option<String>,
+    /// What for. A secret without a usage is found by its UUID only.
+    pub usage: Option<Usage>,
+}
+
+/// Why a definition may not take another one's place.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DefinitionError {
+    /// Same UUID, other usage.
+    #[error("the secret {0} is defined already, with another usage")]
+    OtherUsage(Uuid),
+    /// Same usage, other UUID.
+    #[error("the usage is taken already, by the secret {0}")]
+    UsageTaken(Uuid),
+    /// What was private stays private.
+    #[error("the secret {0} is private and cannot be made public again")]
+    NoLongerPrivate(Uuid),
+    /// An ephemeral secret cannot become a persistent one under the same UUID, nor the reverse.
+    #[error("the secret {0} cannot change between ephemeral and persistent")]
+    EphemeralChanged(Uuid),
+}
+
+impl SecretDefinition {
+    /// Reads a secret XML document. A definition without a UUID gets a random one.
+    pub fn parse(source: &str, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let root = xml::parse(source, diagnostics)?;
+        let found = Self::from_xml(&root, diagnostics);
+        root.report_unread(diagnostics);
+        found.filter(|_| !diagnostics.has_errors())
+    }
+
+    fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
+        if root.name != "secret" {
+            diagnostics.error(root.span, format!("this is <{}>, not <secret>", root.name));
+            return None;
+        }
+        let uuid = match root.only_child("uuid", diagnostics) {
+            None => Uuid::new_v4(),
+            Some(e) => match Uuid::try_parse(e.text()) {
+                Ok(uuid) => uuid,
+                Err(_) => {
+                    diagnostics.error(e.text_place(), format!("'{}' is not a UUID", e.text()));
+                    return None;
+                }
+            },
+        };
+        let usage = match root.only_child("usage", diagnostics) {
+            None => None,
+            Some(e) if e.get("type") == Some("none") => None,
+            Some(e) => {
+                let kind: UsageKind = e.require_keyword("type", diagnostics)?;
+                let Some(id) = e.child_text(kind.id_element()) else {
+                    diagnostics.error(
+                        e.span,
+                        format!("a usage of type '{}' needs <{}>", kind.as_str(), kind.id_element()),
+                    );
+                    return None;
+                };
+                Some(Usage { kind, id: id.to_owned() })
+            }
+        };
+        Some(Self {
+            uuid,
+            ephemeral: root.yes_no("ephemeral", diagnostics).unwrap_or(false),
+            private: root.yes_no("private", diagnostics).unwrap_or(false),
+            description: root.child_text("description").map(str::to_owned),
+            usage,
+        })
+    }
+
+    /// The definition as XML.
+    pub fn to_xml(&self) -> Element {
+        let yes_no = |b| if b { "yes" } else { "no" };
+        let mut root = Element::new("secret")
+            .with("ephemeral", yes_no(self.ephemeral))
+            .with("private", yes_no(self.private))
+            .with_child(Element::new("uuid").with_text(self.uuid.to_string()));
+        if let Some(description) = &self.description {
+            root = root.with_child(Element::new("description").with_text(description));
+        }
+        if let Some(Usage { kind, id }) = &self.usage {
+            root = root.with_child(
+                Element::new("usage")
+                    .with("type", kind.as_str())
+                    .with_child(Element::new(kind.id_element()).with_text(id)),
+            );
+        }
+        root
+    }
+
+    /// Whether this definition may be added to those that are there, or replace the one of the same UUID.
+    pub fn check_against<'a>(
+        &self,
+        existing: impl IntoIterator<Item = &'a SecretDefinition>,
+    ) -> Result<(), DefinitionError> {
+        for other in existing {
+            if other.uuid == self.uuid {
+                if other.usage != self.usage {
+                    return Err(DefinitionError::OtherUsage(other.uuid));
+                }
+                if other.private && !self.private {
+                    return Err(DefinitionError::NoLongerPrivate(other.uuid));
+                }
+                if other.ephemeral != self.ephemeral {
+                    return Err(DefinitionError::EphemeralChanged(other.uuid));
+                }
+            } else if self.usage.is_some() && other.usage == self.usage {
+                return Err(DefinitionError::UsageTaken(other.uuid));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(source: &str) -> Result<SecretDefinition, String> {
+        let mut diagnostics = Diagnostics::new();
+        SecretDefinition::parse(source, &mut diagnostics).ok_or_else(|| diagnostics.render("s.xml", source))
+    }
+
+    const FULL: &str = "<secret ephemeral='no' private='yes'>
+  <uuid>c5d7b1b4-1f5e-4f0e-9d2a-2f6c3a1b0e11</uuid>
+  <description>web1's root disk</description>
+  <usage type='volume'>
+    <volume>/images/web1.qcow2</volume>
+  </usage>
+</secret>
+";
+
+    #[test]
+    fn read_and_written_it_is_the_same() {
+        assert_eq!(parse(FULL).unwrap().to_xml().to_string(), FULL);
+    }
+
+    #[test]
+    fn each_usage_has_its_element() {
+        for (kind, element) in
+            [("volume", "volume"), ("ceph", "name"), ("iscsi", "target"), ("tls", "name"), ("vtpm", "name")]
+        {
+            let source = format!("<secret><usage type='{kind}'><{element}>id</{element}></usage></secret>");
+            let usage = parse(&source).unwrap().usage.unwrap();
+            assert_eq!((usage.kind.as_str(), usage.id.as_str()), (kind, "id"));
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_at_their_line() {
+        let e = parse("<secret>\n<uuid>x</uuid></secret>").unwrap_err();
+        assert!(e.contains("s.xml:2:7") && e.contains("not a UUID"), "{e}");
+        assert!(parse("<secret><usage type='volume'/></secret>").unwrap_err().contains("needs <volume>"));
+        assert!(parse("<secret><usage type='disk'/></secret>").unwrap_err().contains("volume, ceph, iscsi"));
+        assert!(parse("<secret privat='yes'/>").unwrap_err().contains("'privat'"));
+        assert!(parse("<domain/>").unwrap_err().contains("not <secret>"));
+    }
+
+    #[test]
+    fn redefinition_follows_libvirt() {
+        let old = parse(FULL).unwrap();
+        assert_eq!(old.check_against([&old]), Ok(()));
+        let public = SecretDefinition { private: false, ..old.clone() };
+        assert_eq!(public.check_against([&old]), Err(DefinitionError::NoLongerPrivate(old.uuid)));
+        assert_eq!(old.check_against([&public]), Ok(()));
+        let other = SecretDefinition { usage: None, ..old.clone() };
+        assert_eq!(other.check_against([&old]), Err(DefinitionError::OtherUsage(old.uuid)));
+        let twin = SecretDefinition { uuid: Uuid::nil(), ..old.clone() };
+        assert_eq!(twin.check_against([&old]), Err(DefinitionError::UsageTaken(old.uuid)));
+    }
+}

@@ -1,0 +1,144 @@
+//! What is said about a text, all of it at once, each at its place.
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+/// A range of bytes in the source text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
+pub struct Span {
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+/// How much a diagnostic weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Nothing is started.
+    Error,
+    /// An error unless `--allow-unsupported` is given: the XML asks for what vmward cannot do.
+    Unsupported,
+    /// Said, but nothing is held up.
+    Warning,
+}
+
+/// One thing to say about one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How much it weighs.
+    pub severity: Severity,
+    /// One sentence, without a full stop.
+    pub message: String,
+    /// Where.
+    pub span: Span,
+    /// A second place that explains the first, with its label ("first defined here").
+    pub related: Option<(Span, String)>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Everything there is to say about one text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diagnostics {
+    list: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// Nothing said yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn push(&mut self, severity: Severity, span: Span, message: impl Into<String>) -> &mut Diagnostic {
+        self.list.push(Diagnostic { severity, message: message.into(), span, related: None, hint: None });
+        self.list.last_mut().unwrap_or_else(|| unreachable!("just pushed"))
+    }
+
+    /// Says an error. The result takes a hint: `diagnostics.error(span, "...").hint("...")`.
+    pub fn error(&mut self, span: Span, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Severity::Error, span, message)
+    }
+
+    /// Says that vmward does not do what is asked for here.
+    pub fn unsupported(&mut self, span: Span, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Severity::Unsupported, span, message)
+    }
+
+    /// Says something that holds nothing up.
+    pub fn warning(&mut self, span: Span, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Severity::Warning, span, message)
+    }
+
+    /// All of it, in the order of the text.
+    pub fn sorted(&self) -> Vec<&Diagnostic> {
+        let mut list: Vec<_> = self.list.iter().collect();
+        list.sort_by_key(|d| d.span.start);
+        list
+    }
+
+    /// Turns what is unsupported, and only that, into warnings (`--allow-unsupported`).
+    pub fn allow_unsupported(&mut self) {
+        for d in self.list.iter_mut().filter(|d| d.severity == Severity::Unsupported) {
+            d.severity = Severity::Warning;
+        }
+    }
+
+    /// Whether anything here keeps a guest from starting.
+    pub fn has_errors(&self) -> bool {
+        self.list.iter().any(|d| d.severity != Severity::Warning)
+    }
+
+    /// Whether nothing was said.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Adds what another reading of the same text said.
+    pub fn append(&mut self, mut other: Diagnostics) {
+        self.list.append(&mut other.list);
+    }
+
+    /// Shows everything as compilers do: `path:line:column`, the line, a caret, the hint.
+    pub fn render(&self, path: &str, source: &str) -> String {
+        let renderer = Renderer::plain();
+        let mut out = String::new();
+        for d in self.sorted() {
+            let level = match d.severity {
+                Severity::Warning => Level::WARNING,
+                Severity::Error | Severity::Unsupported => Level::ERROR,
+            };
+            let clamp = |s: Span| {
+                let end = s.end.min(source.len());
+                s.start.min(end)..end
+            };
+            let mut snippet =
+                Snippet::source(source).path(path).annotation(AnnotationKind::Primary.span(clamp(d.span)));
+            if let Some((span, label)) = &d.related {
+                snippet = snippet.annotation(AnnotationKind::Context.span(clamp(*span)).label(label));
+            }
+            let mut group = level.primary_title(&d.message).element(snippet);
+            let hint = d.hint.as_deref().or((d.severity == Severity::Unsupported)
+                .then_some("--allow-unsupported starts the guest without it"));
+            if let Some(hint) = hint {
+                group = group.element(Level::HELP.message(hint));
+            }
+            out.push_str(&renderer.render(&[group]));
+            out.push('\n');
+        }
+        out
+    }
+}
+
+impl Diagnostic {
+    /// Says what to do about it.
+    pub fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Points at a second place that explains the first.
+    pub fn related(&mut self, span: Span, label: impl Into<String>) -> &mut Self {
+        self.related = Some((span, label.into()));
+        self
+    }
+}
