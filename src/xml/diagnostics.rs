@@ -107,10 +107,7 @@ impl Diagnostics {
                 Severity::Warning => Level::WARNING,
                 Severity::Error | Severity::Unsupported => Level::ERROR,
             };
-            let clamp = |s: Span| {
-                let end = s.end.min(source.len());
-                s.start.min(end)..end
-            };
+            let clamp = |s: Span| boundary(source, s.start.min(s.end))..boundary(source, s.end);
             let mut snippet =
                 Snippet::source(source).path(path).annotation(AnnotationKind::Primary.span(clamp(d.span)));
             if let Some((span, label)) = &d.related {
@@ -127,6 +124,11 @@ impl Diagnostics {
         }
         out
     }
+}
+
+/// The nearest place at or before `at` where a character begins: the reader of broken XML may stop within one.
+fn boundary(source: &str, at: usize) -> usize {
+    (0..=at.min(source.len())).rev().find(|&n| source.is_char_boundary(n)).unwrap_or(0)
 }
 
 impl Diagnostic {

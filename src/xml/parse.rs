@@ -236,4 +236,14 @@ mod tests {
         let mut diagnostics = Diagnostics::new();
         assert_eq!(parse(&text, &mut diagnostics), Some(made));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(source in "[<>/a='\"&;! \nä\\[\\]-]{0,60}") {
+            let mut diagnostics = Diagnostics::new();
+            let root = parse(&source, &mut diagnostics);
+            proptest::prop_assert_eq!(root.is_none(), diagnostics.has_errors());
+            diagnostics.render("t.xml", &source);
+        }
+    }
 }
