@@ -1,1 +1,14 @@
-//! placeholder
+//! Talking to a running QEMU over its monitor (QMP, docs/interop/qmp-spec.rst of QEMU).
+//!
+//! Commands and replies are the types of the `qapi` crate where it knows them. Frames are read tolerantly
+//! all the same: an event, field or enum value that this schema does not know yet breaks nothing.
+
+mod client;
+mod error;
+mod event;
+mod frame;
+
+pub use client::{COMMAND_DEADLINE, Qmp, SLOW_COMMAND_DEADLINE};
+pub use error::QmpError;
+pub use event::{Event, Events};
+pub use frame::QemuVersion;

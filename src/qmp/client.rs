@@ -1,0 +1,421 @@
+//! The connection to a monitor.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use zeroize::Zeroizing;
+
+use super::frame::{Frame, parse, read_line};
+use super::{Event, Events, QemuVersion, QmpError};
+
+/// How long an ordinary command may take. While QEMU derives a LUKS key (2-3 s each) it answers nobody, and
+/// several such disks may be in line.
+pub const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a command may take that derives LUKS keys itself or waits for remote storage.
+pub const SLOW_COMMAND_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Events that a slow listener may be behind before it loses some. QEMU limits the rate of those that a
+/// guest can cause at will.
+const EVENT_BACKLOG: usize = 1024;
+
+/// Commands in line for a socket that takes no more; the next caller waits, within its deadline.
+const COMMAND_BACKLOG: usize = 64;
+
+type Reply = Result<Value, Refusal>;
+
+struct Refusal {
+    class: String,
+    desc: String,
+}
+
+/// A client of one QEMU's monitor. Clones share the connection, which is closed with the last of them.
+#[derive(Clone)]
+pub struct Qmp {
+    connection: Arc<Connection>,
+    version: QemuVersion,
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    outgoing: mpsc::Sender<Zeroizing<Vec<u8>>>,
+    next_id: AtomicU64,
+    tasks: [AbortHandle; 2],
+}
+
+struct Shared {
+    /// `None` once the connection has ended: nothing would ever answer.
+    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
+    /// `None` once the connection has ended, so that listeners learn of it.
+    events: Mutex<Option<broadcast::Sender<Arc<Event>>>>,
+    end: Arc<OnceLock<QmpError>>,
+}
+
+#[derive(Serialize)]
+struct Request<'a, A> {
+    execute: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments: Option<A>,
+    id: u64,
+}
+
+impl Qmp {
+    /// Connects to the monitor at a path and negotiates. QEMU greets only once all its disks are open, so
+    /// `deadline` must leave time for their keys to be derived.
+    pub async fn connect(path: &Path, deadline: Duration) -> Result<Self, QmpError> {
+        let stream = UnixStream::connect(path).await.map_err(|e| QmpError::Connect(e.into()))?;
+        Self::over(stream, deadline).await
+    }
+
+    /// Negotiates over a connected socket.
+    pub async fn over(stream: UnixStream, deadline: Duration) -> Result<Self, QmpError> {
+        let (read, write) = stream.into_split();
+        let mut reader = BufReader::new(read);
+        let mut line = Vec::new();
+        let greeting = async {
+            match read_line(&mut reader, &mut line).await? {
+                true => parse(&line),
+                false => Err(QmpError::Closed),
+            }
+        };
+        let greeted = tokio::time::timeout(deadline, greeting).await;
+        let version = match greeted.map_err(|_| QmpError::NoGreeting(deadline))?? {
+            Frame::Greeting(version) => version,
+            _ => return Err(QmpError::Protocol("it did not begin with QEMU's greeting")),
+        };
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let shared = Arc::new(Shared {
+            waiting: Mutex::new(Some(HashMap::new())),
+            events: Mutex::new(Some(events)),
+            end: Arc::default(),
+        });
+        let (outgoing, queue) = mpsc::channel(COMMAND_BACKLOG);
+        let tasks = [
+            tokio::spawn(receive(reader, Arc::clone(&shared))).abort_handle(),
+            tokio::spawn(send(write, queue, Arc::clone(&shared))).abort_handle(),
+        ];
+        let connection = Arc::new(Connection { shared, outgoing, next_id: AtomicU64::new(1), tasks });
+        let qmp = Self { connection, version };
+        qmp.execute_within(qapi::qmp::qmp_capabilities { enable: None }, deadline).await?;
+        Ok(qmp)
+    }
+
+    /// QEMU's version, from its greeting.
+    pub fn version(&self) -> QemuVersion {
+        self.version
+    }
+
+    /// The events from now on.
+    pub fn events(&self) -> Events {
+        let shared = &self.connection.shared;
+        let receiver = match lock(&shared.events).as_ref() {
+            Some(sender) => sender.subscribe(),
+            // The sender is gone at once: the first `next` gives the reason.
+            None => broadcast::channel(1).1,
+        };
+        Events { receiver, end: Arc::clone(&shared.end) }
+    }
+
+    /// Carries out a command within [`COMMAND_DEADLINE`].
+    ///
+    /// Cancel-safe: a command whose future is dropped is either not sent at all, or carried out with nobody
+    /// waiting for the reply.
+    pub async fn execute<C: qapi::Command>(&self, command: C) -> Result<C::Ok, QmpError> {
+        self.execute_within(command, COMMAND_DEADLINE).await
+    }
+
+    /// Carries out a command within a deadline.
+    pub async fn execute_within<C: qapi::Command>(
+        &self,
+        command: C,
+        deadline: Duration,
+    ) -> Result<C::Ok, QmpError> {
+        let value = self.request(C::NAME, Some(&command), deadline).await?;
+        serde_json::from_value(value)
+            .map_err(|e| QmpError::Reply { command: C::NAME.to_owned(), source: e.into() })
+    }
+
+    /// Carries out a command that is given as JSON, within a deadline.
+    pub async fn execute_json(
+        &self,
+        command: &str,
+        arguments: Option<&impl Serialize>,
+        deadline: Duration,
+    ) -> Result<Value, QmpError> {
+        self.request(command, arguments, deadline).await
+    }
+
+    async fn request(
+        &self,
+        command: &str,
+        arguments: Option<&impl Serialize>,
+        deadline: Duration,
+    ) -> Result<Value, QmpError> {
+        let connection = &self.connection;
+        let id = connection.next_id.fetch_add(1, Ordering::Relaxed);
+        // Room for a line that holds a password, so that no copy of it is left behind by growing.
+        let mut line = Zeroizing::new(Vec::with_capacity(4096));
+        serde_json::to_writer(&mut *line, &Request { execute: command, arguments, id })
+            .map_err(|e| QmpError::Arguments { command: command.to_owned(), source: e.into() })?;
+        line.push(b'\n');
+        let (sender, reply) = oneshot::channel();
+        match lock(&connection.shared.waiting).as_mut() {
+            Some(waiting) => waiting.insert(id, sender),
+            None => return Err(connection.end()),
+        };
+        let _forget = Forget { shared: &connection.shared, id };
+        let answered = tokio::time::timeout(deadline, async {
+            connection.outgoing.send(line).await.ok()?;
+            reply.await.ok()
+        })
+        .await;
+        match answered {
+            Err(_) => Err(QmpError::Timeout { command: command.to_owned(), deadline }),
+            Ok(None) => Err(connection.end()),
+            Ok(Some(Ok(value))) => Ok(value),
+            Ok(Some(Err(Refusal { class, desc }))) => {
+                Err(QmpError::Refused { command: command.to_owned(), class, desc })
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn end(&self) -> QmpError {
+        self.shared.end.get().cloned().unwrap_or(QmpError::Closed)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Takes a command that nobody waits for any more off the list.
+struct Forget<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = lock(&self.shared.waiting).as_mut() {
+            waiting.remove(&self.id);
+        }
+    }
+}
+
+impl Shared {
+    /// Ends the connection for everybody, once; the first reason counts.
+    fn finish(&self, why: QmpError) {
+        let _ = self.end.set(why);
+        lock(&self.waiting).take();
+        lock(&self.events).take();
+    }
+
+    fn answer(&self, id: Option<u64>, reply: Reply) {
+        let sender = id.and_then(|id| lock(&self.waiting).as_mut()?.remove(&id));
+        match sender {
+            // Nobody may wait any more: that is the meaning of a deadline.
+            Some(sender) => drop(sender.send(reply)),
+            None => tracing::debug!("a reply of QEMU that nobody waits for"),
+        }
+    }
+}
+
+async fn receive(mut reader: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let frame = match read_line(&mut reader, &mut line).await {
+            Ok(true) => parse(&line),
+            Ok(false) => Err(QmpError::Closed),
+            Err(e) => Err(e),
+        };
+        match frame {
+            Ok(Frame::Event(event)) => {
+                if let Some(sender) = lock(&shared.events).as_ref() {
+                    // Without listeners there is nobody to tell.
+                    let _ = sender.send(Arc::new(event));
+                }
+            }
+            Ok(Frame::Return { id, value }) => shared.answer(id, Ok(value)),
+            Ok(Frame::Error { id, class, desc }) => shared.answer(id, Err(Refusal { class, desc })),
+            Ok(Frame::Greeting(_) | Frame::Unknown) => tracing::debug!("an unexpected message of QEMU"),
+            Err(e) => return shared.finish(e),
+        }
+    }
+}
+
+async fn send(
+    mut writer: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Zeroizing<Vec<u8>>>,
+    shared: Arc<Shared>,
+) {
+    while let Some(line) = queue.recv().await {
+        if let Err(e) = writer.write_all(&line).await {
+            // What QEMU said before it went (events of its end) is still to be read: the reader ends it,
+            // unless the socket broke in another way.
+            if e.kind() != io::ErrorKind::BrokenPipe {
+                shared.finish(QmpError::Broken(e.into()));
+            }
+            return;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded is changed by single statements: a panic elsewhere leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a hostile or broken monitor does. (A real QEMU is in `tests/hotplug.rs`.)
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt};
+
+    use super::*;
+
+    const GREETING: &str =
+        "{\"QMP\":{\"version\":{\"qemu\":{\"micro\":0,\"minor\":2,\"major\":7}},\"capabilities\":[]}}\r\n";
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// A peer that greets and then lets `serve` answer each line.
+    fn peer(mut serve: impl FnMut(u64, Value) -> Option<String> + Send + 'static) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        tokio::spawn(async move {
+            let (read, mut write) = theirs.into_split();
+            let mut lines = BufReader::new(read).lines();
+            write.write_all(GREETING.as_bytes()).await.unwrap();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let request: Value = serde_json::from_str(&line).unwrap();
+                let id = request["id"].as_u64().unwrap();
+                let answer = match request["execute"] == "qmp_capabilities" {
+                    true => Some(format!("{{\"return\":{{}},\"id\":{id}}}\n")),
+                    false => serve(id, request),
+                };
+                match answer {
+                    Some(answer) => write.write_all(answer.as_bytes()).await.unwrap(),
+                    None => return,
+                }
+            }
+        });
+        ours
+    }
+
+    async fn stop(qmp: &Qmp, deadline: Duration) -> Result<Value, QmpError> {
+        qmp.execute_json("stop", None::<&()>, deadline).await
+    }
+
+    #[tokio::test]
+    async fn replies_find_their_commands_by_id() {
+        let mut first = None;
+        let qmp = Qmp::over(
+            peer(move |id, _| match first.take() {
+                None => {
+                    first = Some(id);
+                    Some(String::new())
+                }
+                // Both at once, in the wrong order, with things between that no version knows.
+                Some(before) => Some(format!(
+                    "{{\"return\":{id},\"id\":{id}}}\n{{\"event\":\"NEW\"}}\n{{\"what\":1}}\n\
+                     {{\"return\":0,\"id\":\"x\"}}\n{{\"return\":{before},\"id\":{before}}}\n"
+                )),
+            }),
+            LONG,
+        )
+        .await
+        .unwrap();
+        let mut events = qmp.events();
+        let (a, b) = tokio::join!(stop(&qmp, LONG), stop(&qmp, LONG));
+        assert_eq!(a.unwrap().as_u64().unwrap() + 1, b.unwrap().as_u64().unwrap());
+        assert_eq!(events.next().await.unwrap().name, "NEW");
+    }
+
+    #[tokio::test]
+    async fn silence_is_a_timeout_and_a_late_reply_harms_nobody() {
+        let mut seen = Vec::new();
+        let qmp = Qmp::over(
+            peer(move |id, _| {
+                seen.push(id);
+                let late = seen.iter().map(|id| format!("{{\"return\":{id},\"id\":{id}}}\n"));
+                Some(if seen.len() == 1 { String::new() } else { late.collect() })
+            }),
+            LONG,
+        )
+        .await
+        .unwrap();
+        assert!(matches!(stop(&qmp, SHORT).await, Err(QmpError::Timeout { .. })));
+        assert_eq!(lock(&qmp.connection.shared.waiting).as_ref().unwrap().len(), 0);
+        assert!(stop(&qmp, LONG).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_end_reaches_everybody_with_its_reason() {
+        let qmp = Qmp::over(peer(|_, _| None), LONG).await.unwrap();
+        let mut events = qmp.events();
+        let (a, b) = tokio::join!(stop(&qmp, LONG), stop(&qmp, LONG));
+        assert!(matches!(a, Err(QmpError::Closed)), "{a:?}");
+        assert!(b.is_err());
+        assert!(matches!(events.next().await, Err(QmpError::Closed)));
+        assert!(matches!(stop(&qmp, LONG).await, Err(QmpError::Closed)));
+        assert!(qmp.events().next().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn garbage_ends_the_connection() {
+        let qmp = Qmp::over(peer(|_, _| Some("HTTP/1.1 400\r\n".into())), LONG).await.unwrap();
+        assert!(matches!(stop(&qmp, LONG).await, Err(QmpError::Protocol(_))));
+    }
+
+    #[tokio::test]
+    async fn no_greeting_and_a_wrong_one() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert!(matches!(Qmp::over(ours, SHORT).await, Err(QmpError::NoGreeting(_))));
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"{\"return\":{}}\n").await.unwrap();
+        assert!(matches!(Qmp::over(ours, LONG).await, Err(QmpError::Protocol(_))));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        assert!(matches!(Qmp::over(ours, LONG).await, Err(QmpError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_reads_nothing_is_a_timeout() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let client = tokio::spawn(async move { Qmp::over(ours, LONG).await.unwrap() });
+        theirs.write_all(GREETING.as_bytes()).await.unwrap();
+        let mut buffer = [0; 256];
+        let _ = theirs.read(&mut buffer).await.unwrap();
+        theirs.write_all(b"{\"return\":{},\"id\":1}\n").await.unwrap();
+        let qmp = client.await.unwrap();
+        let large = "x".repeat(4 << 20);
+        let sent = qmp.execute_json("x", Some(&large), SHORT).await;
+        assert!(matches!(sent, Err(QmpError::Timeout { .. })), "{sent:?}");
+    }
+
+    #[tokio::test]
+    async fn the_socket_closes_with_the_last_client() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let client = tokio::spawn(async move { Qmp::over(ours, LONG).await.unwrap() });
+        theirs.write_all(GREETING.as_bytes()).await.unwrap();
+        theirs.write_all(b"{\"return\":{},\"id\":1}\n").await.unwrap();
+        let qmp = client.await.unwrap();
+        drop(qmp.clone());
+        drop(qmp);
+        let mut rest = Vec::new();
+        theirs.read_to_end(&mut rest).await.unwrap();
+    }
+}
