@@ -17,6 +17,9 @@ pub struct DeviceInfo {
     pub address_span: Option<Span>,
     /// `<boot order=...>`.
     pub boot_order: Option<u32>,
+    /// What puts the device at its address in QEMU: `bus`, `addr`, `unit`, ... Filled in with the address, so that
+    /// every device is put there in the same way, whatever its bus: `properties.extend(info.place.clone())`.
+    pub place: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Aliases that users may choose start with this, so that they never collide with assigned ones.

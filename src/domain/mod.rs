@@ -8,7 +8,10 @@ mod device;
 pub mod devices;
 pub mod disk;
 
-pub use address::{Address, DriveAddress, PciAddress, UsbAddress};
+pub use address::{
+    Address, AddressType, CcidAddress, DimmAddress, DriveAddress, IsaAddress, PciAddress, UsbAddress,
+    VirtioSerialAddress,
+};
 pub use device::DeviceInfo;
 
 use crate::secret::SecretRef;

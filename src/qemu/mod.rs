@@ -5,4 +5,7 @@
 
 mod plan;
 
-pub use plan::{Argument, CommandLine, DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource};
+pub use plan::{
+    Argument, CommandLine, Descriptor, DiskPlan, JsonObject, QemuObject, Resource, SecretObject,
+    SecretSource, Tap,
+};

@@ -1,10 +1,12 @@
 //! The vocabulary of what QEMU is told.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::secret::{MASTER_KEY_ID, SealedSecret, SecretRef, SecretValue};
+use crate::xml::Span;
 
 /// A JSON object in the order in which it is printed.
 pub type JsonObject = Map<String, Value>;
@@ -85,12 +87,60 @@ pub enum Argument {
     Secret(SecretObject),
 }
 
+/// Something outside QEMU that is made or opened before it starts and that it inherits as a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The number that the arguments name.
+    pub number: i32,
+    /// What it is.
+    pub resource: Resource,
+    /// Where the XML asks for it: a start that cannot provide it points here.
+    pub span: Span,
+}
+
+/// What a [`Descriptor`] is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    /// A tap device, made for the guest's lifetime and brought up.
+    Tap(Tap),
+    /// `/dev/vhost-net`: the kernel's virtio-net backend.
+    VhostNet,
+    /// `/dev/vhost-vsock` with its CID set.
+    VhostVsock {
+        /// The guest's CID; `None`: the next free one.
+        cid: Option<u32>,
+    },
+    /// A listening unix socket.
+    UnixListener(PathBuf),
+    /// What vmward does not provide yet, in words that complete "vmward does not provide ... yet".
+    Unavailable(String),
+}
+
+/// A tap device.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tap {
+    /// Its name on the host; `None`: the kernel picks `vnetN`.
+    pub name: Option<String>,
+    /// `managed='no'`: it exists already and belongs to somebody else.
+    pub existing: bool,
+    /// The bridge that it is put on.
+    pub bridge: Option<String>,
+    /// Whether packets carry a virtio header (virtio models).
+    pub vnet_header: bool,
+    /// More than one queue: each is a descriptor of its own.
+    pub multi_queue: bool,
+    /// The guest's MAC address; the host's end gets the same with `fe` in front.
+    pub mac: Option<[u8; 6]>,
+}
+
 /// QEMU's command line for one domain: everything but the program and the options that are the
 /// supervisor's own (monitor, master key, sandbox, `-S`).
 #[derive(Debug, Clone, Default)]
 pub struct CommandLine {
     /// The options in order.
     pub arguments: Vec<Argument>,
+    /// What the arguments name by descriptor number.
+    pub descriptors: Vec<Descriptor>,
 }
 
 impl CommandLine {

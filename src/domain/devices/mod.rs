@@ -15,7 +15,10 @@ pub struct Devices {
 
 impl Devices {
     /// Reads `<devices>`.
-    pub fn from_xml(_element: &Element, _diagnostics: &mut Diagnostics) -> Self {
-        Self::default()
+    pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Self {
+        Self {
+            emulator: element.child_text("emulator").map(str::to_owned),
+            disks: element.children("disk").filter_map(|e| Disk::from_xml(e, diagnostics)).collect(),
+        }
     }
 }
