@@ -1,5 +1,6 @@
 //! The command line: arguments, output, exit codes. One file per group of commands.
 
+mod config;
 mod error;
 mod secret;
 mod volume;

@@ -1,31 +1,33 @@
 //! Where secrets live: one trait, one file (or folder) per kind of keystore.
 
+mod error;
+pub mod file;
 mod resolve;
+mod stores;
 
-pub use resolve::{Keystores, ResolvedSecrets, Unresolved};
+pub use error::KeystoreError;
+pub use resolve::{ResolvedSecrets, Unresolved};
+pub use stores::{Keystores, SecretFound};
 
 use uuid::Uuid;
 
 use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
 
-/// What went wrong with a keystore.
-#[derive(Debug, thiserror::Error)]
-pub enum KeystoreError {
-    /// The store cannot do that at all.
-    #[error("the keystore {store} cannot {what}")]
-    Unsupported {
-        /// Its URI.
-        store: String,
-        /// "set a value", "list", ...
-        what: &'static str,
-    },
+/// Everything that a store has, and what of it could not be read: one secret's trouble hides no other.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The definitions, sorted by UUID.
+    pub definitions: Vec<SecretDefinition>,
+    /// What is wrong with each of the others.
+    pub broken: Vec<KeystoreError>,
 }
 
 /// A place that keeps secrets.
 pub trait Keystore: Send + Sync {
     /// Its URI, for messages; without credentials in it.
     fn uri(&self) -> &str;
-    /// The definition that a lookup finds. A usage is only unique within its kind.
+    /// The definition that a lookup finds. A usage is only unique within its kind; without a kind, one that
+    /// several secrets answer to is an error.
     fn find(
         &self,
         lookup: &SecretLookup,
@@ -33,8 +35,10 @@ pub trait Keystore: Send + Sync {
     ) -> Result<Option<SecretDefinition>, KeystoreError>;
     /// A secret's value; `None` if it is defined but has none.
     fn value(&self, uuid: Uuid) -> Result<Option<SecretValue>, KeystoreError>;
-    /// All definitions, sorted by UUID.
-    fn list(&self) -> Result<Vec<SecretDefinition>, KeystoreError>;
+    /// Whether a secret has a value, without reading it.
+    fn has_value(&self, uuid: Uuid) -> Result<bool, KeystoreError>;
+    /// All definitions.
+    fn list(&self) -> Result<Listing, KeystoreError>;
     /// Adds a definition, or changes it within libvirt's rules.
     fn define(&self, definition: &SecretDefinition) -> Result<(), KeystoreError>;
     /// Sets or replaces a defined secret's value.

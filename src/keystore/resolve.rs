@@ -1,35 +1,32 @@
 //! All the secrets that a guest needs, from all the stores, at once.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use uuid::Uuid;
 
 use crate::secret::{SecretLookup, SecretRef, SecretValue, UsageKind};
 
-use super::{Keystore, KeystoreError};
+use super::{KeystoreError, Keystores};
 
-/// The configured keystores, in the order in which they are searched.
-#[derive(Default)]
-pub struct Keystores {
-    /// The stores.
-    pub stores: Vec<Box<dyn Keystore>>,
-}
-
-/// The values that were found.
+/// The values that were found. A secret that is used many times is here once.
 #[derive(Debug, Default)]
 pub struct ResolvedSecrets {
-    values: HashMap<(SecretLookup, UsageKind), SecretValue>,
+    found: HashMap<(SecretLookup, UsageKind), Uuid>,
+    values: HashMap<Uuid, SecretValue>,
 }
 
 impl ResolvedSecrets {
     /// The value for a place in the XML.
     pub fn get(&self, secret: &SecretRef) -> Option<&SecretValue> {
-        self.values.get(&(secret.lookup.clone(), secret.kind))
+        self.values.get(self.found.get(&(secret.lookup.clone(), secret.kind))?)
     }
 }
 
 /// A secret that was not found, and why.
 #[derive(Debug)]
 pub struct Unresolved {
-    /// The place in the XML that needs it.
+    /// The first place in the XML that needs it.
     pub secret: SecretRef,
     /// What was wrong.
     pub error: KeystoreError,
@@ -37,7 +34,35 @@ pub struct Unresolved {
 
 impl Keystores {
     /// Finds every value, or says of each one that is not to be had why: all of them at once.
-    pub fn resolve(&self, _secrets: &[SecretRef]) -> Result<ResolvedSecrets, Vec<Unresolved>> {
-        Ok(ResolvedSecrets::default())
+    pub fn resolve(&self, secrets: &[SecretRef]) -> Result<ResolvedSecrets, Vec<Unresolved>> {
+        let mut resolved = ResolvedSecrets::default();
+        let mut unresolved: Vec<Unresolved> = Vec::new();
+        for secret in secrets {
+            let key = (secret.lookup.clone(), secret.kind);
+            let known_bad = |u: &Unresolved| u.secret.lookup == key.0 && u.secret.kind == key.1;
+            if resolved.found.contains_key(&key) || unresolved.iter().any(known_bad) {
+                continue;
+            }
+            match self.resolve_one(secret, &mut resolved.values) {
+                Ok(uuid) => {
+                    resolved.found.insert(key, uuid);
+                }
+                Err(error) => unresolved.push(Unresolved { secret: secret.clone(), error }),
+            }
+        }
+        if unresolved.is_empty() { Ok(resolved) } else { Err(unresolved) }
+    }
+
+    fn resolve_one(
+        &self,
+        secret: &SecretRef,
+        values: &mut HashMap<Uuid, SecretValue>,
+    ) -> Result<Uuid, KeystoreError> {
+        let found = self.find(&secret.lookup, Some(secret.kind))?;
+        let uuid = found.definition.uuid;
+        if let Entry::Vacant(entry) = values.entry(uuid) {
+            entry.insert(found.store.value(uuid)?.ok_or(KeystoreError::NoValue { uuid })?);
+        }
+        Ok(uuid)
     }
 }

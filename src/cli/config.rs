@@ -1,0 +1,232 @@
+//! Where things are: paths, `vmward.toml`, and the keystores that are configured.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use nix::unistd::geteuid;
+use serde::Deserialize;
+
+use crate::keystore::file::IdentitySources;
+use crate::keystore::{KeystoreError, Keystores, Unresolved};
+use crate::xml::Diagnostics;
+
+use super::{CliError, Exit, Global};
+
+/// Where vmward keeps things. root has the system's places, everybody else those of the XDG base directories.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    /// The running domains' lib dirs. On a tmpfs.
+    pub runtime_dir: PathBuf,
+    /// What can be made again.
+    pub cache_dir: PathBuf,
+    /// `vmward.toml`.
+    pub config: PathBuf,
+    /// The file keystore that is used when none is configured.
+    pub secrets_dir: PathBuf,
+    /// The identity of file keystores.
+    pub keystore_key: PathBuf,
+}
+
+/// `vmward.toml` as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct ConfigFile {
+    keystore: Option<OneOrMany>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// What the options, the environment and `vmward.toml` amount to.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// Where things are.
+    pub paths: Paths,
+    /// The URIs of the keystores, in the order in which they are searched.
+    pub keystores: Vec<String>,
+}
+
+impl Paths {
+    /// The paths of this user. `VMWARD_RUNTIME_DIR` and `VMWARD_CONFIG` (the path of `vmward.toml`, beside which
+    /// the key of the file keystore is) go before the rest.
+    pub(crate) fn from_environment() -> Result<Self, CliError> {
+        let var = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let given = |name: &str| match var(name) {
+            Some(path) => std::path::absolute(path).map(Some).map_err(|e| {
+                CliError::new(Exit::Config, format!("{name} is not a usable path")).caused_by(e)
+            }),
+            None => Ok(None),
+        };
+        // As the XDG specification has it, a relative path in one of its variables is ignored.
+        let xdg = |name: &str, in_home: &str| {
+            var(name)
+                .filter(|p| p.is_absolute())
+                .or_else(|| env::home_dir().filter(|h| h.is_absolute()).map(|h| h.join(in_home)))
+                .map(|base| base.join("vmward"))
+                .ok_or_else(|| {
+                    CliError::new(
+                        Exit::Config,
+                        format!("neither {name} nor HOME says where vmward's files are"),
+                    )
+                })
+        };
+        let root = geteuid().is_root();
+        let runtime_dir = match given("VMWARD_RUNTIME_DIR")? {
+            Some(dir) => dir,
+            None if root => "/run/vmward".into(),
+            None => var("XDG_RUNTIME_DIR")
+                .filter(|p| p.is_absolute())
+                .map(|base| base.join("vmward"))
+                .ok_or_else(|| {
+                    CliError::new(Exit::Config, "XDG_RUNTIME_DIR is not set, so there is no place for running domains")
+                        .hint("log in through a session that sets it, or set VMWARD_RUNTIME_DIR to a directory on a tmpfs")
+                })?,
+        };
+        let config = match given("VMWARD_CONFIG")? {
+            Some(file) => file,
+            None if root => "/etc/vmward/vmward.toml".into(),
+            None => xdg("XDG_CONFIG_HOME", ".config")?.join("vmward.toml"),
+        };
+        let (cache_dir, data_dir) = if root {
+            ("/var/cache/vmward".into(), "/var/lib/vmward".into())
+        } else {
+            (xdg("XDG_CACHE_HOME", ".cache")?, xdg("XDG_DATA_HOME", ".local/share")?)
+        };
+        Ok(Self {
+            runtime_dir,
+            cache_dir,
+            secrets_dir: data_dir.join("secrets"),
+            keystore_key: config.with_file_name("keystore.key"),
+            config,
+        })
+    }
+}
+
+impl Config {
+    /// Reads `vmward.toml`, if there is one, under what the options say.
+    pub(crate) fn load(global: &Global) -> Result<Self, CliError> {
+        let paths = Paths::from_environment()?;
+        let file = match fs::read_to_string(&paths.config) {
+            Ok(text) => toml::from_str(&text).map_err(|e| {
+                CliError::new(Exit::Config, format!("{} cannot be used", paths.config.display())).caused_by(e)
+            })?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => ConfigFile::default(),
+            Err(e) => {
+                return Err(CliError::new(
+                    Exit::Config,
+                    format!("{} could not be read", paths.config.display()),
+                )
+                .caused_by(e));
+            }
+        };
+        let configured = match file.keystore {
+            Some(OneOrMany::One(uri)) => vec![uri],
+            Some(OneOrMany::Many(uris)) => uris,
+            None => Vec::new(),
+        };
+        let mut keystores = if global.keystore.is_empty() { configured } else { global.keystore.clone() };
+        if keystores.is_empty() {
+            keystores.push(format!("file:{}", paths.secrets_dir.display()));
+        }
+        Ok(Self { paths, keystores })
+    }
+
+    /// The configured keystores.
+    pub(crate) fn open_keystores(&self) -> Result<Keystores, CliError> {
+        Keystores::open(&self.keystores, &self.identity_sources()).map_err(keystore_failure)
+    }
+
+    /// Where the identity of file keystores comes from.
+    pub(crate) fn identity_sources(&self) -> IdentitySources {
+        IdentitySources {
+            credentials: env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            key_file: self.paths.keystore_key.clone(),
+        }
+    }
+}
+
+/// A keystore's failure as a command's.
+pub(crate) fn keystore_failure(error: KeystoreError) -> CliError {
+    let (exit, hint) = (exit_of(&error), hint_for(&error));
+    let mut failure = CliError::new(exit, error.to_string());
+    // The message is the error's own: what follows are its causes.
+    failure.source = source_text(&error);
+    failure.hint = hint;
+    failure
+}
+
+/// All the secrets that a document needs and that are not to be had, each at its line. `path` is shown,
+/// `source` is the document's text.
+pub(crate) fn unresolved_failure(unresolved: &[Unresolved], path: &str, source: &str) -> CliError {
+    let mut diagnostics = Diagnostics::new();
+    for u in unresolved {
+        let mut message = u.error.to_string();
+        let mut cause = std::error::Error::source(&u.error);
+        while let Some(e) = cause {
+            message.push_str(&format!(": {e}"));
+            cause = e.source();
+        }
+        let said = diagnostics.error(u.secret.span, message);
+        if let Some(hint) = hint_for(&u.error) {
+            said.hint(hint);
+        }
+    }
+    // One secret that may come with a second try does not help while another is missing for good.
+    let exits: Vec<_> = unresolved.iter().map(|u| exit_of(&u.error)).collect();
+    let exit = exits.iter().find(|e| **e != Exit::TryAgain).or(exits.first()).copied();
+    CliError::new(exit.unwrap_or(Exit::Internal), diagnostics.render(path, source))
+}
+
+fn exit_of(error: &KeystoreError) -> Exit {
+    use KeystoreError as E;
+    match error {
+        E::BadUri { .. } => Exit::Config,
+        E::NotDefined { .. } | E::NoValue { .. } => Exit::NoInput,
+        E::Ambiguous { .. } => Exit::Usage,
+        E::OtherUsage { .. } | E::Definition(_) | E::Damaged { .. } | E::Value { .. } => Exit::Data,
+        E::NoIdentity { .. } | E::WrongIdentity { .. } | E::Unsafe { .. } => Exit::NoPermission,
+        E::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
+        E::Io { .. } | E::Unsupported { .. } => Exit::Unavailable,
+    }
+}
+
+fn hint_for(error: &KeystoreError) -> Option<String> {
+    use KeystoreError as E;
+    Some(match error {
+        E::NotDefined { .. } => {
+            "define it with `vmward secret define`, or see what there is with `vmward secret list`".into()
+        }
+        E::NoValue { uuid } => format!("set it with `vmward secret set-value {uuid}`"),
+        E::Ambiguous { .. } => "name it by its UUID".into(),
+        E::NoIdentity { tried, .. } => format!("put the key back at {}", tried.join(" or ")),
+        E::WrongIdentity { .. } => {
+            "put back the key with which the secret was stored, or set its value again".into()
+        }
+        E::Unsafe { path, .. } => {
+            format!(
+                "see who changed it; then `chown` it to the right user and `chmod go-rwx {}`",
+                path.display()
+            )
+        }
+        E::Damaged { .. } => {
+            "restore the file from a backup, or undefine the secret and define it again".into()
+        }
+        _ => return None,
+    })
+}
+
+fn source_text(error: &KeystoreError) -> Option<Box<dyn std::error::Error + Send + Sync>> {
+    let mut text = Vec::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(e) = cause {
+        text.push(e.to_string());
+        cause = e.source();
+    }
+    (!text.is_empty()).then(|| text.join(": ").into())
+}

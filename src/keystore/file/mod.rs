@@ -1,0 +1,268 @@
+//! `file:DIR`: a directory with one `UUID.xml` and one `UUID.age` per secret.
+//!
+//! Values are age files for the public keys in `recipients.txt`; `age -d -i keystore.key UUID.age` reads them
+//! as well. Files are replaced in one step, writers take turns on `.lock`, and a lookup by UUID reads nothing
+//! but that secret's files.
+
+mod disk;
+mod identity;
+mod index;
+mod lock;
+
+pub use identity::{IDENTITY_CREDENTIAL, IdentitySources};
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use age::x25519::Recipient;
+use age::{DecryptError, Decryptor, Encryptor};
+use uuid::Uuid;
+
+use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
+use crate::xml::{Diagnostics, Keyword};
+
+use super::{Keystore, KeystoreError, Listing};
+use lock::StoreLock;
+
+/// The public keys of a store, as `age -R` takes them.
+const RECIPIENTS: &str = "recipients.txt";
+
+/// A keystore in a directory.
+pub struct FileStore {
+    uri: String,
+    dir: PathBuf,
+    identity: IdentitySources,
+}
+
+impl FileStore {
+    /// The store in that directory. It is made when the first secret is defined.
+    pub fn new(dir: PathBuf, identity: IdentitySources) -> Self {
+        Self { uri: format!("file:{}", dir.display()), dir, identity }
+    }
+
+    fn definition_path(&self, uuid: Uuid) -> PathBuf {
+        self.dir.join(format!("{uuid}.xml"))
+    }
+
+    fn value_path(&self, uuid: Uuid) -> PathBuf {
+        self.dir.join(format!("{uuid}.age"))
+    }
+
+    /// Whether the store is there; a directory that others can write is refused.
+    fn exists(&self) -> Result<bool, KeystoreError> {
+        match File::open(&self.dir) {
+            Ok(dir) => disk::check_owner(&self.dir, &dir).map(|()| true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(KeystoreError::io(&self.dir, "read")(e)),
+        }
+    }
+
+    fn definition(&self, uuid: Uuid) -> Result<Option<SecretDefinition>, KeystoreError> {
+        let path = self.definition_path(uuid);
+        let Some(text) = disk::read_text(&path)? else { return Ok(None) };
+        let mut diagnostics = Diagnostics::new();
+        match SecretDefinition::parse(&text, &mut diagnostics) {
+            Some(definition) if definition.uuid == uuid => Ok(Some(definition)),
+            Some(definition) => {
+                let why = format!("it describes the secret {}", definition.uuid);
+                Err(KeystoreError::Damaged { path, why })
+            }
+            None => {
+                let said =
+                    diagnostics.sorted().iter().map(|d| d.message.clone()).collect::<Vec<_>>().join("; ");
+                Err(KeystoreError::Damaged { path, why: said })
+            }
+        }
+    }
+
+    /// The UUIDs of all definitions, sorted.
+    fn uuids(&self) -> Result<Vec<Uuid>, KeystoreError> {
+        let error = || KeystoreError::io(&self.dir, "read");
+        let mut uuids = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(error())? {
+            let name = entry.map_err(error())?.file_name();
+            // Only the form in which the store writes them, so that no secret is listed twice.
+            if let Some(stem) = name.to_str().and_then(|n| n.strip_suffix(".xml"))
+                && let Ok(uuid) = Uuid::try_parse(stem)
+                && uuid.to_string() == stem
+            {
+                uuids.push(uuid);
+            }
+        }
+        uuids.sort_unstable();
+        Ok(uuids)
+    }
+
+    fn scan(&self) -> Result<Listing, KeystoreError> {
+        let mut listing = Listing::default();
+        for uuid in self.uuids()? {
+            match self.definition(uuid) {
+                Ok(definition) => listing.definitions.extend(definition),
+                Err(e) => listing.broken.push(e),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Makes the directory if need be and takes the writers' turn.
+    fn write_lock(&self) -> Result<StoreLock, KeystoreError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(KeystoreError::io(&self.dir, "made"))?;
+        self.exists()?;
+        let lock = StoreLock::exclusive(&self.dir)?;
+        self.sweep()?;
+        Ok(lock)
+    }
+
+    /// Removes what a writer that was killed has left. No other writer is at work while the lock is held.
+    fn sweep(&self) -> Result<(), KeystoreError> {
+        let error = || KeystoreError::io(&self.dir, "read");
+        for entry in fs::read_dir(&self.dir).map_err(error())? {
+            let entry = entry.map_err(error())?;
+            if entry.file_name().as_encoded_bytes().starts_with(disk::TEMPORARY.as_bytes()) {
+                disk::remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The public keys that values are encrypted to. A store without any gets those of the user's identity.
+    fn recipients(&self) -> Result<Vec<Recipient>, KeystoreError> {
+        let path = self.dir.join(RECIPIENTS);
+        if let Some(recipients) = identity::read_recipients(&path)? {
+            return Ok(recipients);
+        }
+        let recipients = self.identity.recipients_or_new()?;
+        let mut text = "# The public keys to which the values in this directory are encrypted.\n".to_owned();
+        for recipient in &recipients {
+            text.push_str(&format!("{recipient}\n"));
+        }
+        disk::replace(&path, text.as_bytes())?;
+        Ok(recipients)
+    }
+}
+
+impl Keystore for FileStore {
+    fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    fn find(
+        &self,
+        lookup: &SecretLookup,
+        kind: Option<UsageKind>,
+    ) -> Result<Option<SecretDefinition>, KeystoreError> {
+        if !self.exists()? {
+            return Ok(None);
+        }
+        match (lookup, kind) {
+            (SecretLookup::Uuid(uuid), _) => self.definition(*uuid),
+            (SecretLookup::Usage(id), Some(kind)) => self.find_usage(kind, id),
+            (SecretLookup::Usage(id), None) => {
+                let mut found = Vec::new();
+                for (_, kind) in UsageKind::WORDS {
+                    found.extend(self.find_usage(*kind, id)?);
+                }
+                if found.len() > 1 {
+                    let uuids = found.iter().map(|d| d.uuid).collect();
+                    return Err(KeystoreError::Ambiguous { lookup: lookup.clone(), uuids });
+                }
+                Ok(found.pop())
+            }
+        }
+    }
+
+    fn value(&self, uuid: Uuid) -> Result<Option<SecretValue>, KeystoreError> {
+        let path = self.value_path(uuid);
+        let Some(content) = disk::read(&path)? else { return Ok(None) };
+        let damaged = |e: DecryptError| KeystoreError::Damaged { path: path.clone(), why: e.to_string() };
+        let decryptor = Decryptor::new_buffered(&*content).map_err(damaged)?;
+        let (identities, tried) = self.identity.load(uuid)?;
+        let plain = match decryptor.decrypt(identities.iter().map(|i| i as &dyn age::Identity)) {
+            Ok(plain) => plain,
+            Err(DecryptError::NoMatchingKeys | DecryptError::KeyDecryptionFailed) => {
+                return Err(KeystoreError::WrongIdentity { uuid, tried });
+            }
+            Err(e) => return Err(damaged(e)),
+        };
+        SecretValue::read_from(plain).map(Some).map_err(|source| KeystoreError::Value { uuid, source })
+    }
+
+    fn has_value(&self, uuid: Uuid) -> Result<bool, KeystoreError> {
+        let path = self.value_path(uuid);
+        path.try_exists().map_err(KeystoreError::io(path, "read"))
+    }
+
+    fn list(&self) -> Result<Listing, KeystoreError> {
+        if self.exists()? { self.scan() } else { Ok(Listing::default()) }
+    }
+
+    fn define(&self, definition: &SecretDefinition) -> Result<(), KeystoreError> {
+        if definition.ephemeral {
+            return Err(KeystoreError::Unsupported {
+                store: self.uri.clone(),
+                what: "keep an ephemeral secret, whose value must not be on disk",
+            });
+        }
+        let lock = self.write_lock()?;
+        // Now, so that whoever only has the public half can add values from here on.
+        self.recipients()?;
+        let same_uuid = self.definition(definition.uuid)?;
+        let same_usage = match &definition.usage {
+            Some(usage) => self.find_usage_locked(&lock, usage.kind, &usage.id)?,
+            None => None,
+        };
+        definition.check_against(same_uuid.iter().chain(&same_usage)).map_err(KeystoreError::Definition)?;
+        let path = self.definition_path(definition.uuid);
+        let xml = definition.to_xml().to_string();
+        self.keeping_index(&lock, || {
+            disk::replace(&path, xml.as_bytes())?;
+            match (&same_uuid, &definition.usage) {
+                (None, Some(usage)) => self.add_to_index(usage, definition.uuid),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn set_value(&self, uuid: Uuid, value: &SecretValue) -> Result<(), KeystoreError> {
+        let lock = self.write_lock()?;
+        if self.definition(uuid)?.is_none() {
+            return Err(KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None });
+        }
+        let path = self.value_path(uuid);
+        let sealed = encrypt(&self.recipients()?, value).map_err(KeystoreError::io(&path, "encrypted"))?;
+        self.keeping_index(&lock, || disk::replace(&path, &sealed))
+    }
+
+    fn undefine(&self, uuid: Uuid) -> Result<(), KeystoreError> {
+        let lock = self.write_lock()?;
+        // A definition that cannot be read can still be removed.
+        let path = self.definition_path(uuid);
+        if !path.try_exists().map_err(KeystoreError::io(&path, "read"))? {
+            return Err(KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None });
+        }
+        self.keeping_index(&lock, || {
+            disk::remove(&self.value_path(uuid))?;
+            disk::remove(&path)?;
+            disk::sync_dir(&self.dir)
+        })
+    }
+}
+
+fn encrypt(recipients: &[Recipient], value: &SecretValue) -> io::Result<Vec<u8>> {
+    let encryptor = Encryptor::with_recipients(recipients.iter().map(|r| r as &dyn age::Recipient))
+        .map_err(io::Error::other)?;
+    let mut sealed = Vec::new();
+    let mut writer = encryptor.wrap_output(&mut sealed)?;
+    writer.write_all(value.expose())?;
+    writer.finish()?;
+    Ok(sealed)
+}
+
+#[cfg(test)]
+mod tests;

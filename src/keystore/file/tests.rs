@@ -1,0 +1,171 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::keystore::Keystores;
+use crate::secret::{DefinitionError, SecretRef, Usage};
+use crate::xml::Span;
+
+fn sources(home: &TempDir) -> IdentitySources {
+    IdentitySources { credentials: None, key_file: home.path().join("etc/keystore.key") }
+}
+
+fn store(home: &TempDir) -> FileStore {
+    FileStore::new(home.path().join("secrets"), sources(home))
+}
+
+fn secret(n: u128, kind: UsageKind, id: &str) -> SecretDefinition {
+    SecretDefinition {
+        uuid: Uuid::from_u128(n),
+        ephemeral: false,
+        private: false,
+        description: None,
+        usage: Some(Usage { kind, id: id.to_owned() }),
+    }
+}
+
+fn value(text: &str) -> SecretValue {
+    SecretValue::copy_of(text.as_bytes()).unwrap()
+}
+
+fn by_usage(store: &FileStore, kind: UsageKind, id: &str) -> Option<u128> {
+    let found = store.find(&SecretLookup::Usage(id.to_owned()), Some(kind)).unwrap();
+    found.map(|d| d.uuid.as_u128())
+}
+
+#[test]
+fn a_secret_comes_back_as_it_was_put_in() {
+    let home = TempDir::new().unwrap();
+    let store = store(&home);
+    let disk = secret(1, UsageKind::Volume, "/images/a.qcow2");
+    store.define(&disk).unwrap();
+    assert!(store.value(disk.uuid).unwrap().is_none());
+    store.set_value(disk.uuid, &value("first")).unwrap();
+    store.set_value(disk.uuid, &value("second")).unwrap();
+    assert_eq!(store.value(disk.uuid).unwrap(), Some(value("second")));
+    assert_eq!(store.find(&SecretLookup::Uuid(disk.uuid), None).unwrap(), Some(disk.clone()));
+    assert_eq!(by_usage(&store, UsageKind::Volume, "/images/a.qcow2"), Some(1));
+    assert_eq!(by_usage(&store, UsageKind::Ceph, "/images/a.qcow2"), None);
+    store.undefine(disk.uuid).unwrap();
+    assert_eq!(by_usage(&store, UsageKind::Volume, "/images/a.qcow2"), None);
+    assert!(store.list().unwrap().definitions.is_empty());
+    assert!(matches!(store.undefine(disk.uuid), Err(KeystoreError::NotDefined { .. })));
+}
+
+#[test]
+fn the_index_follows_files_that_come_and_go_by_other_means() {
+    let home = TempDir::new().unwrap();
+    let store = store(&home);
+    store.define(&secret(1, UsageKind::Volume, "a")).unwrap();
+    assert!(store.index_is_current());
+    let stranger = secret(2, UsageKind::Volume, "b");
+    let path = store.definition_path(stranger.uuid);
+    fs::write(&path, stranger.to_xml().to_string()).unwrap();
+    assert_eq!(by_usage(&store, UsageKind::Volume, "b"), Some(2));
+    let rival = secret(3, UsageKind::Volume, "b");
+    assert!(matches!(
+        store.define(&rival),
+        Err(KeystoreError::Definition(DefinitionError::UsageTaken(u))) if u == stranger.uuid
+    ));
+    fs::remove_file(path).unwrap();
+    assert_eq!(by_usage(&store, UsageKind::Volume, "b"), None);
+    store.define(&rival).unwrap();
+    assert_eq!(by_usage(&store, UsageKind::Volume, "b"), Some(3));
+}
+
+#[test]
+fn a_broken_definition_is_no_missing_one_and_hides_no_other() {
+    let home = TempDir::new().unwrap();
+    let store = store(&home);
+    for n in 1..=3 {
+        store.define(&secret(n, UsageKind::Ceph, &format!("client.{n}"))).unwrap();
+    }
+    fs::write(store.definition_path(Uuid::from_u128(2)), "<secret><uuid>").unwrap();
+    assert_eq!(by_usage(&store, UsageKind::Ceph, "client.3"), Some(3));
+    let lost = store.find(&SecretLookup::Usage("client.2".into()), Some(UsageKind::Ceph));
+    assert!(matches!(lost, Err(KeystoreError::Damaged { .. })), "{lost:?}");
+    let listing = store.list().unwrap();
+    assert_eq!((listing.definitions.len(), listing.broken.len()), (2, 1));
+}
+
+#[test]
+fn without_the_right_key_a_value_is_an_error_of_its_own() {
+    let home = TempDir::new().unwrap();
+    let store = store(&home);
+    for n in [1, 2] {
+        store.define(&secret(n, UsageKind::Volume, &n.to_string())).unwrap();
+    }
+    store.set_value(Uuid::from_u128(1), &value("x")).unwrap();
+    let key = home.path().join("etc/keystore.key");
+    fs::rename(&key, home.path().join("away")).unwrap();
+    assert!(matches!(store.value(Uuid::from_u128(1)), Err(KeystoreError::NoIdentity { .. })));
+    assert!(matches!(store.value(Uuid::from_u128(2)), Ok(None)));
+    // Setting needs the public half alone, and makes no new key.
+    store.set_value(Uuid::from_u128(1), &value("y")).unwrap();
+    assert!(!key.exists());
+    store.identity.recipients_or_new().unwrap();
+    assert!(matches!(store.value(Uuid::from_u128(1)), Err(KeystoreError::WrongIdentity { .. })));
+    fs::rename(home.path().join("away"), &key).unwrap();
+    assert_eq!(store.value(Uuid::from_u128(1)).unwrap(), Some(value("y")));
+}
+
+#[test]
+fn what_others_could_have_written_is_refused() {
+    let home = TempDir::new().unwrap();
+    let store = store(&home);
+    let uuid = Uuid::from_u128(1);
+    store.define(&secret(1, UsageKind::Volume, "a")).unwrap();
+    store.set_value(uuid, &value("x")).unwrap();
+    let refused = |path: &std::path::Path, mode: u32| {
+        let before = fs::metadata(path).unwrap().permissions();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let found = store.find(&SecretLookup::Uuid(uuid), None).and_then(|_| store.value(uuid));
+        assert!(matches!(found, Err(KeystoreError::Unsafe { .. })), "{}: {found:?}", path.display());
+        fs::set_permissions(path, before).unwrap();
+    };
+    refused(&store.dir, 0o777);
+    refused(&store.definition_path(uuid), 0o664);
+    refused(&store.value_path(uuid), 0o606);
+    refused(&store.identity.key_file, 0o640);
+    assert_eq!(store.value(uuid).unwrap(), Some(value("x")));
+}
+
+#[test]
+fn all_that_is_missing_is_said_at_once() {
+    let home = TempDir::new().unwrap();
+    let store = store(&home);
+    store.define(&secret(1, UsageKind::Volume, "a")).unwrap();
+    store.set_value(Uuid::from_u128(1), &value("x")).unwrap();
+    store.define(&secret(2, UsageKind::Ceph, "b")).unwrap();
+    let stores = Keystores { stores: vec![Box::new(store)] };
+    let uuid = |n| SecretLookup::Uuid(Uuid::from_u128(n));
+    let wanted = |lookup, kind| SecretRef { lookup, kind, span: Span::default() };
+    let good = [
+        wanted(uuid(1), UsageKind::Volume),
+        wanted(SecretLookup::Usage("a".into()), UsageKind::Volume),
+        wanted(uuid(1), UsageKind::Volume),
+    ];
+    let resolved = stores.resolve(&good).unwrap();
+    assert!(good.iter().all(|s| resolved.get(s) == Some(&value("x"))));
+    let bad = [
+        wanted(uuid(1), UsageKind::Ceph),
+        wanted(uuid(2), UsageKind::Ceph),
+        wanted(uuid(1), UsageKind::Volume),
+        wanted(SecretLookup::Usage("b".into()), UsageKind::Volume),
+        wanted(uuid(2), UsageKind::Ceph),
+    ];
+    let errors: Vec<_> = stores.resolve(&bad).unwrap_err().into_iter().map(|u| u.error).collect();
+    assert!(
+        matches!(
+            errors[..],
+            [
+                KeystoreError::OtherUsage { .. },
+                KeystoreError::NoValue { .. },
+                KeystoreError::NotDefined { .. }
+            ]
+        ),
+        "{errors:?}"
+    );
+}

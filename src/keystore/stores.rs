@@ -1,0 +1,87 @@
+//! The configured keystores as one.
+
+use crate::secret::{SecretDefinition, SecretLookup, UsageKind};
+
+use super::file::{FileStore, IdentitySources};
+use super::{Keystore, KeystoreError};
+
+/// The configured keystores, in the order in which they are searched.
+#[derive(Default)]
+pub struct Keystores {
+    /// The stores.
+    pub stores: Vec<Box<dyn Keystore>>,
+}
+
+/// A secret and the store that has it.
+pub struct SecretFound<'a> {
+    /// The store.
+    pub store: &'a dyn Keystore,
+    /// What is known of it.
+    pub definition: SecretDefinition,
+}
+
+impl Keystores {
+    /// The stores of these URIs. Nothing is read or made yet.
+    pub fn open<S: AsRef<str>>(uris: &[S], identity: &IdentitySources) -> Result<Self, KeystoreError> {
+        let stores = uris.iter().map(|uri| open_one(uri.as_ref(), identity)).collect::<Result<_, _>>()?;
+        Ok(Self { stores })
+    }
+
+    /// The secret that a lookup finds, in the first store that has it. A store that cannot be asked ends the
+    /// search: what a later one has must not stand in for what might be in this one.
+    pub fn find(
+        &self,
+        lookup: &SecretLookup,
+        kind: Option<UsageKind>,
+    ) -> Result<SecretFound<'_>, KeystoreError> {
+        for store in &self.stores {
+            let Some(definition) = store.find(lookup, kind)? else { continue };
+            return match (kind, definition.usage) {
+                // As in libvirt, a secret without a usage serves everywhere, by its UUID.
+                (Some(needs), Some(has)) if has.kind != needs => {
+                    Err(KeystoreError::OtherUsage { uuid: definition.uuid, has, needs })
+                }
+                (_, usage) => Ok(SecretFound {
+                    store: store.as_ref(),
+                    definition: SecretDefinition { usage, ..definition },
+                }),
+            };
+        }
+        Err(KeystoreError::NotDefined { lookup: lookup.clone(), kind })
+    }
+
+    /// Adds a definition, or changes it where it is. Returns the store that has it now: for a new secret the
+    /// first one.
+    pub fn define(&self, definition: &SecretDefinition) -> Result<&dyn Keystore, KeystoreError> {
+        let mut home = None;
+        for store in &self.stores {
+            let same_uuid = store.find(&SecretLookup::Uuid(definition.uuid), None)?;
+            let same_usage = match &definition.usage {
+                Some(usage) => store.find(&SecretLookup::Usage(usage.id.clone()), Some(usage.kind))?,
+                None => None,
+            };
+            definition
+                .check_against(same_uuid.iter().chain(&same_usage))
+                .map_err(KeystoreError::Definition)?;
+            if same_uuid.is_some() {
+                home.get_or_insert(store);
+            }
+        }
+        let store = home
+            .or(self.stores.first())
+            .ok_or(KeystoreError::BadUri { uri: String::new(), why: "none is configured" })?;
+        store.define(definition)?;
+        Ok(store.as_ref())
+    }
+}
+
+fn open_one(uri: &str, identity: &IdentitySources) -> Result<Box<dyn Keystore>, KeystoreError> {
+    let bad = |why| KeystoreError::BadUri { uri: uri.to_owned(), why };
+    let (scheme, rest) =
+        uri.split_once(':').ok_or_else(|| bad("it needs a scheme, as in file:/directory"))?;
+    match scheme {
+        "file" if rest.starts_with('/') => Ok(Box::new(FileStore::new(rest.into(), identity.clone()))),
+        "file" => Err(bad("the directory must be an absolute path, as in file:/directory")),
+        _ => Err(bad("vmward knows file:")),
+    }
+}
