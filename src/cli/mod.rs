@@ -1,7 +1,11 @@
 //! The command line: arguments, output, exit codes. One file per group of commands.
 
+mod argv;
+mod check;
 mod config;
 mod error;
+mod input;
+mod program;
 mod secret;
 mod volume;
 
@@ -31,6 +35,10 @@ pub(crate) struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Say everything that is wrong with a guest's XML
+    Check(check::CheckArgs),
+    /// Print the QEMU command line of a guest, its secrets redacted
+    Argv(argv::ArgvArgs),
     /// Make, show and remove secrets
     Secret(secret::SecretArgs),
     /// Make and inspect encrypted disk images
@@ -47,6 +55,8 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Check(args) => check::run(&args),
+        Command::Argv(args) => argv::run(&args),
         Command::Secret(args) => secret::run(&cli.global, args),
         Command::Volume(args) => volume::run(&cli.global, args),
     };

@@ -4,9 +4,19 @@
 //! XML for is reported as not honoured (see [`crate::xml`]).
 
 mod address;
+pub mod clock;
+pub mod cpu;
 mod device;
 pub mod devices;
 pub mod disk;
+pub mod features;
+pub mod firmware;
+pub mod general;
+pub mod lifecycle;
+pub mod memory;
+pub mod os;
+pub mod size;
+pub mod vcpu;
 
 pub use address::{
     Address, AddressType, CcidAddress, DimmAddress, DriveAddress, IsaAddress, PciAddress, UsbAddress,
@@ -20,8 +30,22 @@ use crate::xml::{Diagnostics, Element};
 /// One guest as its XML describes it.
 #[derive(Debug, Clone, Default)]
 pub struct Domain {
-    /// The guest's name.
-    pub name: String,
+    /// Its name, UUID and descriptions.
+    pub general: general::General,
+    /// Its memory.
+    pub memory: memory::Memory,
+    /// Its processors.
+    pub vcpus: vcpu::Vcpus,
+    /// What it boots, on which machine.
+    pub os: os::Os,
+    /// What of the platform is on.
+    pub features: features::Features,
+    /// The processor that it sees.
+    pub cpu: cpu::Cpu,
+    /// Its clock.
+    pub clock: clock::Clock,
+    /// What becomes of it when it ends.
+    pub lifecycle: lifecycle::Lifecycle,
     /// Its devices.
     pub devices: devices::Devices,
 }
@@ -29,8 +53,50 @@ pub struct Domain {
 impl Domain {
     /// Reads a whole `<domain>`. `None` if there are errors; warnings and unsupported parts are in
     /// `diagnostics` either way.
-    pub fn from_xml(_root: &Element, _diagnostics: &mut Diagnostics) -> Option<Self> {
-        None
+    pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
+        if root.name != "domain" {
+            diagnostics.error(root.span, format!("this is a <{}>, not a <domain>", root.name));
+            return None;
+        }
+        let domain = Self {
+            general: general::General::from_xml(root, diagnostics),
+            memory: memory::Memory::from_xml(root, diagnostics),
+            vcpus: vcpu::Vcpus::from_xml(root, diagnostics),
+            os: os::Os::from_xml(root, diagnostics),
+            features: features::Features::from_xml(root, diagnostics),
+            cpu: cpu::Cpu::from_xml(root, diagnostics),
+            clock: clock::Clock::from_xml(root, diagnostics),
+            lifecycle: lifecycle::Lifecycle::from_xml(root, diagnostics),
+            devices: match root.only_child("devices", diagnostics) {
+                Some(devices) => devices::Devices::from_xml(devices, diagnostics),
+                None => devices::Devices::default(),
+            },
+        };
+        domain.check(diagnostics);
+        root.report_unread(diagnostics);
+        (!diagnostics.has_hard_errors()).then_some(domain)
+    }
+
+    /// The rules between parts.
+    fn check(&self, diagnostics: &mut Diagnostics) {
+        if self.memory.total == 0 {
+            diagnostics
+                .error(self.memory.span, "the guest has no memory")
+                .hint("write <memory unit='GiB'>2</memory>");
+        }
+        if let Some(topology) = self.cpu.topology.filter(|t| t.vcpus() != u64::from(self.vcpus.max)) {
+            diagnostics
+                .error(
+                    topology.span,
+                    format!("the topology has {} vCPUs, the guest {}", topology.vcpus(), self.vcpus.max),
+                )
+                .related(self.vcpus.span, "as it says here");
+        }
+    }
+
+    /// The guest's name.
+    pub fn name(&self) -> &str {
+        &self.general.name
     }
 
     /// Every secret that the guest's devices use, in the order of the XML.

@@ -3,8 +3,15 @@
 //! A description of QEMU's state is made once, as values, and used twice: printed as options at a cold start
 //! ([`CommandLine`]), sent as QMP commands on hotplug ([`DiskPlan`]).
 
+mod build;
+mod capabilities;
+mod launch;
+mod machine;
 mod plan;
 
+pub use build::build;
+pub use capabilities::{Capabilities, ProbeError};
+pub use launch::{LaunchOptions, MASTER_KEY_FILE, launch_arguments};
 pub use plan::{
     Argument, CommandLine, Descriptor, DiskPlan, JsonObject, QemuObject, Resource, SecretObject,
     SecretSource, Tap,

@@ -212,3 +212,8 @@ pub(crate) fn object(value: Value) -> JsonObject {
         _ => JsonObject::new(),
     }
 }
+
+/// A value inside QEMU's key=value syntax, where a comma separates.
+pub(crate) fn comma_escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}

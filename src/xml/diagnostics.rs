@@ -88,6 +88,11 @@ impl Diagnostics {
         self.list.iter().any(|d| d.severity != Severity::Warning)
     }
 
+    /// Whether anything here is wrong, what is merely unsupported aside.
+    pub fn has_hard_errors(&self) -> bool {
+        self.list.iter().any(|d| d.severity == Severity::Error)
+    }
+
     /// Whether nothing was said.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()

@@ -1,0 +1,65 @@
+//! What becomes of a guest that stops, restarts or crashes.
+
+use crate::keywords;
+use crate::xml::{Diagnostics, Element, Keyword};
+
+keywords! {
+    /// What to do when a guest ends.
+    pub enum LifecycleAction {
+        /// End QEMU.
+        Destroy = "destroy",
+        /// Start the guest anew.
+        Restart = "restart",
+        /// Leave it as it is, to be looked at.
+        Preserve = "preserve",
+    }
+}
+
+/// `<on_poweroff>`, `<on_reboot>`, `<on_crash>`.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifecycle {
+    /// When the guest powers off.
+    pub on_poweroff: LifecycleAction,
+    /// When it restarts.
+    pub on_reboot: LifecycleAction,
+    /// When it reports a panic.
+    pub on_crash: LifecycleAction,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self {
+            on_poweroff: LifecycleAction::Destroy,
+            on_reboot: LifecycleAction::Restart,
+            on_crash: LifecycleAction::Destroy,
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Reads the three elements.
+    pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
+        let default = Self::default();
+        Self {
+            on_poweroff: action(root, "on_poweroff", diagnostics).unwrap_or(default.on_poweroff),
+            on_reboot: action(root, "on_reboot", diagnostics).unwrap_or(default.on_reboot),
+            on_crash: action(root, "on_crash", diagnostics).unwrap_or(default.on_crash),
+        }
+    }
+}
+
+fn action(root: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<LifecycleAction> {
+    let element = root.only_child(name, diagnostics)?;
+    let found = LifecycleAction::from_word(element.text());
+    if found.is_none() {
+        diagnostics.error(
+            element.text_place(),
+            format!(
+                "'{}' is not an action of <{name}>; it takes {}",
+                element.text(),
+                LifecycleAction::expected()
+            ),
+        );
+    }
+    found
+}

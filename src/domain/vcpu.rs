@@ -1,0 +1,38 @@
+//! How many processors a guest has.
+
+use crate::xml::{Diagnostics, Element, Span};
+
+/// `<vcpu>`.
+#[derive(Debug, Clone, Default)]
+pub struct Vcpus {
+    /// The most the guest can have; at least 1.
+    pub max: u32,
+    /// How many are there at the start.
+    pub current: u32,
+    /// Where it stands.
+    pub span: Span,
+}
+
+impl Vcpus {
+    /// Reads `<vcpu>`: one processor if there is none.
+    pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
+        let Some(element) = root.only_child("vcpu", diagnostics) else {
+            return Self { max: 1, current: 1, span: root.span };
+        };
+        let max = match element.text() {
+            "" => 1,
+            text => text.parse().unwrap_or_else(|_| {
+                diagnostics.error(element.text_place(), format!("'{text}' is not a number of vCPUs"));
+                1
+            }),
+        };
+        if max == 0 {
+            diagnostics.error(element.text_place(), "a guest has at least one vCPU");
+        }
+        let current = element.number("current", diagnostics).unwrap_or(max);
+        if current > max || current == 0 {
+            diagnostics.error(element.span, format!("current='{current}' is not between 1 and {max}"));
+        }
+        Self { max, current, span: element.span }
+    }
+}

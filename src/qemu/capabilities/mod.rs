@@ -1,0 +1,53 @@
+//! What a QEMU program can do. Asked once of each program and kept in a cache (see [`cache`]).
+
+mod cache;
+mod probe;
+
+pub use probe::ProbeError;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// The oldest QEMU that vmward runs: Debian 12's.
+const OLDEST: (u32, u32) = (7, 2);
+
+/// What a QEMU program can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Major and minor version, and the micro one, which tells fixes within a release.
+    pub version: (u32, u32, u32),
+    /// The types of devices and objects that it can make; `None` stands for all.
+    types: Option<BTreeSet<String>>,
+    /// The machine types, aliases among them; `None` stands for all.
+    machines: Option<BTreeSet<String>>,
+    /// Whether it was built with `-sandbox`.
+    pub sandbox: bool,
+}
+
+impl Capabilities {
+    /// QEMU 9.1 with everything built in: for command lines that are looked at, not run.
+    pub fn latest() -> Self {
+        Self { version: (9, 1, 0), types: None, machines: None, sandbox: true }
+    }
+
+    /// Whether it is this version or a later one.
+    pub fn at_least(&self, major: u32, minor: u32) -> bool {
+        (self.version.0, self.version.1) >= (major, minor)
+    }
+
+    /// Whether it can make an object of that type (`-object`).
+    pub fn has_object(&self, name: &str) -> bool {
+        self.types.as_ref().is_none_or(|types| types.contains(name))
+    }
+
+    /// Whether it can make a device of that type (`-device`).
+    pub fn has_device(&self, name: &str) -> bool {
+        self.has_object(name)
+    }
+
+    /// Whether it knows that machine type or alias.
+    pub fn has_machine(&self, name: &str) -> bool {
+        self.machines.as_ref().is_none_or(|machines| machines.contains(name))
+    }
+}

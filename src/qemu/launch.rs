@@ -1,0 +1,60 @@
+//! The part of the command line that is the supervisor's own. One function makes it for a real start and for
+//! `vmward argv`, so that the two cannot differ.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::domain::Domain;
+use crate::domain::lifecycle::LifecycleAction;
+use crate::secret::MASTER_KEY_ID;
+
+use super::plan::{comma_escaped, object};
+use super::{Capabilities, CommandLine};
+
+/// The name of the master key's file in the lib dir, as libvirt has it.
+pub const MASTER_KEY_FILE: &str = "master-key.aes";
+
+/// What the supervisor hands to QEMU.
+#[derive(Debug, Clone)]
+pub struct LaunchOptions {
+    /// The master key's file.
+    pub master_key: PathBuf,
+    /// The descriptor of the listening monitor socket, as QEMU inherits it.
+    pub monitor_fd: i32,
+}
+
+/// The complete command line: the supervisor's part around the domain's.
+pub fn launch_arguments(
+    options: &LaunchOptions,
+    domain: &Domain,
+    capabilities: &Capabilities,
+    line: CommandLine,
+) -> CommandLine {
+    let mut all = CommandLine::default();
+    all.text("-name", format!("guest={},debug-threads=on", comma_escaped(domain.name())));
+    // No instruction is run before the monitor says so.
+    all.flag("-S");
+    all.json(
+        "-object",
+        object(
+            json!({"qom-type": "secret", "id": MASTER_KEY_ID, "format": "raw", "file": options.master_key}),
+        ),
+    );
+    all.flag("-no-user-config");
+    all.flag("-nodefaults");
+    all.text("-chardev", format!("socket,id=charmonitor,fd={},server=on,wait=off", options.monitor_fd));
+    all.text("-mon", "chardev=charmonitor,id=monitor,mode=control");
+    // A guest that powers off waits for the supervisor, which ends it when it has seen why.
+    all.flag("-no-shutdown");
+    if domain.lifecycle.on_reboot == LifecycleAction::Destroy {
+        all.text("-action", "reboot=shutdown");
+    }
+    all.arguments.extend(line.arguments);
+    all.descriptors = line.descriptors;
+    if capabilities.sandbox {
+        all.text("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    }
+    all.text("-msg", "timestamp=on");
+    all
+}
