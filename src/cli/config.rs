@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 use serde::Deserialize;
@@ -125,12 +125,13 @@ impl Config {
                 .caused_by(e));
             }
         };
-        let configured = match file.keystore {
-            Some(OneOrMany::One(uri)) => vec![uri],
-            Some(OneOrMany::Many(uris)) => uris,
-            None => Vec::new(),
+        let (uris, base) = match file.keystore {
+            _ if !global.keystore.is_empty() => (global.keystore.clone(), Path::new("")),
+            Some(OneOrMany::One(uri)) => (vec![uri], paths.config.parent().unwrap_or(Path::new("/"))),
+            Some(OneOrMany::Many(uris)) => (uris, paths.config.parent().unwrap_or(Path::new("/"))),
+            None => (Vec::new(), Path::new("")),
         };
-        let mut keystores = if global.keystore.is_empty() { configured } else { global.keystore.clone() };
+        let mut keystores: Vec<_> = uris.iter().map(|uri| absolute(uri, base)).collect();
         if keystores.is_empty() {
             keystores.push(format!("file:{}", paths.secrets_dir.display()));
         }
@@ -148,6 +149,18 @@ impl Config {
             credentials: env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             key_file: self.paths.keystore_key.clone(),
         }
+    }
+}
+
+/// A file keystore may be named relative to `vmward.toml`, or on the command line to the working directory.
+fn absolute(uri: &str, base: &Path) -> String {
+    match uri
+        .strip_prefix("file:")
+        .filter(|dir| !dir.is_empty())
+        .map(|dir| std::path::absolute(base.join(dir)))
+    {
+        Some(Ok(dir)) => format!("file:{}", dir.display()),
+        _ => uri.to_owned(),
     }
 }
 

@@ -7,6 +7,7 @@ mod error;
 mod input;
 mod program;
 mod secret;
+mod value_source;
 mod volume;
 
 pub use error::{CliError, Exit};

@@ -1,6 +1,11 @@
 //! The configured keystores as one.
 
-use crate::secret::{SecretDefinition, SecretLookup, UsageKind};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::secret::{
+    DefinitionError, SecretDefinition, SecretLookup, SecretValue, UsageKind, ValueError, os_random,
+};
 
 use super::file::{FileStore, IdentitySources};
 use super::{Keystore, KeystoreError};
@@ -73,6 +78,23 @@ impl Keystores {
         store.define(definition)?;
         Ok(store.as_ref())
     }
+
+    /// Makes a secret with a new random value: 256 bits as base64, which is text and so a LUKS passphrase.
+    pub fn generate(&self, definition: &SecretDefinition) -> Result<&dyn Keystore, KeystoreError> {
+        let uuid = definition.uuid;
+        let taken = |_| KeystoreError::Definition(DefinitionError::Exists(uuid));
+        if let Some(taken) = self.find(&SecretLookup::Uuid(uuid), None).map(taken).ok() {
+            return Err(taken);
+        }
+        let value = random_passphrase().map_err(|source| KeystoreError::Value { uuid, source })?;
+        let store = self.define(definition)?;
+        if let Err(e) = store.set_value(uuid, &value) {
+            // Of the two errors the first one says what is wrong.
+            let _ = store.undefine(uuid);
+            return Err(e);
+        }
+        Ok(store)
+    }
 }
 
 fn open_one(uri: &str, identity: &IdentitySources) -> Result<Box<dyn Keystore>, KeystoreError> {
@@ -84,4 +106,13 @@ fn open_one(uri: &str, identity: &IdentitySources) -> Result<Box<dyn Keystore>, 
         "file" => Err(bad("the directory must be an absolute path, as in file:/directory")),
         _ => Err(bad("vmward knows file:")),
     }
+}
+
+fn random_passphrase() -> Result<SecretValue, ValueError> {
+    const RANDOM_LEN: usize = 32;
+    let random = SecretValue::random(RANDOM_LEN, &mut os_random())?;
+    let mut text = SecretValue::zeroed(RANDOM_LEN.div_ceil(3) * 4)?;
+    let len = STANDARD.encode_slice(random.expose(), text.expose_mut()).map_err(|_| ValueError::TooLong)?;
+    text.truncate(len);
+    Ok(text)
 }

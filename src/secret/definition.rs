@@ -67,6 +67,9 @@ pub struct SecretDefinition {
 /// Why a definition may not take another one's place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DefinitionError {
+    /// A new secret was to be made.
+    #[error("the secret {0} is defined already")]
+    Exists(Uuid),
     /// Same UUID, other usage.
     #[error("the secret {0} is defined already, with another usage")]
     OtherUsage(Uuid),

@@ -36,6 +36,12 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), KeystoreError> 
     write().map_err(error)
 }
 
+/// Writes a file that can be made again: in place, and not synced.
+pub(super) fn write_cache(path: &Path, content: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(content.as_bytes())
+}
+
 /// Makes the names in a directory last.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), KeystoreError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(KeystoreError::io(dir, "synced"))

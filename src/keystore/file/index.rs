@@ -71,7 +71,7 @@ impl FileStore {
         let path = self.bucket(usage.kind, &usage.id);
         let mut uuids = disk::read_text(&path)?.unwrap_or_default();
         uuids.push_str(&format!("{uuid}\n"));
-        match fs::write(&path, uuids) {
+        match disk::write_cache(&path, &uuids) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(KeystoreError::io(path, "written")(e)),
             _ => Ok(()),
         }
@@ -121,7 +121,7 @@ impl FileStore {
             }
         }
         for (path, uuids) in buckets {
-            fs::write(&path, uuids).map_err(KeystoreError::io(path, "written"))?;
+            disk::write_cache(&path, &uuids).map_err(KeystoreError::io(path, "written"))?;
         }
         self.write_stamp()?;
         Ok(true)
@@ -138,7 +138,7 @@ impl FileStore {
 
     fn write_stamp(&self) -> Result<(), KeystoreError> {
         let path = self.dir.join(INDEX).join(STAMP);
-        let write = || fs::write(&path, self.stamp()?);
+        let write = || disk::write_cache(&path, &self.stamp()?);
         write().map_err(KeystoreError::io(&path, "written"))
     }
 

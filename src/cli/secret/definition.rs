@@ -1,0 +1,45 @@
+//! `vmward secret define`, `dumpxml` and `undefine`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::cli::CliError;
+use crate::cli::config::keystore_failure;
+use crate::cli::input::Input;
+use crate::keystore::Keystores;
+use crate::secret::SecretDefinition;
+use crate::xml::Diagnostics;
+
+use super::SecretName;
+
+/// Arguments of `vmward secret define`.
+#[derive(clap::Args)]
+pub(super) struct DefineArgs {
+    /// libvirt's secret XML; - reads it from stdin
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Runs `vmward secret define`.
+pub(super) fn define(keystores: &Keystores, args: &DefineArgs) -> Result<ExitCode, CliError> {
+    let input = Input::read(&args.file)?;
+    let mut diagnostics = Diagnostics::new();
+    let definition = SecretDefinition::parse(&input.source, &mut diagnostics);
+    let definition = input.judge(definition, diagnostics, false)?;
+    keystores.define(&definition).map_err(keystore_failure)?;
+    println!("{}", definition.uuid);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `vmward secret dumpxml`.
+pub(super) fn dumpxml(keystores: &Keystores, name: &SecretName) -> Result<ExitCode, CliError> {
+    print!("{}", name.find(keystores)?.definition.to_xml());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `vmward secret undefine`.
+pub(super) fn undefine(keystores: &Keystores, name: &SecretName) -> Result<ExitCode, CliError> {
+    let found = name.find(keystores)?;
+    found.store.undefine(found.definition.uuid).map_err(keystore_failure)?;
+    Ok(ExitCode::SUCCESS)
+}

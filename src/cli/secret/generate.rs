@@ -1,0 +1,85 @@
+//! `vmward secret generate`.
+
+use std::process::ExitCode;
+
+use uuid::Uuid;
+
+use crate::cli::CliError;
+use crate::cli::config::keystore_failure;
+use crate::keystore::Keystores;
+use crate::secret::{SecretDefinition, Usage, UsageKind};
+
+/// Arguments of `vmward secret generate`.
+#[derive(clap::Args)]
+pub(super) struct GenerateArgs {
+    #[command(flatten)]
+    usage: UsageArgs,
+    /// A note for people
+    #[arg(long)]
+    description: Option<String>,
+    /// Never show the value again, only use it
+    #[arg(long)]
+    private: bool,
+    /// Keep it in the kernel's memory until the next boot, never on disk
+    #[arg(long)]
+    ephemeral: bool,
+    /// Give it this UUID instead of a random one
+    #[arg(long)]
+    uuid: Option<Uuid>,
+    /// Print an object with its UUID, its usage and its keystore
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the secret is for.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct UsageArgs {
+    /// It is the passphrase of this volume
+    #[arg(long, value_name = "PATH")]
+    usage_volume: Option<String>,
+    /// It is the key of this Ceph user
+    #[arg(long, value_name = "NAME")]
+    usage_ceph: Option<String>,
+    /// It is the password of this iSCSI target
+    #[arg(long, value_name = "TARGET")]
+    usage_iscsi: Option<String>,
+    /// It is the passphrase of this TLS key
+    #[arg(long, value_name = "NAME")]
+    usage_tls: Option<String>,
+    /// It is the key of this virtual TPM's state
+    #[arg(long, value_name = "NAME")]
+    usage_vtpm: Option<String>,
+}
+
+impl UsageArgs {
+    fn usage(self) -> Option<Usage> {
+        [
+            (UsageKind::Volume, self.usage_volume),
+            (UsageKind::Ceph, self.usage_ceph),
+            (UsageKind::Iscsi, self.usage_iscsi),
+            (UsageKind::Tls, self.usage_tls),
+            (UsageKind::Vtpm, self.usage_vtpm),
+        ]
+        .into_iter()
+        .find_map(|(kind, id)| Some(Usage { kind, id: id? }))
+    }
+}
+
+/// Runs `vmward secret generate`.
+pub(super) fn generate(keystores: &Keystores, args: GenerateArgs) -> Result<ExitCode, CliError> {
+    let definition = SecretDefinition {
+        uuid: args.uuid.unwrap_or_else(Uuid::new_v4),
+        ephemeral: args.ephemeral,
+        private: args.private,
+        description: args.description,
+        usage: args.usage.usage(),
+    };
+    let store = keystores.generate(&definition).map_err(keystore_failure)?;
+    if args.json {
+        println!("{}", super::list::as_json(&definition, Some(true), store.uri()));
+    } else {
+        println!("{}", definition.uuid);
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,92 @@
+//! `vmward secret list`.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::cli::config::keystore_failure;
+use crate::cli::{CliError, Exit};
+use crate::keystore::Keystores;
+use crate::secret::SecretDefinition;
+
+/// Arguments of `vmward secret list`.
+#[derive(clap::Args)]
+pub(super) struct ListArgs {
+    /// Print an array of objects
+    #[arg(long)]
+    json: bool,
+}
+
+/// A line of the list.
+struct Row<'a> {
+    definition: SecretDefinition,
+    /// `None` where the store could not say.
+    has_value: Option<bool>,
+    store: &'a str,
+}
+
+/// Runs `vmward secret list`. What cannot be read is said, and does not hide the rest.
+pub(super) fn list(keystores: &Keystores, args: &ListArgs) -> Result<ExitCode, CliError> {
+    let (mut rows, mut exit) = (Vec::new(), ExitCode::SUCCESS);
+    for store in &keystores.stores {
+        match store.list() {
+            Ok(listing) => {
+                for error in listing.broken {
+                    keystore_failure(error).report();
+                    exit = Exit::Data.into();
+                }
+                rows.extend(listing.definitions.into_iter().map(|definition| Row {
+                    has_value: store.has_value(definition.uuid).ok(),
+                    definition,
+                    store: store.uri(),
+                }));
+            }
+            Err(error) => exit = keystore_failure(error).report(),
+        }
+    }
+    if args.json {
+        let list: Vec<_> = rows.iter().map(|r| as_json(&r.definition, r.has_value, r.store)).collect();
+        println!("{:#}", Value::from(list));
+    } else {
+        print!("{}", table(&rows));
+    }
+    Ok(exit)
+}
+
+/// A secret as `--json` shows it.
+pub(super) fn as_json(definition: &SecretDefinition, has_value: Option<bool>, store: &str) -> Value {
+    json!({
+        "uuid": definition.uuid.to_string(),
+        "usage": definition.usage.as_ref().map(|u| json!({ "type": u.kind.as_str(), "id": u.id })),
+        "description": definition.description,
+        "private": definition.private,
+        "ephemeral": definition.ephemeral,
+        "has-value": has_value,
+        "keystore": store,
+    })
+}
+
+fn table(rows: &[Row<'_>]) -> String {
+    let usage = |r: &Row<'_>| r.definition.usage.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let width = rows.iter().map(|r| usage(r).chars().count()).max().unwrap_or(0).max("USAGE".len());
+    let mut out = format!("{:36}  {:width$}  VALUE  KIND       KEYSTORE\n", "UUID", "USAGE");
+    for row in rows {
+        let value = match row.has_value {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "?",
+        };
+        let kind = match (row.definition.ephemeral, row.definition.private) {
+            (true, _) => "ephemeral",
+            (false, true) => "private",
+            (false, false) => "-",
+        };
+        out.push_str(&format!(
+            "{}  {:width$}  {value:5}  {kind:9}  {}\n",
+            row.definition.uuid,
+            usage(row),
+            row.store
+        ));
+    }
+    out
+}

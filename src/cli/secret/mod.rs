@@ -1,0 +1,75 @@
+//! `vmward secret`: verbs as virsh users know them.
+
+mod definition;
+mod generate;
+mod list;
+mod value;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use uuid::Uuid;
+
+use crate::keystore::{Keystores, SecretFound};
+use crate::secret::SecretLookup;
+
+use super::config::{Config, keystore_failure};
+use super::{CliError, Global};
+
+/// Arguments of `vmward secret`.
+#[derive(clap::Args)]
+pub(crate) struct SecretArgs {
+    #[command(subcommand)]
+    command: SecretCommand,
+}
+
+#[derive(Subcommand)]
+enum SecretCommand {
+    /// Add a secret from its XML, or change it; prints its UUID
+    Define(definition::DefineArgs),
+    /// Set a secret's value, read from stdin, a file or a descriptor
+    SetValue(value::SetValueArgs),
+    /// Print a secret's value
+    GetValue(value::GetValueArgs),
+    /// Make a secret with a random 256-bit value; prints its UUID
+    Generate(generate::GenerateArgs),
+    /// List the secrets of all keystores
+    List(list::ListArgs),
+    /// Print a secret's XML, without its value
+    Dumpxml(SecretName),
+    /// Remove a secret and its value
+    Undefine(SecretName),
+}
+
+/// Which secret.
+#[derive(clap::Args)]
+struct SecretName {
+    /// Its UUID, or the id of its usage (a volume's path, a Ceph name, ...)
+    #[arg(value_name = "UUID|USAGE")]
+    secret: String,
+}
+
+impl SecretName {
+    fn lookup(&self) -> SecretLookup {
+        Uuid::try_parse(&self.secret)
+            .map_or_else(|_| SecretLookup::Usage(self.secret.clone()), SecretLookup::Uuid)
+    }
+
+    fn find<'a>(&self, keystores: &'a Keystores) -> Result<SecretFound<'a>, CliError> {
+        keystores.find(&self.lookup(), None).map_err(keystore_failure)
+    }
+}
+
+/// Runs `vmward secret`.
+pub(crate) fn run(global: &Global, args: SecretArgs) -> Result<ExitCode, CliError> {
+    let keystores = Config::load(global)?.open_keystores()?;
+    match args.command {
+        SecretCommand::Define(args) => definition::define(&keystores, &args),
+        SecretCommand::SetValue(args) => value::set_value(&keystores, &args),
+        SecretCommand::GetValue(args) => value::get_value(&keystores, &args),
+        SecretCommand::Generate(args) => generate::generate(&keystores, args),
+        SecretCommand::List(args) => list::list(&keystores, &args),
+        SecretCommand::Dumpxml(name) => definition::dumpxml(&keystores, &name),
+        SecretCommand::Undefine(name) => definition::undefine(&keystores, &name),
+    }
+}
