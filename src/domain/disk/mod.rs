@@ -1,7 +1,27 @@
-//! `<disk>`.
+//! `<disk>`: one drive of the guest, and the images behind it.
+
+mod auth;
+mod check;
+mod driver;
+mod encryption;
+mod frontend;
+mod image;
+mod iotune;
+mod network;
+mod source;
+
+pub use auth::Auth;
+pub use check::check_all;
+pub use driver::{Cache, CacheFlags, DetectZeroes, Discard, Driver, ErrorPolicy, Io, IothreadQueues};
+pub use encryption::{Encryption, EncryptionFormat, Engine};
+pub use frontend::{BlockIo, Bus, Geometry, Kind, Translation, VirtioModel};
+pub use image::{Backing, Format, Image, Slice};
+pub use iotune::{IoTune, Limits};
+pub use network::{Host, Network, Protocol, Transport, UrlScheme};
+pub use source::{Nvme, Reservations, Source, SourceType, VhostUser};
 
 use crate::secret::SecretRef;
-use crate::xml::{Diagnostics, Element};
+use crate::xml::{Diagnostics, Element, Span};
 
 use super::DeviceInfo;
 
@@ -10,18 +30,126 @@ use super::DeviceInfo;
 pub struct Disk {
     /// Where it is and what it is called.
     pub info: DeviceInfo,
+    /// What the guest sees: a disk, a CD drive, ...
+    pub kind: Kind,
+    /// The bus it is on.
+    pub bus: Bus,
     /// The guest-side name, unique in a domain: `vda`, `sdb`, ...
     pub target: String,
+    /// Where the target stands in the XML.
+    pub target_span: Span,
+    /// The flavour of virtio-blk.
+    pub model: Option<VirtioModel>,
+    /// `<driver>`: how the images are used.
+    pub driver: Driver,
+    /// The image on top; `None` is a drive without a medium.
+    pub image: Option<Image>,
+    /// The guest cannot write.
+    pub readonly: bool,
+    /// Several guests may write at once.
+    pub shareable: bool,
+    /// Says to the guest that the medium may go away (scsi and usb).
+    pub removable: Option<bool>,
+    /// Rotations per minute; 1 is a solid-state disk. 0: not said.
+    pub rotation_rate: u16,
+    /// The serial number that the guest sees.
+    pub serial: Option<String>,
+    /// The World Wide Name that the guest sees.
+    pub wwn: Option<u64>,
+    /// The vendor that the guest sees (scsi).
+    pub vendor: Option<String>,
+    /// The product that the guest sees (scsi).
+    pub product: Option<String>,
+    /// The geometry that the guest sees.
+    pub geometry: Option<Geometry>,
+    /// Sizes of blocks that the guest sees.
+    pub block_io: BlockIo,
+    /// Limits on throughput.
+    pub iotune: Option<IoTune>,
 }
 
 impl Disk {
-    /// Reads a `<disk>`, of a domain or on its own (hotplug).
-    pub fn from_xml(_element: &Element, _diagnostics: &mut Diagnostics) -> Option<Self> {
-        None
+    /// Reads a `<disk>`, of a domain or on its own (hotplug). `None` if there is not enough to go on with;
+    /// what was wrong is in `diagnostics` either way.
+    pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
+        if element.name != "disk" {
+            diagnostics.error(element.span, format!("this is <{}>, not <disk>", element.name));
+            return None;
+        }
+        // Which disks an external snapshot takes by default: vmward makes no snapshots of its own accord.
+        element.get("snapshot");
+        // The state of a block job, which libvirt prints in a running guest's XML and ignores when it reads it.
+        if let Some(mirror) = element.child("mirror") {
+            mirror.mark_read();
+        }
+        let info = DeviceInfo::from_xml(element, diagnostics);
+        let kind = match element.attribute("device") {
+            None => Kind::Disk,
+            Some(_) => element.keyword("device", diagnostics)?,
+        };
+        let target = frontend::Target::from_xml(element, kind, diagnostics)?;
+        let driver = Driver::from_xml(element, diagnostics);
+        let readonly = frontend::flag(element, "readonly", diagnostics) || kind == Kind::Cdrom;
+        let image = Image::top_from_xml(element, readonly, diagnostics);
+        let disk = Self {
+            info,
+            kind,
+            bus: target.bus,
+            target: target.name,
+            target_span: target.span,
+            model: element.keyword("model", diagnostics),
+            image: None,
+            readonly,
+            shareable: frontend::flag(element, "shareable", diagnostics),
+            removable: target.removable,
+            rotation_rate: target.rotation_rate,
+            serial: frontend::serial(element, diagnostics),
+            wwn: frontend::wwn(element, diagnostics),
+            vendor: frontend::inquiry(element, "vendor", diagnostics),
+            product: frontend::inquiry(element, "product", diagnostics),
+            geometry: Geometry::from_xml(element, diagnostics),
+            block_io: BlockIo::from_xml(element, diagnostics),
+            iotune: IoTune::from_xml(element, diagnostics),
+            driver,
+        };
+        // Only now: the rest was to be read for its own problems.
+        let disk = Self { image: image.ok()?, ..disk };
+        disk.check(element, diagnostics);
+        Some(disk)
+    }
+
+    /// The images from the top to the base.
+    pub fn chain(&self) -> impl Iterator<Item = &Image> {
+        std::iter::successors(self.image.as_ref(), |image| image.backing_image())
     }
 
     /// The secrets that it uses: from its top layer to its base, storage before format.
     pub fn secrets(&self) -> Vec<SecretRef> {
-        Vec::new()
+        self.chain().flat_map(Image::secrets).collect()
+    }
+
+    /// Whether any of its images is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.chain().any(|image| image.encryption.is_some())
+    }
+
+    /// Puts a disk where libvirt would among others: behind those of its bus with a smaller name. The order
+    /// decides which one is "the first hard disk" and how the nodes are numbered.
+    pub fn insert_into(self, disks: &mut Vec<Disk>) {
+        let index = frontend::name_index(&self.target);
+        let mut place = None;
+        for (i, other) in disks.iter().enumerate().rev().filter(|(_, d)| d.bus == self.bus) {
+            if frontend::name_index(&other.target) > index {
+                place = Some(i);
+            } else if place.is_none() {
+                place = Some(i + 1);
+            }
+        }
+        disks.insert(place.unwrap_or(disks.len()), self);
+    }
+
+    /// The number in its name: 0 for `vda`, 27 for `sdab`. libvirt derives aliases and drive addresses from it.
+    pub fn index(&self) -> u32 {
+        frontend::name_index(&self.target).unwrap_or_default()
     }
 }
