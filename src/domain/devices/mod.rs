@@ -1,5 +1,22 @@
 //! `<devices>`.
 
+pub mod audio;
+pub mod character;
+pub mod chardev;
+pub mod controller;
+pub mod graphics;
+pub mod hub;
+pub mod input;
+pub mod interface;
+pub mod memballoon;
+pub mod panic;
+pub mod rng;
+pub mod rom;
+pub mod sound;
+pub mod video;
+pub mod virtio;
+pub mod watchdog;
+
 use crate::xml::{Diagnostics, Element};
 
 use super::disk::Disk;
@@ -11,14 +28,70 @@ pub struct Devices {
     pub emulator: Option<String>,
     /// `<disk>`.
     pub disks: Vec<Disk>,
+    /// `<controller>`.
+    pub controllers: Vec<controller::Controller>,
+    /// `<interface>`.
+    pub interfaces: Vec<interface::Interface>,
+    /// `<serial>`.
+    pub serials: Vec<character::Serial>,
+    /// `<parallel>`.
+    pub parallels: Vec<character::Parallel>,
+    /// `<console>`.
+    pub consoles: Vec<character::Console>,
+    /// `<channel>`.
+    pub channels: Vec<character::Channel>,
+    /// `<input>`.
+    pub inputs: Vec<input::Input>,
+    /// `<graphics>`.
+    pub graphics: Vec<graphics::Graphics>,
+    /// `<video>`.
+    pub videos: Vec<video::Video>,
+    /// `<sound>`.
+    pub sounds: Vec<sound::Sound>,
+    /// `<audio>`.
+    pub audios: Vec<audio::Audio>,
+    /// `<hub>`.
+    pub hubs: Vec<hub::Hub>,
+    /// `<watchdog>`.
+    pub watchdogs: Vec<watchdog::Watchdog>,
+    /// `<memballoon>`; a guest has one unless it says that it has none.
+    pub memballoon: Option<memballoon::Memballoon>,
+    /// `<rng>`.
+    pub rngs: Vec<rng::Rng>,
+    /// `<panic>`.
+    pub panics: Vec<panic::Panic>,
 }
 
 impl Devices {
     /// Reads `<devices>`.
     pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Self {
+        /// Every element of a name, each through its own reader.
+        macro_rules! each {
+            ($name:literal, $device:ty) => {
+                element.children($name).filter_map(|e| <$device>::from_xml(e, diagnostics)).collect()
+            };
+        }
         Self {
             emulator: element.child_text("emulator").map(str::to_owned),
-            disks: element.children("disk").filter_map(|e| Disk::from_xml(e, diagnostics)).collect(),
+            disks: each!("disk", Disk),
+            controllers: each!("controller", controller::Controller),
+            interfaces: each!("interface", interface::Interface),
+            serials: each!("serial", character::Serial),
+            parallels: each!("parallel", character::Parallel),
+            consoles: each!("console", character::Console),
+            channels: each!("channel", character::Channel),
+            inputs: each!("input", input::Input),
+            graphics: each!("graphics", graphics::Graphics),
+            videos: each!("video", video::Video),
+            sounds: each!("sound", sound::Sound),
+            audios: each!("audio", audio::Audio),
+            hubs: each!("hub", hub::Hub),
+            watchdogs: each!("watchdog", watchdog::Watchdog),
+            memballoon: element
+                .only_child("memballoon", diagnostics)
+                .and_then(|e| memballoon::Memballoon::from_xml(e, diagnostics)),
+            rngs: each!("rng", rng::Rng),
+            panics: each!("panic", panic::Panic),
         }
     }
 }

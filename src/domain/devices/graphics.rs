@@ -1,0 +1,324 @@
+//! `<graphics>`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::secret::SecretValue;
+use crate::xml::{Diagnostics, Element, Span, keywords};
+
+use super::chardev::MouseMode;
+
+keywords! {
+    /// The `type` of graphics.
+    pub enum GraphicsType {
+        /// VNC.
+        Vnc = "vnc",
+        /// SPICE.
+        Spice = "spice",
+        /// A window on the host.
+        Sdl = "sdl",
+        /// Rendering without an output.
+        EglHeadless = "egl-headless",
+        /// D-Bus.
+        Dbus = "dbus",
+    }
+}
+
+keywords! {
+    /// What a `<listen>` is.
+    pub enum ListenType {
+        /// An address of the host.
+        Address = "address",
+        /// The address of a network of libvirt's.
+        Network = "network",
+        /// A unix socket.
+        Socket = "socket",
+        /// Nowhere: clients get in through the supervisor.
+        None = "none",
+    }
+}
+
+keywords! {
+    /// What becomes of a VNC client when another one comes.
+    pub enum SharePolicy {
+        /// A client may ask to be alone.
+        AllowExclusive = "allow-exclusive",
+        /// All clients share.
+        ForceShared = "force-shared",
+        /// Everything goes.
+        Ignore = "ignore",
+    }
+}
+
+/// Where graphics are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// On an address; `None`: 127.0.0.1.
+    Address(Option<String>),
+    /// On the address of a network of libvirt's.
+    Network(String),
+    /// On a unix socket; `None`: in the domain's lib dir.
+    Socket(Option<PathBuf>),
+    /// Nowhere.
+    None,
+}
+
+/// A password in the XML.
+#[derive(Debug, Clone)]
+pub struct Password {
+    /// The password.
+    pub value: Arc<SecretValue>,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// VNC.
+#[derive(Debug, Clone)]
+pub struct Vnc {
+    /// The port; `None`: the first free one from 5900 on.
+    pub port: Option<u16>,
+    /// The port for WebSockets; -1 is any.
+    pub websocket: Option<i32>,
+    /// The password that clients need.
+    pub password: Option<Password>,
+    /// What becomes of a client when another one comes.
+    pub share_policy: Option<SharePolicy>,
+    /// Whether clients can power the guest off.
+    pub power_control: Option<bool>,
+}
+
+/// SPICE.
+#[derive(Debug, Clone)]
+pub struct Spice {
+    /// The port; `None`: the first free one.
+    pub port: Option<u16>,
+    /// The port for TLS.
+    pub tls_port: Option<u16>,
+    /// Whether ports are chosen.
+    pub autoport: bool,
+    /// The password that clients need.
+    pub password: Option<Password>,
+    /// Options as QEMU names them, in its order.
+    pub options: Vec<(&'static str, String)>,
+    /// OpenGL.
+    pub gl: Option<bool>,
+    /// The device that renders.
+    pub render_node: Option<PathBuf>,
+}
+
+/// What is served.
+#[derive(Debug, Clone)]
+pub enum GraphicsKind {
+    /// VNC.
+    Vnc(Vnc),
+    /// SPICE.
+    Spice(Spice),
+    /// A window on the host.
+    Sdl {
+        /// OpenGL.
+        gl: Option<bool>,
+        /// Whether it takes the whole screen.
+        fullscreen: bool,
+        /// The X display.
+        display: Option<String>,
+        /// The X authority file.
+        authority: Option<PathBuf>,
+    },
+    /// Rendering without an output.
+    EglHeadless {
+        /// The device that renders.
+        render_node: Option<PathBuf>,
+    },
+    /// D-Bus.
+    Dbus {
+        /// Through the supervisor alone.
+        p2p: bool,
+        /// The bus.
+        address: Option<String>,
+        /// OpenGL.
+        gl: Option<bool>,
+        /// The device that renders.
+        render_node: Option<PathBuf>,
+    },
+}
+
+/// A `<graphics>`.
+#[derive(Debug, Clone)]
+pub struct Graphics {
+    /// Where it stands.
+    pub span: Span,
+    /// What is served.
+    pub kind: GraphicsKind,
+    /// Where.
+    pub listen: Listen,
+    /// The keyboard layout of clients.
+    pub keymap: Option<String>,
+    /// The audio backend that clients hear.
+    pub audio: Option<u32>,
+}
+
+impl Graphics {
+    /// Reads a `<graphics>`.
+    pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let kind: GraphicsType = element.require_keyword("type", diagnostics)?;
+        let listens = matches!(kind, GraphicsType::Vnc | GraphicsType::Spice);
+        let listen = if listens { listen(element, diagnostics) } else { Listen::None };
+        let keymap = listens.then(|| element.get("keymap").map(str::to_owned)).flatten();
+        let audio = element.only_child("audio", diagnostics).and_then(|a| a.number("id", diagnostics));
+        let kind = match kind {
+            GraphicsType::Vnc => GraphicsKind::Vnc(vnc(element, diagnostics)),
+            GraphicsType::Spice => GraphicsKind::Spice(spice(element, diagnostics)),
+            GraphicsType::Sdl => GraphicsKind::Sdl {
+                gl: gl(element, diagnostics).0,
+                fullscreen: element.yes_no("fullscreen", diagnostics).unwrap_or(false),
+                display: element.get("display").map(str::to_owned),
+                authority: element.get("xauth").map(PathBuf::from),
+            },
+            GraphicsType::EglHeadless => {
+                GraphicsKind::EglHeadless { render_node: gl(element, diagnostics).1 }
+            }
+            GraphicsType::Dbus => {
+                let (gl, render_node) = gl(element, diagnostics);
+                GraphicsKind::Dbus {
+                    p2p: element.yes_no("p2p", diagnostics).unwrap_or(false),
+                    address: element.get("address").map(str::to_owned),
+                    gl,
+                    render_node,
+                }
+            }
+        };
+        Some(Self { span: element.span, kind, listen, keymap, audio })
+    }
+}
+
+fn gl(element: &Element, diagnostics: &mut Diagnostics) -> (Option<bool>, Option<PathBuf>) {
+    let Some(gl) = element.only_child("gl", diagnostics) else { return (None, None) };
+    (gl.yes_no("enable", diagnostics), gl.get("rendernode").map(PathBuf::from))
+}
+
+/// `<listen>` children, or the older attributes `listen=` and `socket=`. QEMU listens in one place.
+fn listen(element: &Element, diagnostics: &mut Diagnostics) -> Listen {
+    let attribute = element.get("listen").filter(|a| !a.is_empty());
+    let socket = element.get("socket").filter(|s| !s.is_empty());
+    let Some(listen) = element.only_child("listen", diagnostics) else {
+        return match socket {
+            Some(socket) => Listen::Socket(Some(socket.into())),
+            None => Listen::Address(attribute.map(str::to_owned)),
+        };
+    };
+    match listen.require_keyword("type", diagnostics) {
+        Some(ListenType::Address) => {
+            let address = listen.get("address").filter(|a| !a.is_empty());
+            if let (Some(old), Some(new)) = (attribute, address)
+                && old != new
+            {
+                diagnostics.error(
+                    listen.span,
+                    format!("<listen> says {new}, the attribute of <graphics> says {old}"),
+                );
+            }
+            Listen::Address(address.or(attribute).map(str::to_owned))
+        }
+        Some(ListenType::Network) => {
+            // The address is a running guest's.
+            listen.get("address");
+            Listen::Network(listen.require("network", diagnostics).unwrap_or_default().to_owned())
+        }
+        Some(ListenType::Socket) => Listen::Socket(listen.get("socket").or(socket).map(PathBuf::from)),
+        Some(ListenType::None) => Listen::None,
+        None => Listen::Address(None),
+    }
+}
+
+/// -1 is "any" in the XML.
+fn port(element: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<u16> {
+    let found: i32 = element.number(name, diagnostics)?;
+    if found == -1 {
+        return None;
+    }
+    let port = u16::try_from(found).ok();
+    if port.is_none() {
+        diagnostics.error(element.span, format!("{found} is not a port"));
+    }
+    port
+}
+
+fn password(element: &Element, diagnostics: &mut Diagnostics) -> Option<Password> {
+    let attribute = element.attribute("passwd")?;
+    if let Some(valid) = element.attribute("passwdValidTo") {
+        diagnostics.unsupported(valid.name_span, "vmward does not let passwords expire");
+    }
+    if let Some(connected) = element.attribute("connected") {
+        diagnostics.unsupported(
+            connected.name_span,
+            "vmward does not say what becomes of connected clients when a password changes",
+        );
+    }
+    match SecretValue::copy_of(attribute.value.as_bytes()) {
+        Ok(value) => Some(Password { value: Arc::new(value), span: attribute.span }),
+        Err(e) => {
+            diagnostics.error(attribute.span, format!("the password cannot be kept: {e}"));
+            None
+        }
+    }
+}
+
+fn vnc(element: &Element, diagnostics: &mut Diagnostics) -> Vnc {
+    let auto = element.yes_no("autoport", diagnostics) == Some(true);
+    let port = port(element, "port", diagnostics).filter(|_| !auto);
+    // QEMU counts displays from there.
+    const FIRST_VNC_PORT: u16 = 5900;
+    if let (Some(port), Some(attribute)) = (port, element.attribute("port"))
+        && port < FIRST_VNC_PORT
+    {
+        diagnostics.error(attribute.span, format!("VNC ports start at {FIRST_VNC_PORT}"));
+    }
+    Vnc {
+        port,
+        websocket: element.number("websocket", diagnostics),
+        password: password(element, diagnostics),
+        share_policy: element.keyword("sharePolicy", diagnostics),
+        power_control: element.yes_no("powerControl", diagnostics),
+    }
+}
+
+fn spice(element: &Element, diagnostics: &mut Diagnostics) -> Spice {
+    let autoport = element.yes_no("autoport", diagnostics).unwrap_or(false);
+    let mut options = Vec::new();
+    for (name, attribute, option) in SPICE_OPTIONS {
+        if let Some(value) = element.child(name).and_then(|child| child.get(attribute)) {
+            options.push((*option, value.to_owned()));
+        }
+    }
+    if let Some(mode) =
+        element.child("mouse").and_then(|m| m.require_keyword::<MouseMode>("mode", diagnostics))
+    {
+        let agent = if mode == MouseMode::Client { "on" } else { "off" };
+        options.push(("agent-mouse", agent.to_owned()));
+    }
+    if element.child("clipboard").and_then(|c| c.yes_no("copypaste", diagnostics)) == Some(false) {
+        options.push(("disable-copy-paste", "on".to_owned()));
+    }
+    if element.child("filetransfer").and_then(|f| f.yes_no("enable", diagnostics)) == Some(false) {
+        options.push(("disable-agent-file-xfer", "on".to_owned()));
+    }
+    let (gl, render_node) = gl(element, diagnostics);
+    Spice {
+        port: port(element, "port", diagnostics),
+        tls_port: port(element, "tlsPort", diagnostics),
+        autoport,
+        password: password(element, diagnostics),
+        options,
+        gl,
+        render_node,
+    }
+}
+
+/// Child, attribute, and QEMU's name of what is handed on as it is.
+const SPICE_OPTIONS: &[(&str, &str, &str)] = &[
+    ("image", "compression", "image-compression"),
+    ("jpeg", "compression", "jpeg-wan-compression"),
+    ("zlib", "compression", "zlib-glz-wan-compression"),
+    ("playback", "compression", "playback-compression"),
+    ("streaming", "mode", "streaming-video"),
+];

@@ -1,0 +1,590 @@
+//! `<interface>`.
+
+use std::path::PathBuf;
+
+use crate::domain::DeviceInfo;
+use crate::domain::address::PciAddress;
+use crate::xml::{Diagnostics, Element, Span, keywords};
+
+use super::chardev::{SocketMode, reconnect};
+use super::rom::Rom;
+use super::virtio::VirtioOptions;
+
+keywords! {
+    /// The `type` of an interface.
+    pub enum InterfaceType {
+        /// Through QEMU itself or passt, without rights on the host.
+        User = "user",
+        /// A tap device.
+        Ethernet = "ethernet",
+        /// A tap device on a bridge.
+        Bridge = "bridge",
+        /// A network of libvirt's.
+        Network = "network",
+        /// A macvtap device.
+        Direct = "direct",
+        /// A vhost-user process.
+        VhostUser = "vhostuser",
+        /// A vDPA device.
+        Vdpa = "vdpa",
+        /// A tunnel to another guest, listening.
+        Server = "server",
+        /// A tunnel to another guest, connecting.
+        Client = "client",
+        /// A tunnel to other guests by multicast.
+        Mcast = "mcast",
+        /// A tunnel to another guest by UDP.
+        Udp = "udp",
+        /// A device of the host.
+        Hostdev = "hostdev",
+    }
+}
+
+keywords! {
+    /// Network cards, by the names that libvirt and QEMU use.
+    pub enum InterfaceModel {
+        /// virtio-net.
+        Virtio = "virtio",
+        /// virtio-net, 0.9 and 1.0.
+        VirtioTransitional = "virtio-transitional",
+        /// virtio-net, 1.0 alone.
+        VirtioNonTransitional = "virtio-non-transitional",
+        /// Intel 82540EM.
+        E1000 = "e1000",
+        /// Intel 82574L.
+        E1000e = "e1000e",
+        /// Intel 82576.
+        Igb = "igb",
+        /// Realtek 8139.
+        Rtl8139 = "rtl8139",
+        /// NE2000 on PCI.
+        Ne2kPci = "ne2k_pci",
+        /// AMD PCnet.
+        Pcnet = "pcnet",
+        /// VMware vmxnet3.
+        Vmxnet3 = "vmxnet3",
+        /// Intel i82551.
+        I82551 = "i82551",
+        /// Intel i82557b.
+        I82557b = "i82557b",
+        /// Intel i82559er.
+        I82559er = "i82559er",
+        /// A USB card.
+        UsbNet = "usb-net",
+    }
+}
+
+impl InterfaceModel {
+    /// Whether it is virtio-net.
+    pub fn is_virtio(self) -> bool {
+        matches!(self, Self::Virtio | Self::VirtioTransitional | Self::VirtioNonTransitional)
+    }
+}
+
+keywords! {
+    /// Who moves a virtio-net card's packets.
+    pub enum NetBackend {
+        /// The kernel.
+        Vhost = "vhost",
+        /// QEMU.
+        Qemu = "qemu",
+    }
+}
+
+keywords! {
+    /// How virtio-net sends.
+    pub enum TxMode {
+        /// In a thread of its own.
+        Iothread = "iothread",
+        /// In QEMU's main loop, after a while.
+        Timer = "timer",
+    }
+}
+
+keywords! {
+    /// The state of a cable.
+    pub enum LinkState {
+        /// Plugged.
+        Up = "up",
+        /// Unplugged.
+        Down = "down",
+    }
+}
+
+keywords! {
+    /// How QEMU reaches a user network.
+    pub enum UserBackend {
+        /// QEMU's own.
+        Slirp = "default",
+        /// passt.
+        Passt = "passt",
+    }
+}
+
+keywords! {
+    /// Which end of a vhost-user socket QEMU is.
+    pub enum VhostUserMode {
+        /// QEMU listens.
+        Server = "server",
+        /// QEMU connects.
+        Client = "client",
+    }
+}
+
+/// An address with its prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpNetwork {
+    /// The address.
+    pub address: std::net::IpAddr,
+    /// The number of its leading bits that name the network.
+    pub prefix: Option<u8>,
+}
+
+/// What an interface is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// QEMU's own user network.
+    User {
+        /// `<ip>`s: the addresses that the guest gets.
+        addresses: Vec<IpNetwork>,
+    },
+    /// passt.
+    Passt,
+    /// A tap device.
+    Ethernet,
+    /// A tap device on that bridge.
+    Bridge(String),
+    /// A network of libvirt's.
+    Network(String),
+    /// A macvtap device on that interface.
+    Direct(String),
+    /// A vhost-user process.
+    VhostUser {
+        /// Its socket.
+        path: PathBuf,
+        /// Whether QEMU listens.
+        listen: bool,
+        /// Seconds until a lost connection is tried again.
+        reconnect: Option<u32>,
+    },
+    /// A vDPA device.
+    Vdpa(PathBuf),
+    /// A tunnel, listening.
+    Server(TunnelEnd),
+    /// A tunnel, connecting.
+    Client(TunnelEnd),
+    /// A multicast tunnel.
+    Mcast(TunnelEnd),
+    /// A UDP tunnel.
+    Udp {
+        /// The other end.
+        remote: TunnelEnd,
+        /// This end.
+        local: TunnelEnd,
+    },
+    /// A PCI device of the host.
+    Hostdev(PciAddress),
+}
+
+/// An end of a tunnel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TunnelEnd {
+    /// Its address; empty: all.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// `<driver>` of a virtio card.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InterfaceDriver {
+    /// Who moves packets; vhost where it is possible.
+    pub name: Option<NetBackend>,
+    /// How it sends.
+    pub tx_mode: Option<TxMode>,
+    /// Whether I/O is handled outside the virtual CPU's thread.
+    pub ioeventfd: Option<bool>,
+    /// Whether notifications are suppressed by index.
+    pub event_idx: Option<bool>,
+    /// The number of queue pairs.
+    pub queues: Option<u32>,
+    /// The length of the receive queue.
+    pub rx_queue_size: Option<u32>,
+    /// The length of the send queue.
+    pub tx_queue_size: Option<u32>,
+    /// Receive-side scaling.
+    pub rss: Option<bool>,
+    /// Whether the hash is reported.
+    pub rss_hash_report: Option<bool>,
+    /// Offloads, by QEMU's property names.
+    pub offloads: Vec<(&'static str, bool)>,
+    /// What all virtio devices take.
+    pub virtio: VirtioOptions,
+}
+
+/// `<teaming>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Teaming {
+    /// It stays when the other one goes.
+    Persistent,
+    /// It goes before a migration; the alias is that of the one that stays.
+    Transient(String),
+}
+
+/// An `<interface>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Where it is and what it is called.
+    pub info: DeviceInfo,
+    /// What it is connected to.
+    pub source: Source,
+    /// The guest's MAC address; assigned if the XML has none.
+    pub mac: Option<[u8; 6]>,
+    /// The card.
+    pub model: InterfaceModel,
+    /// `<driver>`.
+    pub driver: InterfaceDriver,
+    /// `<target dev=>`: the tap device's name.
+    pub target: Option<String>,
+    /// `<target managed='no'>`: the tap device is somebody else's.
+    pub existing_target: bool,
+    /// `<link>`.
+    pub link: Option<LinkState>,
+    /// `<mtu>`.
+    pub mtu: Option<u32>,
+    /// `<tune><sndbuf>`: the send buffer of the tap device in bytes.
+    pub sndbuf: Option<u64>,
+    /// `<rom>`.
+    pub rom: Rom,
+    /// `<teaming>`.
+    pub teaming: Option<Teaming>,
+    /// What only the host's side would do and vmward does not provide: words for each, with its place.
+    pub host_only: Vec<(&'static str, Span)>,
+}
+
+impl Interface {
+    /// Reads an `<interface>`.
+    pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let info = DeviceInfo::from_xml(element, diagnostics);
+        let kind: InterfaceType = element.require_keyword("type", diagnostics)?;
+        // rtl8139 is what libvirt takes where no model is named.
+        let model = match element.only_child("model", diagnostics) {
+            Some(model) => model.require_keyword("type", diagnostics),
+            None => Some(InterfaceModel::Rtl8139),
+        };
+        let mac = match element.only_child("mac", diagnostics) {
+            Some(mac) => Some(read_mac(mac, diagnostics)?),
+            None => None,
+        };
+        let source = source(kind, element, diagnostics);
+        let driver = driver(element, diagnostics);
+        let mut interface = Self {
+            info,
+            source: source?,
+            mac,
+            model: model?,
+            driver,
+            target: None,
+            existing_target: false,
+            link: element
+                .only_child("link", diagnostics)
+                .and_then(|link| link.require_keyword("state", diagnostics)),
+            mtu: element.only_child("mtu", diagnostics).and_then(|mtu| mtu.number("size", diagnostics)),
+            sndbuf: None,
+            rom: Rom::of_device(element, diagnostics),
+            teaming: None,
+            host_only: Vec::new(),
+        };
+        interface.read_target(element, diagnostics);
+        interface.read_teaming(element, diagnostics);
+        interface.read_host_side(element, diagnostics);
+        interface.check(element, diagnostics);
+        Some(interface)
+    }
+
+    fn read_target(&mut self, element: &Element, diagnostics: &mut Diagnostics) {
+        let Some(target) = element.only_child("target", diagnostics) else { return };
+        // Names that libvirt made up itself come from a running guest's XML; a new one is made at each start.
+        self.target =
+            target.get("dev").filter(|name| !name.starts_with("vnet") && !name.is_empty()).map(str::to_owned);
+        self.existing_target = target.yes_no("managed", diagnostics) == Some(false);
+    }
+
+    fn read_teaming(&mut self, element: &Element, diagnostics: &mut Diagnostics) {
+        let Some(teaming) = element.only_child("teaming", diagnostics) else { return };
+        self.teaming = match teaming.require("type", diagnostics) {
+            Some("persistent") => Some(Teaming::Persistent),
+            Some("transient") => {
+                teaming.require("persistent", diagnostics).map(|alias| Teaming::Transient(alias.to_owned()))
+            }
+            Some(other) => {
+                diagnostics.error(teaming.span, format!("'{other}' is not a type of teaming"));
+                None
+            }
+            None => None,
+        };
+    }
+
+    /// What the host's network would have to do.
+    fn read_host_side(&mut self, element: &Element, diagnostics: &mut Diagnostics) {
+        for (name, what) in [
+            ("script", "interface scripts"),
+            ("downscript", "interface scripts"),
+            ("bandwidth", "bandwidth limits of interfaces"),
+            ("vlan", "VLAN tags of interfaces"),
+            ("virtualport", "virtual ports of switches"),
+            ("filterref", "network filters"),
+            ("port", "isolated ports of bridges"),
+            ("coalesce", "coalescing of interfaces"),
+            ("guest", "names of interfaces in containers"),
+        ] {
+            if let Some(child) = element.child(name) {
+                child.mark_read();
+                self.host_only.push((what, child.span));
+            }
+        }
+        if let Some(source) = element.child("source") {
+            for child in source.children.iter().filter(|c| c.name == "ip" || c.name == "route") {
+                child.mark_read();
+                self.host_only.push(("addresses of the host's end of interfaces", child.span));
+            }
+        }
+        if let Some(trust) = element.attribute("trustGuestRxFilters").filter(|a| a.value == "yes") {
+            self.host_only.push(("trusting the guest's receive filters", trust.span));
+        }
+        if let Some(tune) = element.only_child("tune", diagnostics) {
+            self.sndbuf = tune.child_text("sndbuf").and_then(|text| text.parse().ok());
+        }
+    }
+
+    fn check(&self, element: &Element, diagnostics: &mut Diagnostics) {
+        if self.model.is_virtio() {
+            return;
+        }
+        let Some(driver) = element.child("driver") else { return };
+        for attribute in &driver.attributes {
+            if attribute.name != "name" {
+                diagnostics.error(
+                    attribute.name_span,
+                    format!("'{}' is for virtio cards, this is a {}", attribute.name, self.model.as_str()),
+                );
+            }
+        }
+    }
+}
+
+fn read_mac(element: &Element, diagnostics: &mut Diagnostics) -> Option<[u8; 6]> {
+    // `type` and `check` are about VMware's generated addresses.
+    element.get("type");
+    element.get("check");
+    let text = element.require("address", diagnostics)?;
+    let span = element.attribute("address").map_or(element.span, |a| a.span);
+    let bytes: Option<Vec<u8>> = text.split([':', '-']).map(|b| u8::from_str_radix(b, 16).ok()).collect();
+    let Some(mac) = bytes.and_then(|b| <[u8; 6]>::try_from(b).ok()) else {
+        diagnostics.error(span, format!("'{text}' is not a MAC address"));
+        return None;
+    };
+    if mac[0] & 1 == 1 {
+        diagnostics.error(span, format!("'{text}' is a multicast address, a card needs a unicast one"));
+        return None;
+    }
+    Some(mac)
+}
+
+/// A name that has to be in `<source>`.
+fn source_name(element: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<String> {
+    match element.only_child("source", diagnostics) {
+        Some(source) => source.require(name, diagnostics).map(str::to_owned),
+        None => {
+            diagnostics
+                .error(element.span, format!("an interface of this type needs its <source {name}='...'/>"));
+            None
+        }
+    }
+}
+
+fn source(kind: InterfaceType, element: &Element, diagnostics: &mut Diagnostics) -> Option<Source> {
+    match kind {
+        InterfaceType::User => user(element, diagnostics),
+        InterfaceType::Ethernet => {
+            element.only_child("source", diagnostics);
+            Some(Source::Ethernet)
+        }
+        InterfaceType::Bridge => source_name(element, "bridge", diagnostics).map(Source::Bridge),
+        InterfaceType::Network => {
+            let name = source_name(element, "network", diagnostics)?;
+            // Which part of the network: its definition, which vmward does not have, decides what they mean.
+            if let Some(source) = element.child("source") {
+                source.get("portgroup");
+                source.get("portid");
+                source.get("bridge");
+            }
+            Some(Source::Network(name))
+        }
+        InterfaceType::Direct => {
+            if let Some(source) = element.child("source") {
+                source.get("mode");
+            }
+            source_name(element, "dev", diagnostics).map(Source::Direct)
+        }
+        InterfaceType::VhostUser => vhost_user(element, diagnostics),
+        InterfaceType::Vdpa => source_name(element, "dev", diagnostics).map(|d| Source::Vdpa(d.into())),
+        InterfaceType::Server => tunnel_end(element, "source", diagnostics).map(Source::Server),
+        InterfaceType::Client => tunnel_end(element, "source", diagnostics).map(Source::Client),
+        InterfaceType::Mcast => tunnel_end(element, "source", diagnostics).map(Source::Mcast),
+        InterfaceType::Udp => {
+            let remote = tunnel_end(element, "source", diagnostics)?;
+            let local = tunnel_end(element.child("source")?, "local", diagnostics)?;
+            Some(Source::Udp { remote, local })
+        }
+        InterfaceType::Hostdev => {
+            // Only `managed='yes'` unbinds the device from its driver; without KVM's help there is no device to give.
+            element.yes_no("managed", diagnostics);
+            let source = element.only_child("source", diagnostics)?;
+            let address = source.only_child("address", diagnostics)?;
+            address.get("type");
+            PciAddress::from_xml(address, diagnostics).map(Source::Hostdev)
+        }
+    }
+}
+
+fn user(element: &Element, diagnostics: &mut Diagnostics) -> Option<Source> {
+    let backend = match element.only_child("backend", diagnostics) {
+        Some(backend) => match backend.keyword("type", diagnostics) {
+            Some(UserBackend::Passt) => {
+                backend.get("logFile");
+                UserBackend::Passt
+            }
+            _ => UserBackend::Slirp,
+        },
+        None => UserBackend::Slirp,
+    };
+    let addresses: Vec<_> = element
+        .children("ip")
+        .filter_map(|ip| {
+            ip.get("family");
+            let text = ip.require("address", diagnostics)?;
+            let Ok(address) = text.parse() else {
+                diagnostics.error(ip.span, format!("'{text}' is not an IP address"));
+                return None;
+            };
+            Some(IpNetwork { address, prefix: ip.number("prefix", diagnostics) })
+        })
+        .collect();
+    if backend == UserBackend::Passt {
+        element.children("portForward").for_each(Element::mark_read);
+        if let Some(source) = element.only_child("source", diagnostics) {
+            source.get("dev");
+        }
+        return Some(Source::Passt);
+    }
+    if let Some(forward) = element.child("portForward") {
+        diagnostics
+            .error(forward.span, "QEMU's own user network has no <portForward>")
+            .hint("add <backend type='passt'/>");
+        forward.mark_read();
+    }
+    for family in [true, false] {
+        if addresses.iter().filter(|a| a.address.is_ipv4() == family).count() > 1 {
+            diagnostics.error(element.span, "a user network has one IPv4 and one IPv6 <ip> at most");
+        }
+    }
+    Some(Source::User { addresses })
+}
+
+fn vhost_user(element: &Element, diagnostics: &mut Diagnostics) -> Option<Source> {
+    let Some(source) = element.only_child("source", diagnostics) else {
+        diagnostics.error(element.span, "a vhost-user interface needs its <source>");
+        return None;
+    };
+    match source.require("type", diagnostics) {
+        Some("unix") | None => {}
+        Some(_) => {
+            diagnostics.error(source.span, "a vhost-user interface is reached through a unix socket");
+        }
+    }
+    let mode: Option<VhostUserMode> = source.require_keyword("mode", diagnostics);
+    let listen = mode == Some(VhostUserMode::Server);
+    let socket_mode = if listen { SocketMode::Bind } else { SocketMode::Connect };
+    let path = source.require("path", diagnostics)?.into();
+    Some(Source::VhostUser { path, listen, reconnect: reconnect(source, socket_mode, diagnostics) })
+}
+
+fn tunnel_end(parent: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<TunnelEnd> {
+    let Some(end) = parent.only_child(name, diagnostics) else {
+        diagnostics.error(parent.span, format!("<{}> lacks its <{name}>", parent.name));
+        return None;
+    };
+    end.require("port", diagnostics);
+    Some(TunnelEnd {
+        address: end.get("address").unwrap_or_default().to_owned(),
+        port: end.number("port", diagnostics)?,
+    })
+}
+
+fn driver(element: &Element, diagnostics: &mut Diagnostics) -> InterfaceDriver {
+    if let Some(backend) = element.child("backend") {
+        // Other device nodes than the kernel's usual ones: the supervisor opens those.
+        for name in ["tap", "vhost"] {
+            if let Some(attribute) = backend.attribute(name) {
+                diagnostics.unsupported(
+                    attribute.name_span,
+                    format!("vmward does not honour the attribute '{name}' of <backend>"),
+                );
+            }
+        }
+    }
+    let Some(driver) = element.only_child("driver", diagnostics) else { return InterfaceDriver::default() };
+    let mut result = InterfaceDriver {
+        name: driver.keyword("name", diagnostics),
+        tx_mode: driver.keyword("txmode", diagnostics),
+        ioeventfd: driver.on_off("ioeventfd", diagnostics),
+        event_idx: driver.on_off("event_idx", diagnostics),
+        queues: driver.number("queues", diagnostics),
+        rx_queue_size: driver.number("rx_queue_size", diagnostics),
+        tx_queue_size: driver.number("tx_queue_size", diagnostics),
+        rss: driver.on_off("rss", diagnostics),
+        rss_hash_report: driver.on_off("rss_hash_report", diagnostics),
+        offloads: Vec::new(),
+        virtio: VirtioOptions::from_xml(driver, diagnostics),
+    };
+    for (name, value, span) in [
+        ("rx_queue_size", result.rx_queue_size, driver.attribute("rx_queue_size").map(|a| a.span)),
+        ("tx_queue_size", result.tx_queue_size, driver.attribute("tx_queue_size").map(|a| a.span)),
+    ] {
+        if let (Some(size), Some(span)) = (value, span)
+            && !size.is_power_of_two()
+        {
+            diagnostics.error(span, format!("{name} has to be a power of two"));
+        }
+    }
+    for (side, table) in [("host", HOST_OFFLOADS), ("guest", GUEST_OFFLOADS)] {
+        let Some(offloads) = driver.only_child(side, diagnostics) else { continue };
+        for (name, property) in table {
+            if let Some(on) = offloads.on_off(name, diagnostics) {
+                result.offloads.push((property, on));
+            }
+        }
+    }
+    result
+}
+
+/// Offloads of the host's side: the XML's name and QEMU's property.
+const HOST_OFFLOADS: &[(&str, &str)] = &[
+    ("csum", "csum"),
+    ("gso", "gso"),
+    ("tso4", "host_tso4"),
+    ("tso6", "host_tso6"),
+    ("ecn", "host_ecn"),
+    ("ufo", "host_ufo"),
+    ("mrg_rxbuf", "mrg_rxbuf"),
+];
+
+/// Offloads of the guest's side.
+const GUEST_OFFLOADS: &[(&str, &str)] = &[
+    ("csum", "guest_csum"),
+    ("tso4", "guest_tso4"),
+    ("tso6", "guest_tso6"),
+    ("ecn", "guest_ecn"),
+    ("ufo", "guest_ufo"),
+];
