@@ -199,13 +199,15 @@ pub(crate) fn unresolved_failure(unresolved: &[Unresolved], path: &str, source: 
 fn exit_of(error: &KeystoreError) -> Exit {
     use KeystoreError as E;
     match error {
-        E::BadUri { .. } => Exit::Config,
+        E::BadUri { .. } | E::NoStore => Exit::Config,
         E::NotDefined { .. } | E::NoValue { .. } => Exit::NoInput,
         E::Ambiguous { .. } => Exit::Usage,
-        E::OtherUsage { .. } | E::Definition(_) | E::Damaged { .. } | E::Value { .. } => Exit::Data,
+        E::OtherUsage { .. } | E::Definition(_) | E::Damaged { .. } | E::Value { .. } | E::TooLong { .. } => {
+            Exit::Data
+        }
         E::NoIdentity { .. } | E::WrongIdentity { .. } | E::Unsafe { .. } => Exit::NoPermission,
         E::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
-        E::Io { .. } | E::Unsupported { .. } => Exit::Unavailable,
+        E::Io { .. } | E::Unsupported { .. } | E::KeyringFull | E::Keyring { .. } => Exit::Unavailable,
     }
 }
 

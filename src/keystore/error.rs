@@ -26,6 +26,9 @@ pub enum KeystoreError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// Only the kernel keyring is configured, and the secret is to last.
+    #[error("no configured keystore keeps secrets beyond the next boot")]
+    NoStore,
     /// No store has it.
     #[error("no {}secret with {lookup} is defined", kind.map_or(String::new(), |k| format!("{} ", k.as_str())))]
     NotDefined {
@@ -103,6 +106,27 @@ pub enum KeystoreError {
         /// What the system says.
         #[source]
         source: io::Error,
+    },
+    /// The kernel's limit on this user's keys is reached.
+    #[error("the kernel keyring of this user is full")]
+    KeyringFull,
+    /// The kernel keyring does not do what it should.
+    #[error("the kernel keyring could not {what} ({why})")]
+    Keyring {
+        /// "be read", ...
+        what: &'static str,
+        /// What the kernel says.
+        why: String,
+    },
+    /// The value does not fit the store.
+    #[error("the value of the secret {uuid} is too long for {store}, which takes {longest} bytes")]
+    TooLong {
+        /// Which secret.
+        uuid: Uuid,
+        /// The store's URI.
+        store: String,
+        /// What it takes.
+        longest: usize,
     },
     /// The value is not to be had, or not to be kept.
     #[error("the value of the secret {uuid} cannot be used")]

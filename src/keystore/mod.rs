@@ -2,6 +2,7 @@
 
 mod error;
 pub mod file;
+mod keyring;
 mod resolve;
 mod stores;
 
@@ -26,6 +27,10 @@ pub struct Listing {
 pub trait Keystore: Send + Sync {
     /// Its URI, for messages; without credentials in it.
     fn uri(&self) -> &str;
+    /// Whether it keeps ephemeral secrets, and only those.
+    fn is_ephemeral(&self) -> bool {
+        false
+    }
     /// The definition that a lookup finds. A usage is only unique within its kind; without a kind, one that
     /// several secrets answer to is an error.
     fn find(

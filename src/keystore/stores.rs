@@ -8,6 +8,7 @@ use crate::secret::{
 };
 
 use super::file::{FileStore, IdentitySources};
+use super::keyring::KeyringStore;
 use super::{Keystore, KeystoreError};
 
 /// The configured keystores, in the order in which they are searched.
@@ -26,9 +27,14 @@ pub struct SecretFound<'a> {
 }
 
 impl Keystores {
-    /// The stores of these URIs. Nothing is read or made yet.
+    /// The stores of these URIs, and last the kernel keyring, where ephemeral secrets always are. Nothing is read
+    /// or made yet.
     pub fn open<S: AsRef<str>>(uris: &[S], identity: &IdentitySources) -> Result<Self, KeystoreError> {
-        let stores = uris.iter().map(|uri| open_one(uri.as_ref(), identity)).collect::<Result<_, _>>()?;
+        let mut stores =
+            uris.iter().map(|uri| open_one(uri.as_ref(), identity)).collect::<Result<Vec<_>, _>>()?;
+        if !stores.iter().any(|s| s.is_ephemeral()) {
+            stores.push(Box::new(KeyringStore));
+        }
         Ok(Self { stores })
     }
 
@@ -55,8 +61,8 @@ impl Keystores {
         Err(KeystoreError::NotDefined { lookup: lookup.clone(), kind })
     }
 
-    /// Adds a definition, or changes it where it is. Returns the store that has it now: for a new secret the
-    /// first one.
+    /// Adds a definition, or changes it where it is. Returns the store that has it now: a new secret goes to the
+    /// first one that keeps secrets of its kind, ephemeral or not.
     pub fn define(&self, definition: &SecretDefinition) -> Result<&dyn Keystore, KeystoreError> {
         let mut home = None;
         for store in &self.stores {
@@ -73,8 +79,8 @@ impl Keystores {
             }
         }
         let store = home
-            .or(self.stores.first())
-            .ok_or(KeystoreError::BadUri { uri: String::new(), why: "none is configured" })?;
+            .or_else(|| self.stores.iter().find(|s| s.is_ephemeral() == definition.ephemeral))
+            .ok_or(KeystoreError::NoStore)?;
         store.define(definition)?;
         Ok(store.as_ref())
     }
@@ -104,7 +110,9 @@ fn open_one(uri: &str, identity: &IdentitySources) -> Result<Box<dyn Keystore>, 
     match scheme {
         "file" if rest.starts_with('/') => Ok(Box::new(FileStore::new(rest.into(), identity.clone()))),
         "file" => Err(bad("the directory must be an absolute path, as in file:/directory")),
-        _ => Err(bad("vmward knows file:")),
+        "keyring" if rest.is_empty() => Ok(Box::new(KeyringStore)),
+        "keyring" => Err(bad("keyring: takes nothing after the colon")),
+        _ => Err(bad("vmward knows file:/directory and keyring:")),
     }
 }
 
