@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 use serde::Deserialize;
 
+use crate::keystore::Keystores;
 use crate::keystore::file::IdentitySources;
-use crate::keystore::{KeystoreError, Keystores, Unresolved};
-use crate::xml::Diagnostics;
 
+use super::keystore_failure::keystore_failure;
 use super::{CliError, Exit, Global};
 
 /// Where vmward keeps things. root has the system's places, everybody else those of the XDG base directories.
@@ -82,11 +82,9 @@ impl Paths {
             None if root => "/run/vmward".into(),
             None => var("XDG_RUNTIME_DIR")
                 .filter(|p| p.is_absolute())
-                .map(|base| base.join("vmward"))
-                .ok_or_else(|| {
-                    CliError::new(Exit::Config, "XDG_RUNTIME_DIR is not set, so there is no place for running domains")
-                        .hint("log in through a session that sets it, or set VMWARD_RUNTIME_DIR to a directory on a tmpfs")
-                })?,
+                // Where systemd makes it: cron and sudo -u forget to say so.
+                .unwrap_or_else(|| format!("/run/user/{}", geteuid()).into())
+                .join("vmward"),
         };
         let config = match given("VMWARD_CONFIG")? {
             Some(file) => file,
@@ -162,86 +160,4 @@ fn absolute(uri: &str, base: &Path) -> String {
         Some(Ok(dir)) => format!("file:{}", dir.display()),
         _ => uri.to_owned(),
     }
-}
-
-/// A keystore's failure as a command's.
-pub(crate) fn keystore_failure(error: KeystoreError) -> CliError {
-    let (exit, hint) = (exit_of(&error), hint_for(&error));
-    let mut failure = CliError::new(exit, error.to_string());
-    // The message is the error's own: what follows are its causes.
-    failure.source = source_text(&error);
-    failure.hint = hint;
-    failure
-}
-
-/// All the secrets that a document needs and that are not to be had, each at its line. `path` is shown,
-/// `source` is the document's text.
-pub(crate) fn unresolved_failure(unresolved: &[Unresolved], path: &str, source: &str) -> CliError {
-    let mut diagnostics = Diagnostics::new();
-    for u in unresolved {
-        let mut message = u.error.to_string();
-        let mut cause = std::error::Error::source(&u.error);
-        while let Some(e) = cause {
-            message.push_str(&format!(": {e}"));
-            cause = e.source();
-        }
-        let said = diagnostics.error(u.secret.span, message);
-        if let Some(hint) = hint_for(&u.error) {
-            said.hint(hint);
-        }
-    }
-    // One secret that may come with a second try does not help while another is missing for good.
-    let exits: Vec<_> = unresolved.iter().map(|u| exit_of(&u.error)).collect();
-    let exit = exits.iter().find(|e| **e != Exit::TryAgain).or(exits.first()).copied();
-    CliError::new(exit.unwrap_or(Exit::Internal), diagnostics.render(path, source))
-}
-
-fn exit_of(error: &KeystoreError) -> Exit {
-    use KeystoreError as E;
-    match error {
-        E::BadUri { .. } | E::NoStore => Exit::Config,
-        E::NotDefined { .. } | E::NoValue { .. } => Exit::NoInput,
-        E::Ambiguous { .. } => Exit::Usage,
-        E::OtherUsage { .. } | E::Definition(_) | E::Damaged { .. } | E::Value { .. } | E::TooLong { .. } => {
-            Exit::Data
-        }
-        E::NoIdentity { .. } | E::WrongIdentity { .. } | E::Unsafe { .. } => Exit::NoPermission,
-        E::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
-        E::Io { .. } | E::Unsupported { .. } | E::KeyringFull | E::Keyring { .. } => Exit::Unavailable,
-    }
-}
-
-fn hint_for(error: &KeystoreError) -> Option<String> {
-    use KeystoreError as E;
-    Some(match error {
-        E::NotDefined { .. } => {
-            "define it with `vmward secret define`, or see what there is with `vmward secret list`".into()
-        }
-        E::NoValue { uuid } => format!("set it with `vmward secret set-value {uuid}`"),
-        E::Ambiguous { .. } => "name it by its UUID".into(),
-        E::NoIdentity { tried, .. } => format!("put the key back at {}", tried.join(" or ")),
-        E::WrongIdentity { .. } => {
-            "put back the key with which the secret was stored, or set its value again".into()
-        }
-        E::Unsafe { path, .. } => {
-            format!(
-                "see who changed it; then `chown` it to the right user and `chmod go-rwx {}`",
-                path.display()
-            )
-        }
-        E::Damaged { .. } => {
-            "restore the file from a backup, or undefine the secret and define it again".into()
-        }
-        _ => return None,
-    })
-}
-
-fn source_text(error: &KeystoreError) -> Option<Box<dyn std::error::Error + Send + Sync>> {
-    let mut text = Vec::new();
-    let mut cause = std::error::Error::source(error);
-    while let Some(e) = cause {
-        text.push(e.to_string());
-        cause = e.source();
-    }
-    (!text.is_empty()).then(|| text.join(": ").into())
 }

@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod error;
 mod input;
+mod keystore_failure;
 mod program;
 mod secret;
 mod value_source;

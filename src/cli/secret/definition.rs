@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cli::CliError;
-use crate::cli::config::keystore_failure;
 use crate::cli::input::Input;
+use crate::cli::keystore_failure::keystore_failure;
 use crate::keystore::Keystores;
 use crate::secret::SecretDefinition;
 use crate::xml::Diagnostics;

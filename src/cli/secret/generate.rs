@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use uuid::Uuid;
 
 use crate::cli::CliError;
-use crate::cli::config::keystore_failure;
+use crate::cli::keystore_failure::keystore_failure;
 use crate::keystore::Keystores;
 use crate::secret::{SecretDefinition, Usage, UsageKind};
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::cli::config::keystore_failure;
+use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::{CliError, Exit};
 use crate::keystore::Keystores;
 use crate::secret::SecretDefinition;

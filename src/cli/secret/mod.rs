@@ -13,7 +13,8 @@ use uuid::Uuid;
 use crate::keystore::{Keystores, SecretFound};
 use crate::secret::SecretLookup;
 
-use super::config::{Config, keystore_failure};
+use super::config::Config;
+use super::keystore_failure::keystore_failure;
 use super::{CliError, Global};
 
 /// Arguments of `vmward secret`.

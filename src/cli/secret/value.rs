@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::cli::config::keystore_failure;
+use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::value_source::ValueSource;
 use crate::cli::{CliError, Exit};
 use crate::keystore::{KeystoreError, Keystores};

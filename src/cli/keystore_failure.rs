@@ -1,0 +1,98 @@
+//! What a keystore's errors mean for a command: exit code and advice.
+
+use std::error::Error;
+use std::io;
+
+use crate::keystore::{KeystoreError, Unresolved};
+use crate::xml::Diagnostics;
+
+use super::{CliError, Exit};
+
+/// A keystore's failure as a command's.
+pub(crate) fn keystore_failure(error: KeystoreError) -> CliError {
+    let (exit, hint) = (exit_of(&error), hint_for(&error));
+    let mut failure = CliError::new(exit, error.to_string());
+    // The message is the error's own: what follows are its causes.
+    failure.source = source_text(&error);
+    failure.hint = hint;
+    failure
+}
+
+/// All the secrets that a document needs and that are not to be had, each at its line. `path` is shown,
+/// `source` is the document's text.
+pub(crate) fn unresolved_failure(unresolved: &[Unresolved], path: &str, source: &str) -> CliError {
+    let mut diagnostics = Diagnostics::new();
+    for u in unresolved {
+        let mut message = u.error.to_string();
+        let mut cause = Error::source(&u.error);
+        while let Some(e) = cause {
+            message.push_str(&format!(": {e}"));
+            cause = e.source();
+        }
+        let said = diagnostics.error(u.secret.span, message);
+        if let Some(hint) = hint_for(&u.error) {
+            said.hint(hint);
+        }
+    }
+    // One secret that may come with a second try does not help while another is missing for good.
+    let exits: Vec<_> = unresolved.iter().map(|u| exit_of(&u.error)).collect();
+    let exit = exits.iter().find(|e| **e != Exit::TryAgain).or(exits.first()).copied();
+    CliError::new(exit.unwrap_or(Exit::Internal), diagnostics.render(path, source))
+}
+
+fn exit_of(error: &KeystoreError) -> Exit {
+    use KeystoreError as E;
+    match error {
+        E::BadUri { .. } | E::NoStore => Exit::Config,
+        E::NotDefined { .. } | E::NoValue { .. } => Exit::NoInput,
+        E::Ambiguous { .. } => Exit::Usage,
+        E::OtherUsage { .. } | E::Definition(_) | E::Damaged { .. } | E::Value { .. } | E::TooLong { .. } => {
+            Exit::Data
+        }
+        E::NoIdentity { .. } | E::WrongIdentity { .. } | E::Unsafe { .. } => Exit::NoPermission,
+        E::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
+        E::Io { .. } | E::Unsupported { .. } | E::KeyringFull | E::Keyring { .. } => Exit::Unavailable,
+    }
+}
+
+fn hint_for(error: &KeystoreError) -> Option<String> {
+    use KeystoreError as E;
+    Some(match error {
+        E::NotDefined { .. } => {
+            "define it with `vmward secret define`, or see what there is with `vmward secret list`".into()
+        }
+        E::NoValue { uuid } => format!("set it with `vmward secret set-value {uuid}`"),
+        E::Ambiguous { .. } => "name it by its UUID".into(),
+        E::NoIdentity { tried, .. } => format!("put the key back at {}", tried.join(" or ")),
+        E::WrongIdentity { .. } => {
+            "put back the key with which the secret was stored, or set its value again".into()
+        }
+        E::Unsafe { path, .. } => {
+            format!(
+                "see who changed it; then `chown` it to the right user and `chmod go-rwx {}`",
+                path.display()
+            )
+        }
+        E::KeyringFull => {
+            "undefine ephemeral secrets, or raise kernel.keys.maxkeys and kernel.keys.maxbytes with sysctl"
+                .into()
+        }
+        E::NoStore => {
+            "add file:/directory to the keystores, or define the secret with ephemeral='yes'".into()
+        }
+        E::Damaged { .. } => {
+            "restore the file from a backup, or undefine the secret and define it again".into()
+        }
+        _ => return None,
+    })
+}
+
+fn source_text(error: &KeystoreError) -> Option<Box<dyn Error + Send + Sync>> {
+    let mut text = Vec::new();
+    let mut cause = Error::source(error);
+    while let Some(e) = cause {
+        text.push(e.to_string());
+        cause = e.source();
+    }
+    (!text.is_empty()).then(|| text.join(": ").into())
+}
