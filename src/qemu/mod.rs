@@ -8,11 +8,12 @@ mod capabilities;
 mod launch;
 mod machine;
 mod plan;
+pub mod storage;
 
 pub use build::build;
 pub use capabilities::{Capabilities, ProbeError};
 pub use launch::{LaunchOptions, MASTER_KEY_FILE, launch_arguments};
 pub use plan::{
     Argument, CommandLine, Descriptor, DiskPlan, JsonObject, QemuObject, Resource, SecretObject,
-    SecretSource, Tap,
+    SecretSource, SocketChardev, Tap,
 };

@@ -70,8 +70,54 @@ pub struct DiskPlan {
     pub objects: Vec<QemuObject>,
     /// `blockdev-add` / `-blockdev`: base image first, protocol before format.
     pub nodes: Vec<JsonObject>,
+    /// `chardev-add` / `-chardev`: a vhost-user disk has this instead of nodes.
+    pub chardev: Option<SocketChardev>,
     /// `device_add` / `-device`; its `id` is the disk's alias.
     pub device: JsonObject,
+    /// The arguments of `block_set_io_throttle`, sent when the device is there and before the guest runs.
+    pub throttle: Option<JsonObject>,
+    /// What has to be there outside QEMU beforehand.
+    pub descriptors: Vec<Descriptor>,
+}
+
+/// A character device that connects to a unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketChardev {
+    /// Its id.
+    pub id: String,
+    /// The socket.
+    pub path: String,
+    /// Seconds between attempts to connect again.
+    pub reconnect: Option<u32>,
+}
+
+impl SocketChardev {
+    /// The arguments of `chardev-add`.
+    pub fn properties(&self) -> JsonObject {
+        let mut data = object(json!({
+            "addr": { "type": "unix", "data": { "path": self.path } },
+            "server": false,
+        }));
+        if let Some(seconds) = self.reconnect {
+            data.insert("reconnect".to_owned(), seconds.into());
+        }
+        object(json!({ "id": self.id, "backend": { "type": "socket", "data": data } }))
+    }
+
+    /// The value of `-chardev`.
+    fn option(&self) -> String {
+        // QEMU's key=value syntax: a comma in a value is doubled.
+        let mut option = format!("socket,id={},path={}", self.id, self.path.replace(',', ",,"));
+        if let Some(seconds) = self.reconnect {
+            option.push_str(&format!(",reconnect={seconds}"));
+        }
+        option
+    }
+}
+
+/// Something outside QEMU that vmward does not provide yet.
+pub(crate) fn unavailable(span: Span, what: &str) -> Descriptor {
+    Descriptor { number: -1, resource: Resource::Unavailable(what.to_owned()), span }
 }
 
 /// One option of QEMU's command line.
@@ -141,6 +187,8 @@ pub struct CommandLine {
     pub arguments: Vec<Argument>,
     /// What the arguments name by descriptor number.
     pub descriptors: Vec<Descriptor>,
+    /// The arguments of a `block_set_io_throttle` for each disk that has limits, to be sent before the guest runs.
+    pub throttles: Vec<JsonObject>,
 }
 
 impl CommandLine {
@@ -170,8 +218,13 @@ impl CommandLine {
     /// Adds a disk.
     pub fn disk(&mut self, plan: DiskPlan) {
         plan.objects.into_iter().for_each(|o| self.object(o));
+        if let Some(chardev) = plan.chardev {
+            self.text("-chardev", chardev.option());
+        }
         plan.nodes.into_iter().for_each(|n| self.json("-blockdev", n));
         self.json("-device", plan.device);
+        self.throttles.extend(plan.throttle);
+        self.descriptors.extend(plan.descriptors);
     }
 
     /// The secret objects in here.

@@ -1,0 +1,54 @@
+//! What stands between the images and the device.
+
+use serde_json::json;
+
+use crate::domain::disk::{Disk, Limits};
+use crate::qemu::plan::object;
+use crate::qemu::{DiskPlan, JsonObject};
+
+use super::properties::Properties;
+
+/// Puts the copy-on-read filter on top, if the disk has it; the name of the topmost node is the result.
+pub(super) fn copy_on_read(disk: &Disk, top: String, plan: &mut DiskPlan) -> String {
+    if !disk.driver.copy_on_read {
+        return top;
+    }
+    let name = format!("libvirt-CoR-{}", disk.target);
+    plan.nodes.push(object(json!({
+        "driver": "copy-on-read",
+        "node-name": name,
+        "file": top,
+        "discard": "unmap",
+    })));
+    name
+}
+
+/// The arguments of `block_set_io_throttle`, to be sent once the device is there. As with libvirt, limits are
+/// no part of the graph, so that they can change while the guest runs.
+pub(super) fn throttle(disk: &Disk) -> Option<JsonObject> {
+    let tune = disk.iotune.as_ref()?;
+    let mut arguments = JsonObject::new();
+    arguments.put("id", disk.info.alias.as_deref().unwrap_or_default());
+    for (suffix, unit, limits) in [
+        ("", "bps", tune.bytes),
+        ("", "iops", tune.iops),
+        ("_max", "bps", tune.bytes_max),
+        ("_max", "iops", tune.iops_max),
+        ("_max_length", "bps", tune.bytes_max_length),
+        ("_max_length", "iops", tune.iops_max_length),
+    ] {
+        put(unit, suffix, limits, &mut arguments);
+    }
+    arguments.put_nonzero("iops_size", tune.size_iops);
+    arguments.put_some("group", tune.group.as_deref());
+    Some(arguments)
+}
+
+fn put(unit: &str, suffix: &str, limits: Limits, arguments: &mut JsonObject) {
+    for (way, limit) in [("", limits.total), ("_rd", limits.read), ("_wr", limits.write)] {
+        // The six plain limits are mandatory, the others are not.
+        if limit != 0 || suffix.is_empty() {
+            arguments.put(&format!("{unit}{way}{suffix}"), limit);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Disks as QEMU has them: the nodes of their images, the secrets that open them, the device that the guest sees.
+//!
+//! Names and numbers are libvirt's (`libvirt-N-storage`, `libvirt-N-format`, ...), so that what people know
+//! of a running guest's block graph stays true.
+
+mod filter;
+mod frontend;
+pub mod image;
+mod node;
+mod place;
+mod properties;
+mod protocol;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Domain;
+use crate::domain::disk::{Disk, Source};
+use crate::xml::Diagnostics;
+
+use super::{Capabilities, DiskPlan};
+
+/// Hands out the numbers of nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeNumbers {
+    last: u32,
+}
+
+impl NodeNumbers {
+    /// The numbers that are left once a guest has started: each of its images has one.
+    pub fn after_start(domain: &Domain) -> Self {
+        Self { last: domain.devices.disks.iter().map(wanted).sum() }
+    }
+
+    /// The next number.
+    fn take(&mut self) -> u32 {
+        self.last += 1;
+        self.last
+    }
+
+    /// The next numbers for the images of a disk, from the top to the base.
+    fn take_for(&mut self, disk: &Disk) -> Vec<u32> {
+        (0..wanted(disk)).map(|_| self.take()).collect()
+    }
+}
+
+/// How many numbers a disk takes. libvirt gives one to an empty drive, too.
+fn wanted(disk: &Disk) -> u32 {
+    u32::try_from(disk.chain().count()).unwrap_or(u32::MAX).max(1)
+}
+
+/// What QEMU is told of all disks of a guest, in the order of `domain`. Aliases and addresses are assigned
+/// before. Numbers count from the last disk to the first.
+pub fn plan_disks(
+    domain: &Domain,
+    capabilities: &Capabilities,
+    diagnostics: &mut Diagnostics,
+) -> Vec<DiskPlan> {
+    let mut numbers = NodeNumbers { last: 0 };
+    let mut plans: Vec<_> = domain
+        .devices
+        .disks
+        .iter()
+        .rev()
+        .filter_map(|disk| plan_disk(disk, domain, &mut numbers, capabilities, diagnostics))
+        .collect();
+    plans.reverse();
+    plans
+}
+
+/// What QEMU is told of one disk of a guest. For a hotplug, `domain` is the guest as it runs.
+pub fn plan_disk(
+    disk: &Disk,
+    domain: &Domain,
+    numbers: &mut NodeNumbers,
+    capabilities: &Capabilities,
+    diagnostics: &mut Diagnostics,
+) -> Option<DiskPlan> {
+    let numbers = numbers.take_for(disk);
+    check(disk, capabilities, diagnostics);
+    let mut plan = DiskPlan::default();
+    let drive = match disk.image.as_ref().map(|image| &image.source) {
+        Some(Source::VhostUser(socket)) => {
+            plan.chardev = Some(frontend::vhost_user_chardev(disk, socket));
+            None
+        }
+        Some(_) => {
+            let top = node::chain(disk, &numbers, &mut plan);
+            Some(filter::copy_on_read(disk, top, &mut plan))
+        }
+        None => None,
+    };
+    plan.throttle = filter::throttle(disk);
+    plan.device = frontend::device(disk, domain, drive, diagnostics)?;
+    Some(plan)
+}
+
+/// What this QEMU cannot do of what the disk asks for.
+fn check(disk: &Disk, capabilities: &Capabilities, diagnostics: &mut Diagnostics) {
+    let driver = &disk.driver;
+    // qapi/qdev: VirtIOBlk's iothread-vq-mapping came with 9.0, qcow2's discard-no-unref with 8.1.
+    for (asked, (major, minor), what) in [
+        (!driver.iothreads.is_empty(), (9, 0), "several I/O threads for one disk"),
+        (driver.discard_no_unref.is_some(), (8, 1), "discard_no_unref"),
+    ] {
+        if asked && !capabilities.at_least(major, minor) {
+            diagnostics
+                .error(driver.span, format!("this QEMU is too old for {what}: {major}.{minor} has it"));
+        }
+    }
+    for image in disk.chain() {
+        let Some(encryption) = &image.encryption else { continue };
+        use crate::domain::disk::EncryptionFormat;
+        let layered = encryption.secrets.len() > 1;
+        let any = encryption.format == EncryptionFormat::LuksAny;
+        // qapi/block-core: RbdEncryptionOptions has luks-any and parent since 8.0.
+        if (layered || any) && !capabilities.at_least(8, 0) {
+            diagnostics
+                .error(encryption.span, "this QEMU is too old for this encryption by librbd: 8.0 has it");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! The nodes of a disk's images: protocol, slice, format; base image first.
+
+use serde_json::{Value, json};
+
+use crate::domain::disk::{Backing, Disk, Encryption, Engine, Format, Image};
+use crate::qemu::plan::object;
+use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource};
+
+use super::properties::Properties;
+use super::protocol;
+
+/// Adds the nodes of all images of a disk to the plan; the name of the topmost is the result.
+pub(super) fn chain(disk: &Disk, numbers: &[u32], plan: &mut DiskPlan) -> String {
+    let images: Vec<_> = disk.chain().zip(numbers).collect();
+    let mut behind: Option<String> = None;
+    for (depth, (image, number)) in images.iter().enumerate().rev() {
+        let layer = Layer { disk, image, names: Names(**number), is_top: depth == 0 };
+        behind = Some(layer.add(behind.as_deref(), plan));
+    }
+    behind.unwrap_or_default()
+}
+
+/// The names around one image, all made of its number.
+#[derive(Clone, Copy)]
+pub(super) struct Names(u32);
+
+impl Names {
+    /// The protocol node.
+    pub fn storage(self) -> String {
+        format!("libvirt-{}-storage", self.0)
+    }
+
+    fn slice(self) -> String {
+        format!("libvirt-{}-slice-sto", self.0)
+    }
+
+    fn format(self) -> String {
+        format!("libvirt-{}-format", self.0)
+    }
+
+    /// The password of the protocol.
+    pub fn auth_secret(self) -> String {
+        format!("libvirt-{}-storage-auth-secret0", self.0)
+    }
+
+    /// The cookies of the protocol.
+    pub fn cookie_secret(self) -> String {
+        format!("libvirt-{}-storage-httpcookie-secret0", self.0)
+    }
+
+    /// The TLS credentials of the protocol.
+    pub fn tls(self) -> String {
+        format!("objlibvirt-{}-storage_tls0", self.0)
+    }
+
+    /// A passphrase of the image: who decrypts decides about the name.
+    pub fn encryption_secret(self, engine: Engine, index: usize) -> String {
+        match engine {
+            Engine::Qemu => format!("libvirt-{}-format-encryption-secret{index}", self.0),
+            Engine::Librbd => format!("libvirt-{}-storage-encryption-secret{index}", self.0),
+        }
+    }
+}
+
+/// One image of a disk on its way to its nodes.
+pub(super) struct Layer<'a> {
+    pub disk: &'a Disk,
+    pub image: &'a Image,
+    pub names: Names,
+    is_top: bool,
+}
+
+impl Layer<'_> {
+    /// Adds the image's objects and nodes; the name of the node that stands for the image is the result.
+    fn add(&self, behind: Option<&str>, plan: &mut DiskPlan) -> String {
+        self.add_objects(plan);
+        let effective = !self.needs_format_node();
+        let mut storage = protocol::properties(self);
+        storage.put("node-name", self.names.storage());
+        if effective {
+            self.put_effective(&mut storage);
+        } else {
+            storage.put("auto-read-only", true);
+            storage.put("discard", "unmap");
+        }
+        self.put_cache(&mut storage);
+        plan.nodes.push(storage);
+        if effective {
+            return self.names.storage();
+        }
+        let below = self.add_slice(plan);
+        let mut format = JsonObject::new();
+        format.put("node-name", self.names.format());
+        self.put_effective(&mut format);
+        self.put_cache(&mut format);
+        self.put_format(&mut format);
+        format.put("file", below);
+        match (behind, &self.image.backing) {
+            (Some(node), _) => format.put("backing", node),
+            // Says that there is nothing: QEMU does not look into the header.
+            (None, Backing::Nothing) if self.image.format.has_backing() => {
+                format.put("backing", Value::Null);
+            }
+            _ => {}
+        }
+        plan.nodes.push(format);
+        self.names.format()
+    }
+
+    /// Plain raw images have no format node.
+    fn needs_format_node(&self) -> bool {
+        self.image.format != Format::Raw || self.qemu_encryption().is_some() || self.image.slice.is_some()
+    }
+
+    fn qemu_encryption(&self) -> Option<&Encryption> {
+        self.image.encryption.as_ref().filter(|e| e.engine == Engine::Qemu)
+    }
+
+    /// What the topmost node of an image says of the image.
+    fn put_effective(&self, node: &mut JsonObject) {
+        node.put("read-only", self.image.readonly);
+        node.put_some("discard", self.disk.driver.discard.map(|d| d.as_str()));
+        if self.is_top {
+            node.put_some("detect-zeroes", self.disk.driver.effective_detect_zeroes().map(|d| d.as_str()));
+        }
+    }
+
+    fn put_cache(&self, node: &mut JsonObject) {
+        let flags = self.disk.driver.cache.and_then(|c| c.flags());
+        node.put_some("cache", flags.map(|f| json!({ "direct": f.direct, "no-flush": f.no_flush })));
+    }
+
+    /// A slice of an image with a format is a node of its own; raw images do it in their format node.
+    fn add_slice(&self, plan: &mut DiskPlan) -> String {
+        let plain = self.image.format == Format::Raw && self.qemu_encryption().is_none();
+        let Some(slice) = self.image.slice.filter(|_| !plain) else { return self.names.storage() };
+        let mut node = object(json!({
+            "driver": "raw",
+            "node-name": self.names.slice(),
+            "offset": slice.offset,
+            "size": slice.size,
+            "file": self.names.storage(),
+            "auto-read-only": true,
+            "discard": "unmap",
+        }));
+        self.put_cache(&mut node);
+        plan.nodes.push(node);
+        self.names.slice()
+    }
+
+    fn put_format(&self, node: &mut JsonObject) {
+        let secret = self.qemu_encryption().map(|e| self.names.encryption_secret(e.engine, 0));
+        match (self.image.format, secret) {
+            (Format::Raw, Some(secret)) => {
+                node.put("driver", "luks");
+                node.put("key-secret", secret);
+            }
+            (Format::Raw | Format::Fat, _) => {
+                node.put("driver", "raw");
+                node.put_some("offset", self.image.slice.map(|s| s.offset));
+                node.put_some("size", self.image.slice.map(|s| s.size));
+            }
+            (Format::Qcow2, secret) => {
+                node.put("driver", "qcow2");
+                node.put_some("encrypt", secret.map(|s| json!({ "format": "luks", "key-secret": s })));
+                node.put_some("cache-size", self.image.metadata_cache);
+                node.put_some("discard-no-unref", self.disk.driver.discard_no_unref);
+            }
+            (Format::Vhd, _) => node.put("driver", "vhdx"),
+            (Format::Ploop, _) => node.put("driver", "parallels"),
+            (other, _) => node.put("driver", other.as_str()),
+        }
+    }
+
+    /// What has to be there before the nodes.
+    fn add_objects(&self, plan: &mut DiskPlan) {
+        protocol::objects(self, plan);
+        if let Some(encryption) = &self.image.encryption {
+            for (i, secret) in encryption.secrets.iter().enumerate() {
+                plan.objects.push(QemuObject::Secret(SecretObject {
+                    id: self.names.encryption_secret(encryption.engine, i),
+                    source: SecretSource::Keystore(secret.clone()),
+                }));
+            }
+        }
+    }
+}
