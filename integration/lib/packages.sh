@@ -1,0 +1,83 @@
+# Installs what is missing, through the machine's ordinary package clients. To be sourced; needs common.sh.
+# Everything comes from the Debian release that the machine has: no apt source is added or changed.
+
+# What each thing is needed for, as "COMMAND PACKAGE". Present commands are taken from wherever they are.
+PACKAGES_DEMO="qemu-system-x86_64 qemu-system-x86
+qemu-img qemu-utils
+busybox busybox-static
+cc gcc
+xz xz-utils
+socat socat
+debugfs e2fsprogs"
+PACKAGES_TEST="$PACKAGES_DEMO
+git git
+python3 python3-minimal"
+
+# A rustup that was installed by hand is often only on the PATH of login shells; debugfs is in sbin.
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin
+
+# packages_install LIST: installs the packages of a list whose command is not there.
+packages_install() {
+    local command package missing=()
+    while read -r command package; do
+        command -v "$command" >/dev/null || missing+=("$package")
+    done <<<"$1"
+    if [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then
+        missing+=(ca-certificates)
+    fi
+    if [ ${#missing[@]} -gt 0 ]; then
+        apt_install "${missing[@]}" || die "apt-get could not install ${missing[*]}"
+    fi
+}
+
+# apt_update: refreshes apt's lists, once per run.
+apt_update() {
+    if [ -z "${APT_UPDATED:-}" ]; then
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+        APT_UPDATED=1
+    fi
+}
+
+# apt_install PACKAGE...: installs packages, removes none.
+apt_install() {
+    apt_update
+    say "installing $*"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends --no-remove \
+        -o Dpkg::Use-Pty=0 "$@" >&2
+}
+
+# rust_install: sees to a Rust toolchain that is new enough for Cargo.toml's rust-version.
+#
+# 1. What is there is used if it is new enough, wherever it came from.
+# 2. A rustup that is there is asked for the current stable one (from the Rust project's own server).
+# 3. rustc-web and cargo-web of the release: the Rust that Debian keeps current in its stable releases to build
+#    browsers with (1.96 in Debian 12's security updates and in Debian 13). The releases' plain rustc, 1.63 and
+#    1.85, is too old, and both packages provide /usr/bin/rustc: if the plain one is installed, apt would have to
+#    remove it, which is left to the machine's owner.
+rust_install() {
+    local wanted
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$REPO/Cargo.toml")
+    if rust_is_at_least "$wanted"; then
+        return
+    fi
+    if command -v rustup >/dev/null; then
+        say "Rust $wanted is needed; asking rustup for the stable toolchain"
+        if rustup toolchain install stable --profile minimal >&2; then
+            export RUSTUP_TOOLCHAIN=stable
+            rust_is_at_least "$wanted" && return
+        fi
+    fi
+    apt_install rustc-web cargo-web || die "there is no Rust toolchain of at least $wanted.
+If Debian's own, older rustc is installed, \`apt-get install rustc-web cargo-web\` replaces it; or install one with rustup."
+    PATH=/usr/bin:$PATH
+    hash -r
+    rust_is_at_least "$wanted" || die "Rust $wanted is needed, this machine's packages have $(rustc --version)"
+}
+
+# rust_is_at_least VERSION: whether cargo and rustc are there and as new.
+rust_is_at_least() {
+    local found
+    command -v cargo >/dev/null && found=$(rustc --version 2>/dev/null) || return 1
+    found=$(echo "$found" | awk '{ print $2 }')
+    [ "$(printf '%s\n%s\n' "$1" "$found" | sort -V | head -n 1)" = "$1" ]
+}
