@@ -3,11 +3,15 @@
 mod argv;
 mod check;
 mod config;
+mod control;
+mod device;
 mod error;
 mod input;
 mod keystore_failure;
+mod monitor;
 mod program;
 mod secret;
+mod status;
 mod value_source;
 mod volume;
 
@@ -16,6 +20,7 @@ pub use error::{CliError, Exit};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use control::Button;
 
 /// Runs one QEMU guest per process from a libvirt domain XML, with encrypted disks.
 #[derive(Parser)]
@@ -41,6 +46,32 @@ enum Command {
     Check(check::CheckArgs),
     /// Print the QEMU command line of a guest, its secrets redacted
     Argv(argv::ArgvArgs),
+    /// List the guests that run
+    List(status::ListArgs),
+    /// Say how a guest is
+    Status(status::StatusArgs),
+    /// Print the XML of a running guest, with the addresses and aliases it was given
+    Dumpxml(control::GuestArgs),
+    /// Press a guest's power button
+    Shutdown(control::ShutdownArgs),
+    /// End a guest at once
+    Destroy(control::GuestArgs),
+    /// Shut a guest down and start it again
+    Reboot(control::GuestArgs),
+    /// Press a guest's reset button
+    Reset(control::GuestArgs),
+    /// Stop a guest's processors
+    Suspend(control::GuestArgs),
+    /// Let a suspended guest go on
+    Resume(control::GuestArgs),
+    /// Plug a disk into a running guest
+    AttachDevice(device::AttachArgs),
+    /// Take a disk out of a running guest
+    DetachDevice(device::DetachArgs),
+    /// Send QEMU a monitor command, past all of vmward's checks
+    Qmp(monitor::QmpArgs),
+    /// Print what happens in a guest, one JSON object per line
+    Events(control::GuestArgs),
     /// Make, show and remove secrets
     Secret(secret::SecretArgs),
     /// Make and inspect encrypted disk images
@@ -59,6 +90,19 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Check(args) => check::run(&args),
         Command::Argv(args) => argv::run(&args),
+        Command::List(args) => status::list(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Dumpxml(args) => status::dumpxml(&args),
+        Command::Shutdown(args) => control::shutdown(&args),
+        Command::Destroy(args) => control::press(Button::Destroy, &args),
+        Command::Reboot(args) => control::press(Button::Reboot, &args),
+        Command::Reset(args) => control::press(Button::Reset, &args),
+        Command::Suspend(args) => control::press(Button::Suspend, &args),
+        Command::Resume(args) => control::press(Button::Resume, &args),
+        Command::AttachDevice(args) => device::attach(&args),
+        Command::DetachDevice(args) => device::detach(&args),
+        Command::Qmp(args) => monitor::qmp(&args),
+        Command::Events(args) => monitor::events(&args),
         Command::Secret(args) => secret::run(&cli.global, args),
         Command::Volume(args) => volume::run(&cli.global, args),
     };

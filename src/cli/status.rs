@@ -1,0 +1,177 @@
+//! `vmward list`, `vmward status`, `vmward dumpxml`: what runs, and how.
+
+use std::fs;
+use std::io;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::supervisor::control::DomainProxy;
+use crate::supervisor::control::api::Status;
+
+use super::config::Paths;
+use super::control::{Guest, GuestArgs, block_on, block_on_briefly};
+use super::{CliError, Exit};
+
+/// How long `list` waits for each guest: one that is busy must not hold up the others.
+const LIST_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Arguments of `vmward list`.
+#[derive(clap::Args)]
+pub(crate) struct ListArgs {
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `vmward status`.
+#[derive(clap::Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `list` found in a lib dir.
+enum Found {
+    Running(Box<Status>),
+    /// The supervisor is gone, or does not answer.
+    Silent(&'static str),
+}
+
+/// Runs `vmward list`.
+pub(crate) fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
+    let names = names()?;
+    let found: Vec<(String, Found)> = block_on(async {
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            let state = look(&name).await;
+            found.push((name, state));
+        }
+        Ok(found)
+    })?;
+    if args.json {
+        let list: Vec<Value> = found
+            .iter()
+            .map(|(name, found)| match found {
+                Found::Running(status) => json!(status),
+                Found::Silent(state) => json!({ "name": name, "state": state }),
+            })
+            .collect();
+        println!("{}", Value::Array(list));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let width = found.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max("NAME".len());
+    println!("{:width$}  {:<16}  {:>8}", "NAME", "STATE", "QEMU");
+    for (name, found) in &found {
+        match found {
+            Found::Running(s) => println!("{name:width$}  {:<16}  {:>8}", s.state, s.qemu),
+            Found::Silent(state) => println!("{name:width$}  {state:<16}  {:>8}", "-"),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The lib dirs there are, sorted.
+fn names() -> Result<Vec<String>, CliError> {
+    let runtime = Paths::from_environment()?.runtime_dir;
+    let entries = match fs::read_dir(&runtime) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => {
+            let exit = match e.kind() {
+                io::ErrorKind::PermissionDenied => Exit::NoPermission,
+                _ => Exit::Unavailable,
+            };
+            let message = format!("the running guests in {} cannot be listed", runtime.display());
+            return Err(CliError::new(exit, message).caused_by(e));
+        }
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(Result::ok)
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+async fn look(name: &str) -> Found {
+    let mut guest = match Guest::connect(name).await {
+        Ok(guest) => guest,
+        Err(e) if e.exit == Exit::NoPermission => return Found::Silent("another user's"),
+        Err(_) => return Found::Silent("dead"),
+    };
+    match tokio::time::timeout(LIST_DEADLINE, guest.connection.status()).await {
+        Ok(Ok(Ok(status))) => Found::Running(Box::new(status)),
+        _ => Found::Silent("not answering"),
+    }
+}
+
+/// Runs `vmward status`.
+pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, CliError> {
+    let status = block_on_briefly(async {
+        let mut guest = Guest::connect(&args.guest.name).await?;
+        let reply = guest.connection.status().await;
+        guest.result(reply, None)
+    })?;
+    if args.json {
+        println!("{}", json!(status));
+    } else {
+        print!("{}", for_people(&status));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn for_people(s: &Status) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut text = String::new();
+    let mut line = |what: &str, value: &str| text.push_str(&format!("{what:<12}{value}\n"));
+    line("Name", &s.name);
+    line("UUID", &s.uuid);
+    line("State", &s.state);
+    line("Running for", &duration(now.saturating_sub(s.started)));
+    line("QEMU", &format!("{} (process {})", s.version, s.qemu));
+    line("Supervisor", &format!("process {}", s.supervisor));
+    for disk in &s.disks {
+        let encrypted = if disk.encrypted { ", encrypted" } else { "" };
+        line("Disk", &format!("{} ({}){encrypted}", disk.target, disk.alias));
+    }
+    text
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+/// Runs `vmward dumpxml`.
+pub(crate) fn dumpxml(args: &GuestArgs) -> Result<ExitCode, CliError> {
+    let live = block_on_briefly(async {
+        let mut guest = Guest::connect(&args.name).await?;
+        let reply = guest.connection.dump_xml().await;
+        guest.result(reply, None)
+    })?;
+    println!("{}", live.xml.trim_end());
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_show_their_two_largest_units() {
+        let shown: Vec<_> = [5, 65, 3_700, 90_000].map(duration).into();
+        assert_eq!(shown, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
+    }
+}

@@ -1,0 +1,229 @@
+//! What goes over the control socket: the types of the varlink interface `org.vmward.Domain`, for the
+//! service and for its clients.
+
+use std::error::Error;
+
+use serde::{Deserialize, Serialize};
+use zlink::idl;
+use zlink::introspect::{self, CustomType, Type};
+use zlink::names::TypeName;
+
+use crate::xml::{Diagnostic, Diagnostics, Severity, Span};
+
+/// The name of the interface.
+pub const INTERFACE: &str = "org.vmward.Domain";
+
+/// How a running guest is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct Status {
+    /// The guest's name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// QEMU's run state: `running`, `paused`, `shutdown`, `io-error`, ...
+    pub state: String,
+    /// The process id of the supervisor.
+    pub supervisor: u32,
+    /// The process id of QEMU.
+    pub qemu: u32,
+    /// QEMU's version: `10.0.2`.
+    pub version: String,
+    /// When the guest was started, in seconds since 1970.
+    pub started: u64,
+    /// The guest's disks.
+    pub disks: Vec<DiskStatus>,
+}
+
+/// A disk of a running guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomType)]
+pub struct DiskStatus {
+    /// Its target: `vda`.
+    pub target: String,
+    /// Its alias, which is its id in QEMU: `virtio-disk0`.
+    pub alias: String,
+    /// Whether a layer of it is encrypted.
+    pub encrypted: bool,
+}
+
+/// A disk that was plugged in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct Attached {
+    /// Its target.
+    pub target: String,
+    /// Its alias, which is its id in QEMU.
+    pub alias: String,
+    /// What was said about its XML, though it was taken.
+    pub warnings: Vec<Problem>,
+}
+
+/// The live XML.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct LiveXml {
+    /// The whole `<domain>`, without secret values.
+    pub xml: String,
+}
+
+/// QEMU's answer to a raw command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct QmpReply {
+    /// What QEMU put in `return`.
+    pub reply: serde_json::Value,
+}
+
+/// Something that happened in QEMU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct GuestEvent {
+    /// QEMU's name for it: `SHUTDOWN`, `DEVICE_DELETED`, ... `EVENTS_MISSED` if the client was too slow.
+    pub name: String,
+    /// What QEMU says about it.
+    pub data: serde_json::Value,
+    /// When, in microseconds since 1970, if QEMU could tell.
+    pub microseconds: Option<u64>,
+}
+
+/// Something to say about a place in XML that a client sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomType)]
+pub struct Problem {
+    /// `error`, `unsupported` or `warning`.
+    pub severity: String,
+    /// One sentence.
+    pub message: String,
+    /// The first byte of the place.
+    pub start: u64,
+    /// One past its last byte.
+    pub end: u64,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Type)]
+pub struct Failure {
+    /// One sentence.
+    pub message: String,
+    /// Why, outermost first.
+    pub causes: Vec<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Each at its place, if XML was refused.
+    pub problems: Vec<Problem>,
+}
+
+/// Makes the enumeration of the errors: each is its name on the wire and a [`Failure`].
+macro_rules! errors {
+    ($($(#[doc = $doc:literal])+ $name:ident = $wire:literal,)+) => {
+        /// The errors of the interface. Their names are stable.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "error", content = "parameters")]
+        pub enum ControlError {
+            $($(#[doc = $doc])+ #[serde(rename = $wire)] $name(Failure),)+
+        }
+
+        impl ControlError {
+            /// What every error has.
+            pub fn failure(&self) -> &Failure {
+                match self {
+                    $(Self::$name(failure) => failure,)+
+                }
+            }
+        }
+
+        // By hand, because the derive macro for variants with a type of their own does not compile where
+        // they have comments (zlink 0.8.0).
+        impl introspect::ReplyError for ControlError {
+            const VARIANTS: &'static [&'static idl::Error<'static>] = &[$({
+                const COMMENTS: &[&idl::Comment<'static>] = &[$(&idl::Comment::new($doc)),+];
+                const ERROR: idl::Error<'static> = idl::Error::new(
+                    TypeName::from_static_str_unchecked(stringify!($name)),
+                    FAILURE_FIELDS,
+                    COMMENTS,
+                );
+                &ERROR
+            },)+];
+        }
+    };
+}
+
+const FAILURE_FIELDS: &[&idl::Field<'static>] = match <Failure as Type>::TYPE {
+    idl::Type::Object(idl::List::Borrowed(fields)) => fields,
+    _ => &[],
+};
+
+errors! {
+    /// The XML that was sent is refused: see its problems.
+    InvalidXml = "org.vmward.Domain.InvalidXml",
+    /// A secret that is needed is missing, has no value, is of another usage, or cannot be reached.
+    SecretUnavailable = "org.vmward.Domain.SecretUnavailable",
+    /// The guest has no such disk.
+    NoSuchDevice = "org.vmward.Domain.NoSuchDevice",
+    /// The guest refused to let go of the device, which is still there.
+    GuestRefused = "org.vmward.Domain.GuestRefused",
+    /// The guest has not let go of the device in time. It is still there, and may go later.
+    DeviceStillThere = "org.vmward.Domain.DeviceStillThere",
+    /// The secret's value does not unlock the image.
+    WrongKey = "org.vmward.Domain.WrongKey",
+    /// Another process has the image open.
+    ImageInUse = "org.vmward.Domain.ImageInUse",
+    /// QEMU refused; what had been done was undone.
+    QemuRefused = "org.vmward.Domain.QemuRefused",
+    /// QEMU did not answer, or ended.
+    QemuUnavailable = "org.vmward.Domain.QemuUnavailable",
+    /// The call is not allowed.
+    NotAllowed = "org.vmward.Domain.NotAllowed",
+    /// Something else failed.
+    Failed = "org.vmward.Domain.Failed",
+}
+
+impl Failure {
+    /// An error with its chain of causes.
+    pub fn of(error: &dyn Error) -> Self {
+        let mut causes = Vec::new();
+        let mut cause = error.source();
+        while let Some(e) = cause {
+            causes.push(e.to_string());
+            cause = e.source();
+        }
+        Self { message: error.to_string(), causes, ..Self::default() }
+    }
+
+    /// The same with advice.
+    pub fn with_hint(mut self, hint: Option<impl Into<String>>) -> Self {
+        self.hint = hint.map(Into::into);
+        self
+    }
+}
+
+impl From<&Diagnostic> for Problem {
+    fn from(d: &Diagnostic) -> Self {
+        Self {
+            severity: match d.severity {
+                Severity::Error => "error",
+                Severity::Unsupported => "unsupported",
+                Severity::Warning => "warning",
+            }
+            .to_owned(),
+            message: d.message.clone(),
+            start: d.span.start as u64,
+            end: d.span.end as u64,
+            hint: d.hint.clone(),
+        }
+    }
+}
+
+/// The problems of XML that was sent, to be shown beside it.
+pub fn diagnostics(problems: &[Problem]) -> Diagnostics {
+    let mut diagnostics = Diagnostics::new();
+    for p in problems {
+        let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let span = Span { start: place(p.start), end: place(p.end) };
+        let said = match p.severity.as_str() {
+            "warning" => diagnostics.warning(span, &p.message),
+            "unsupported" => diagnostics.unsupported(span, &p.message),
+            _ => diagnostics.error(span, &p.message),
+        };
+        if let Some(hint) = &p.hint {
+            said.hint(hint);
+        }
+    }
+    diagnostics
+}

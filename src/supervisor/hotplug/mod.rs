@@ -1,0 +1,3 @@
+//! Hotplug.
+mod steps;
+pub use steps::{DiskParts, Step, Undone};
