@@ -1,0 +1,146 @@
+//! What goes wrong while a disk is plugged in or out.
+
+use std::time::Duration;
+
+use crate::keystore::Unresolved;
+use crate::qmp::QmpError;
+use crate::supervisor::SupervisorError;
+use crate::xml::Diagnostics;
+
+use super::{Step, Undone};
+
+/// Why a disk was not plugged in or out.
+#[derive(Debug, thiserror::Error)]
+pub enum HotplugError {
+    /// The XML is wrong, or does not fit this guest.
+    #[error("the disk's XML cannot be used")]
+    Xml(Diagnostics),
+    /// Secrets are missing.
+    #[error("not all of the disk's secrets are to be had")]
+    Secrets(Vec<Unresolved>),
+    /// A step failed, and what had been done was undone.
+    #[error("{step} could not be made in QEMU; {undone}")]
+    Step {
+        /// The step.
+        step: Step,
+        /// What became of those before it.
+        undone: Undone,
+        /// What QEMU said.
+        #[source]
+        source: QmpError,
+    },
+    /// QEMU ended, and all that had been made with it.
+    #[error("QEMU ended while {step} was being made")]
+    Ended {
+        /// The step.
+        step: Step,
+        /// How that showed.
+        #[source]
+        source: QmpError,
+    },
+    /// There is no such disk.
+    #[error("the guest has no disk '{0}'")]
+    NoSuchDisk(String),
+    /// QEMU refused to begin with it.
+    #[error("QEMU did not take '{target}' out")]
+    Unplug {
+        /// The disk's target.
+        target: String,
+        /// What QEMU said.
+        #[source]
+        source: QmpError,
+    },
+    /// The guest said no.
+    #[error("the guest refused to let go of '{0}', which is still there")]
+    GuestRefused(String),
+    /// The guest said nothing in time.
+    #[error(
+        "the guest has not let go of '{target}' within {} s: the disk is still there; \
+         if the guest lets go of it later, it is taken out then",
+        waited.as_secs()
+    )]
+    StillThere {
+        /// The disk's target.
+        target: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The guest's view of it is gone, something behind it is not.
+    #[error("the guest has let go of '{target}', but not everything behind it is gone; {undone}")]
+    LeftOver {
+        /// The disk's target.
+        target: String,
+        /// What went and what did not.
+        undone: Undone,
+    },
+    /// The disk is in, but the supervisor that comes after this one would not know.
+    #[error("what has changed could not be written down")]
+    Save(#[source] Box<SupervisorError>),
+    /// The keystores' thread ended early.
+    #[error("looking for the disk's secrets was broken off")]
+    Aborted,
+}
+
+/// What a refusal of QEMU comes down to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The passphrase does not unlock the image.
+    WrongKey,
+    /// Somebody else has the image open.
+    InUse,
+    /// Anything else.
+    Other,
+}
+
+impl HotplugError {
+    /// What QEMU's refusal comes down to, if there is one.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let (Self::Step { source, .. } | Self::Unplug { source, .. }) = self else { return None };
+        let (_, desc) = source.refusal()?;
+        // crypto/block-luks.c, block/file-posix.c
+        Some(if desc.contains("Invalid password") {
+            Refusal::WrongKey
+        } else if desc.starts_with("Failed to get") && desc.contains("lock") {
+            Refusal::InUse
+        } else {
+            Refusal::Other
+        })
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Step { source, .. } => match self.refusal()? {
+                Refusal::WrongKey => {
+                    "the secret's value is not this image's passphrase: set the right one with \
+                     `vmward secret set-value`"
+                        .into()
+                }
+                Refusal::InUse => {
+                    "another guest or program has the image open; if that is meant to be, both need \
+                     <shareable/>"
+                        .into()
+                }
+                Refusal::Other => {
+                    let (_, desc) = source.refusal()?;
+                    if desc.contains("Permission denied") {
+                        "QEMU's user needs access to the image and to every directory above it".into()
+                    } else if desc.contains("No such file") {
+                        "the path in <source> is looked up by QEMU: is it complete and spelled right?".into()
+                    } else {
+                        return None;
+                    }
+                }
+            },
+            Self::GuestRefused(_) => "unmount it in the guest first".into(),
+            Self::StillThere { .. } => {
+                "a guest lets go of a PCI disk only while its system runs: is it up, not suspended, and is \
+                 the disk unmounted?"
+                    .into()
+            }
+            Self::NoSuchDisk(_) => "`vmward status` shows the guest's disks".into(),
+            Self::LeftOver { .. } => "`vmward qmp` with query-named-block-nodes shows who holds it".into(),
+            _ => return None,
+        })
+    }
+}
