@@ -1,3 +1,2 @@
 //! placeholder
 pub mod control;
-pub mod hotplug;
