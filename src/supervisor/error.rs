@@ -1,0 +1,125 @@
+//! What goes wrong with a running domain.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::qmp::QmpError;
+use crate::secret::ValueError;
+
+use super::process::Ending;
+
+/// What went wrong with a domain that runs, or was to run.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// Another supervisor has the domain.
+    #[error("the guest '{name}' is running already, under another vmward")]
+    AlreadyRunning {
+        /// The guest.
+        name: String,
+    },
+    /// The lib dir, or the directory above it, is open to others.
+    #[error("{} is not safe to keep a guest's key in: {why}", path.display())]
+    UnsafeDirectory {
+        /// Which directory.
+        path: PathBuf,
+        /// In what way.
+        why: &'static str,
+    },
+    /// A file, directory or socket of the lib dir could not be made, read or removed.
+    #[error("{} could not be {what}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// "made", "read", ...
+        what: &'static str,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The state file is not one.
+    #[error("{} is damaged", path.display())]
+    DamagedState {
+        /// Which file.
+        path: PathBuf,
+        /// In what way.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// There is no such user.
+    #[error("there is no user '{0}'")]
+    NoSuchUser(String),
+    /// Only root can start QEMU as somebody else.
+    #[error("only root can run QEMU as another user ('{0}')")]
+    NotRoot(String),
+    /// There is no memory for the master key.
+    #[error("there is no master key")]
+    MasterKey(#[source] ValueError),
+    /// The file with the master key does not hold one.
+    #[error("{} does not hold a master key", .0.display())]
+    NoMasterKey(PathBuf),
+    /// What the arguments want QEMU to inherit is not there.
+    #[error("QEMU cannot be given descriptor {number}: {why}")]
+    Descriptor {
+        /// Its number.
+        number: i32,
+        /// Why not.
+        why: String,
+    },
+    /// The program could not be started at all.
+    #[error("{} could not be started", program.display())]
+    Spawn {
+        /// QEMU.
+        program: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The process could not be watched.
+    #[error("QEMU's process cannot be watched")]
+    Watch(#[source] io::Error),
+    /// QEMU ended before the guest ran.
+    #[error("QEMU did not start the guest: it {ending}{}", said(last_words))]
+    Died {
+        /// How it ended.
+        ending: Ending,
+        /// The last lines of what it said.
+        last_words: Vec<String>,
+    },
+    /// QEMU did not do what is needed to start the guest.
+    #[error("QEMU did not start the guest{}", said(last_words))]
+    Start {
+        /// On the monitor.
+        #[source]
+        source: QmpError,
+        /// The last lines of what it said besides.
+        last_words: Vec<String>,
+    },
+    /// There is a QEMU from before, and it cannot be taken back.
+    #[error(
+        "QEMU (process {pid}) of an earlier vmward still runs this guest, and cannot be taken back: {why}"
+    )]
+    Stranded {
+        /// Its process id.
+        pid: u32,
+        /// Why not.
+        why: String,
+    },
+    /// The signals of the process cannot be received.
+    #[error("signals cannot be received")]
+    Signals(#[source] io::Error),
+}
+
+fn said(last_words: &[String]) -> String {
+    if last_words.is_empty() {
+        return String::new();
+    }
+    format!("; it said:\n  {}", last_words.join("\n  "))
+}
+
+impl SupervisorError {
+    /// For `map_err` on a file operation.
+    pub(super) fn io(path: impl Into<PathBuf>, what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, what, source }
+    }
+}

@@ -1,0 +1,339 @@
+//! QEMU's process: started, watched through its pidfd, listened to, killed.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest};
+use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
+
+use super::SupervisorError;
+use super::user::User;
+
+/// Lines of QEMU's that are kept to be shown when it dies.
+const LAST_WORDS: usize = 12;
+/// The longest line that is kept.
+const MAX_LINE: u64 = 1024;
+/// How long a killed process may take to go: it may be held in the kernel by its storage.
+const KILL_DEADLINE_MS: u16 = 10_000;
+/// How long QEMU's last words may take once it is gone: a child of its own may hold its stderr.
+const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(500);
+/// What starts a program as another user with that user's groups. Part of util-linux.
+const SETPRIV: &str = "/usr/bin/setpriv";
+
+/// A process and when it was started, which together are never another process's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: u32,
+    /// When it was started, in clock ticks since the host's boot (field 22 of `/proc/PID/stat`).
+    pub start_ticks: u64,
+}
+
+impl ProcessId {
+    /// The process that has this number now.
+    fn of(pid: u32) -> io::Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The second field, the program's name, is in parentheses and may have any character in it.
+        let start_ticks =
+            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
+        let start_ticks = start_ticks.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { pid, start_ticks })
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// With this exit code.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+    /// Somehow: only its parent, which is gone, would have been told.
+    Unknown,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exited(code) => write!(f, "ended with exit code {code}"),
+            Self::Killed(number) => match Signal::try_from(number) {
+                Ok(signal) => write!(f, "was killed by {signal}"),
+                Err(_) => write!(f, "was killed by signal {number}"),
+            },
+            Self::Unknown => f.write_str("ended"),
+        }
+    }
+}
+
+impl From<ExitStatus> for Ending {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Exited(code),
+            (None, Some(signal)) => Self::Killed(signal),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+/// How QEMU is started.
+pub(super) struct Program<'a> {
+    /// QEMU.
+    pub(super) path: &'a Path,
+    /// Its arguments.
+    pub(super) arguments: Vec<String>,
+    /// Who it runs as, if not as the supervisor's user.
+    pub(super) user: Option<&'a User>,
+    /// What it inherits besides its standard streams.
+    pub(super) descriptors: Vec<FdMapping>,
+    /// Its home.
+    pub(super) lib_dir: &'a Path,
+}
+
+/// QEMU's process. Dropped, it is killed.
+pub(super) struct QemuProcess {
+    id: ProcessId,
+    pidfd: AsyncFd<OwnedFd>,
+    /// `None` for a QEMU that another supervisor started.
+    child: Option<RefCell<Child>>,
+    stderr: RefCell<Option<JoinHandle<()>>>,
+    last_words: Rc<RefCell<VecDeque<String>>>,
+}
+
+impl QemuProcess {
+    /// Starts QEMU. It lives on if the supervisor is killed: its guest can be taken back.
+    pub(super) fn spawn(program: Program<'_>) -> Result<Self, SupervisorError> {
+        let failed = |source| SupervisorError::Spawn { program: program.path.to_owned(), source };
+        let (stderr, for_qemu) = io::pipe().map_err(failed)?;
+        let mut command = match program.user {
+            None => Command::new(program.path),
+            Some(user) => {
+                let mut command = Command::new(SETPRIV);
+                command
+                    .args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)])
+                    .args(["--init-groups", "--no-new-privs", "--inh-caps=-all", "--"])
+                    .arg(program.path);
+                command
+            }
+        };
+        command
+            .args(&program.arguments)
+            .env_clear()
+            .envs([("LC_ALL", "C"), ("PATH", "/usr/local/bin:/usr/bin:/bin")])
+            .env("HOME", program.lib_dir)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(for_qemu.try_clone().map_err(failed)?)
+            .stderr(for_qemu)
+            // Ctrl-C on the terminal is for the supervisor, which then asks the guest.
+            .process_group(0);
+        let highest = program.descriptors.iter().map(|d| d.child_fd).max();
+        command.fd_mappings(program.descriptors).map_err(|e| failed(io::Error::other(e)))?;
+        // The pipe over which the child reports that it cannot be started must not be in the way of
+        // a descriptor's number, or such a report would be lost.
+        let _occupied = occupy_up_to(highest).map_err(failed)?;
+        let mut child = command.spawn().map_err(failed)?;
+        drop(command);
+        let pid = child.id();
+        let watched = ProcessId::of(pid).and_then(|id| Ok((id, watch(pid)?, words_from(stderr.into())?)));
+        match watched {
+            Ok((id, pidfd, receiver)) => {
+                let process = Self::new(id, pidfd, Some(child));
+                process.listen(receiver);
+                Ok(process)
+            }
+            Err(e) => {
+                // Both fail only for a child that is gone already.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(SupervisorError::Watch(e))
+            }
+        }
+    }
+
+    /// A QEMU that another supervisor started; `None` if it is gone.
+    pub(super) fn find(id: ProcessId) -> Result<Option<Self>, SupervisorError> {
+        let pidfd = match watch(id.pid) {
+            Ok(pidfd) => pidfd,
+            Err(e) if e.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(None),
+            Err(e) => return Err(SupervisorError::Watch(e)),
+        };
+        // With the pidfd open the number cannot pass to another process unnoticed.
+        if ProcessId::of(id.pid).ok() != Some(id) {
+            return Ok(None);
+        }
+        let process = Self::new(id, pidfd, None);
+        // The pipe that QEMU talks into is still there, only its reader is gone.
+        let stderr = fs::File::open(format!("/proc/{}/fd/2", id.pid));
+        match stderr.and_then(|file| words_from(file.into())) {
+            Ok(receiver) => process.listen(receiver),
+            Err(e) => tracing::debug!("what QEMU says cannot be read: {e}"),
+        }
+        Ok(Some(process))
+    }
+
+    fn new(id: ProcessId, pidfd: AsyncFd<OwnedFd>, child: Option<Child>) -> Self {
+        Self {
+            id,
+            pidfd,
+            child: child.map(RefCell::new),
+            stderr: RefCell::default(),
+            last_words: Rc::default(),
+        }
+    }
+
+    /// Which process it is.
+    pub(super) fn id(&self) -> ProcessId {
+        self.id
+    }
+
+    /// Waits for its end. Cancel-safe.
+    pub(super) async fn ended(&self) -> Ending {
+        // An error of the reactor would be one of the pidfd's own: the process is asked either way.
+        let _ = self.pidfd.ready(Interest::READABLE).await;
+        self.collect()
+    }
+
+    fn collect(&self) -> Ending {
+        match &self.child {
+            None => Ending::Unknown,
+            Some(child) => child.borrow_mut().wait().map_or(Ending::Unknown, Ending::from),
+        }
+    }
+
+    /// The last lines of what it said, once it has ended.
+    pub(super) async fn last_words(&self) -> Vec<String> {
+        let reader = self.stderr.borrow_mut().take();
+        if let Some(reader) = reader {
+            let _ = tokio::time::timeout(LAST_WORDS_DEADLINE, reader).await;
+        }
+        self.last_words.borrow().iter().cloned().collect()
+    }
+
+    /// Kills it.
+    pub(super) fn kill(&self) {
+        if let Err(e) = pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL) {
+            tracing::debug!("QEMU is not killed: {e}");
+        }
+    }
+
+    /// Lets it live when this is dropped.
+    pub(super) fn release(mut self) {
+        self.child = None;
+        self.id.pid = 0;
+    }
+
+    fn listen(&self, receiver: pipe::Receiver) {
+        let last_words = Rc::clone(&self.last_words);
+        *self.stderr.borrow_mut() = Some(tokio::task::spawn_local(remember(receiver, last_words)));
+    }
+}
+
+impl Drop for QemuProcess {
+    fn drop(&mut self) {
+        if self.id.pid == 0 {
+            return;
+        }
+        self.kill();
+        let mut gone = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut gone, PollTimeout::from(KILL_DEADLINE_MS)) {
+            Ok(0) => tracing::warn!("QEMU (process {}) does not go", self.id.pid),
+            _ => {
+                self.collect();
+            }
+        }
+    }
+}
+
+fn watch(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    AsyncFd::with_interest(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)
+}
+
+fn words_from(stderr: OwnedFd) -> io::Result<pipe::Receiver> {
+    pipe::Receiver::from_owned_fd(stderr)
+}
+
+/// Descriptors on everything up to that number which is not open yet.
+fn occupy_up_to(highest: Option<i32>) -> io::Result<Vec<OwnedFd>> {
+    use std::os::fd::AsRawFd;
+    let mut occupied = Vec::new();
+    if let Some(highest) = highest {
+        let null = fs::File::open(PathBuf::from("/dev/null"))?;
+        loop {
+            let next = OwnedFd::from(null.try_clone()?);
+            if next.as_raw_fd() > highest {
+                break;
+            }
+            occupied.push(next);
+        }
+    }
+    Ok(occupied)
+}
+
+/// Reads what QEMU says until it ends, and keeps the last of it.
+async fn remember(receiver: pipe::Receiver, last_words: Rc<RefCell<VecDeque<String>>>) {
+    let mut reader = BufReader::with_capacity(1024, receiver);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = without_timestamp(text.trim_end());
+        if text.is_empty() {
+            continue;
+        }
+        tracing::info!("QEMU says: {text}");
+        let mut words = last_words.borrow_mut();
+        if words.len() == LAST_WORDS {
+            words.pop_front();
+        }
+        words.push_back(text.to_owned());
+    }
+}
+
+/// QEMU puts the time in front of its messages (`-msg timestamp=on`): `2026-11-22T21:00:00.123456Z `.
+fn without_timestamp(line: &str) -> &str {
+    match line.split_once("Z ") {
+        Some((time, rest)) if time.len() == 26 && time.as_bytes()[10] == b'T' => rest,
+        _ => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_lose_their_time() {
+        assert_eq!(without_timestamp("2026-11-22T21:00:00.123456Z qemu: no"), "qemu: no");
+        assert_eq!(without_timestamp("a Z b"), "a Z b");
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_start() {
+        let me = ProcessId::of(std::process::id()).unwrap();
+        assert_eq!(me, ProcessId::of(me.pid).unwrap());
+        assert!(me.start_ticks > 0);
+    }
+}

@@ -1,0 +1,111 @@
+//! The state of one running domain, as its parts share it.
+
+use std::cell::{Ref, RefCell};
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use tokio::sync::{Mutex, MutexGuard, mpsc};
+use uuid::Uuid;
+
+use crate::domain::Domain;
+use crate::keystore::Keystores;
+use crate::qemu::Capabilities;
+use crate::qmp::Qmp;
+use crate::secret::MasterKey;
+use crate::xml::Element;
+
+use super::SupervisorError;
+use super::state::StateFile;
+
+/// What somebody wants of the guest as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Press the power button; after the deadline, end it all the same.
+    Shutdown,
+    /// End it now.
+    Destroy,
+    /// Press the power button and start it again when it has powered off.
+    Reboot,
+}
+
+/// The guest as it is now; hotplug changes it.
+#[derive(Debug)]
+pub struct Configuration {
+    /// What vmward understood, addresses and aliases assigned.
+    pub domain: Domain,
+    /// The XML of it, without passwords.
+    pub xml: Element,
+    /// The number that the next node of the block graph gets.
+    pub next_node: u32,
+}
+
+/// One running domain. Everything runs on one thread: parts share it as `Rc<Running>`.
+pub struct Running {
+    /// The monitor.
+    pub qmp: Qmp,
+    /// What this QEMU can do.
+    pub capabilities: Capabilities,
+    /// What secrets are encrypted with for this QEMU.
+    pub master_key: MasterKey,
+    /// Where hotplug finds secrets. Those of the start are gone by now.
+    pub keystores: Keystores,
+    /// QEMU's process id.
+    pub qemu_pid: u32,
+    /// When QEMU was started.
+    pub started: SystemTime,
+    configuration: RefCell<Configuration>,
+    /// Held while the guest's devices are being changed.
+    changing: Mutex<()>,
+    state_file: StateFile,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+/// What [`Running`] is made of besides its public parts.
+pub(super) struct Private {
+    pub(super) configuration: Configuration,
+    pub(super) state_file: StateFile,
+    pub(super) orders: mpsc::UnboundedSender<Order>,
+}
+
+/// The right to change the guest's devices, for one at a time.
+pub struct Change<'a> {
+    running: &'a Running,
+    _one_at_a_time: MutexGuard<'a, ()>,
+}
+
+impl Running {
+    /// The guest's name.
+    pub fn name(&self) -> String {
+        self.configuration().domain.name().to_owned()
+    }
+
+    /// The guest's UUID.
+    pub fn uuid(&self) -> Uuid {
+        self.configuration().domain.general.uuid
+    }
+
+    /// The guest as it is now. Not to be held over an `await`.
+    pub fn configuration(&self) -> Ref<'_, Configuration> {
+        self.configuration.borrow()
+    }
+
+    /// Waits until nobody else changes the guest's devices, and keeps others from it.
+    pub async fn change(&self) -> Change<'_> {
+        Change { running: self, _one_at_a_time: self.changing.lock().await }
+    }
+
+    /// Hands an order to the main loop, which carries it out.
+    pub fn order(&self, order: Order) {
+        // Without a main loop the guest is ending already.
+        let _ = self.orders.send(order);
+    }
+}
+
+impl Change<'_> {
+    /// Changes what is known of the guest, and saves it for a supervisor that comes back.
+    pub fn commit(&self, change: impl FnOnce(&mut Configuration)) -> Result<(), SupervisorError> {
+        let mut configuration = self.running.configuration.borrow_mut();
+        change(&mut configuration);
+        self.running.state_file.save_configuration(&configuration)
+    }
+}
