@@ -126,9 +126,10 @@ fn prompt_twice(terminal: BorrowedFd<'_>) -> Result<SecretValue, CliError> {
 fn prompt(terminal: BorrowedFd<'_>, question: &str) -> io::Result<SecretValue> {
     // The longest line that a terminal gives (N_TTY_BUF_SIZE of Linux).
     const LINE: usize = 4096;
-    eprint!("{question}");
     let mut value = SecretValue::zeroed(LINE).map_err(io::Error::other)?;
+    // First of all, so that nothing is shown of what somebody types as soon as the question is there.
     let silent = NoEcho::new(terminal)?;
+    eprint!("{question}");
     let len = nix::unistd::read(terminal, value.expose_mut())?;
     drop(silent);
     eprintln!();

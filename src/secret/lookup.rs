@@ -62,7 +62,7 @@ impl SecretLookup {
 impl fmt::Display for SecretLookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Uuid(uuid) => write!(f, "{uuid}"),
+            Self::Uuid(uuid) => write!(f, "UUID {uuid}"),
             Self::Usage(usage) => write!(f, "usage '{usage}'"),
         }
     }
