@@ -88,9 +88,8 @@ impl Keystores {
     /// Makes a secret with a new random value: 256 bits as base64, which is text and so a LUKS passphrase.
     pub fn generate(&self, definition: &SecretDefinition) -> Result<&dyn Keystore, KeystoreError> {
         let uuid = definition.uuid;
-        let taken = |_| KeystoreError::Definition(DefinitionError::Exists(uuid));
-        if let Some(taken) = self.find(&SecretLookup::Uuid(uuid), None).map(taken).ok() {
-            return Err(taken);
+        if self.find(&SecretLookup::Uuid(uuid), None).is_ok() {
+            return Err(KeystoreError::Definition(DefinitionError::Exists(uuid)));
         }
         let value = random_passphrase().map_err(|source| KeystoreError::Value { uuid, source })?;
         let store = self.define(definition)?;
