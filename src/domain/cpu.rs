@@ -3,6 +3,8 @@
 use crate::keywords;
 use crate::xml::{Diagnostics, Element, Span};
 
+use super::numa::Numa;
+
 keywords! {
     /// Where the model comes from.
     pub enum CpuMode {
@@ -17,6 +19,55 @@ keywords! {
     }
 }
 
+keywords! {
+    /// What is asked of a feature.
+    pub enum FeaturePolicy {
+        /// It is on, whatever the host says.
+        Force = "force",
+        /// It is on.
+        Require = "require",
+        /// It is on where the model has it.
+        Optional = "optional",
+        /// It is off.
+        Disable = "disable",
+        /// It is off.
+        Forbid = "forbid",
+    }
+}
+
+keywords! {
+    /// What the guest is told of the processor's caches.
+    pub enum CacheMode {
+        /// QEMU makes it up.
+        Emulate = "emulate",
+        /// The host's.
+        Passthrough = "passthrough",
+        /// Nothing.
+        Disable = "disable",
+    }
+}
+
+keywords! {
+    /// How the number of physical address bits is chosen.
+    pub enum AddressBitsMode {
+        /// By `bits=`.
+        Emulate = "emulate",
+        /// The host's.
+        Passthrough = "passthrough",
+    }
+}
+
+/// `<maxphysaddr>`.
+#[derive(Debug, Clone, Copy)]
+pub struct AddressBits {
+    /// How it is chosen.
+    pub mode: AddressBitsMode,
+    /// The number, of an emulated one.
+    pub bits: Option<u32>,
+    /// The most, of the host's.
+    pub limit: Option<u32>,
+}
+
 /// `<cpu>`.
 #[derive(Debug, Clone, Default)]
 pub struct Cpu {
@@ -26,8 +77,20 @@ pub struct Cpu {
     pub mode: Option<CpuMode>,
     /// `<model>`.
     pub model: Option<(String, Span)>,
+    /// `<model vendor_id=...>`: the maker's name that the guest sees.
+    pub vendor_id: Option<String>,
+    /// `migratable=`: features that keep a guest from moving are left out.
+    pub migratable: Option<bool>,
+    /// `<feature>`s, with QEMU's names.
+    pub features: Vec<(String, FeaturePolicy)>,
+    /// `<cache>`.
+    pub cache: Option<CacheMode>,
+    /// `<maxphysaddr>`.
+    pub address_bits: Option<AddressBits>,
     /// `<topology>`.
     pub topology: Option<Topology>,
+    /// `<numa>`.
+    pub numa: Numa,
 }
 
 /// `<topology>`.
@@ -47,27 +110,113 @@ pub struct Topology {
     pub span: Span,
 }
 
+/// CPUID has room for so many letters of the maker's name.
+const VENDOR_ID_LEN: usize = 12;
+
 impl Cpu {
     /// Reads `<cpu>`.
     pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
         let Some(cpu) = root.only_child("cpu", diagnostics) else { return Self::default() };
-        let model = cpu.only_child("model", diagnostics).and_then(|m| {
-            // What to do where the host lacks the model: QEMU says so itself when it starts.
-            m.attribute("fallback");
-            Some((m.text().to_owned(), m.span)).filter(|(name, _)| !name.is_empty())
-        });
-        // vmward asks QEMU to enforce nothing: both only matter to libvirt's own check of the host.
+        // Both are about libvirt's comparison with the host: QEMU warns of what the host does not have.
         cpu.attribute("match");
         cpu.attribute("check");
-        Self {
+        let mut this = Self {
             span: cpu.span,
             mode: cpu.keyword("mode", diagnostics),
-            model,
-            topology: cpu
-                .only_child("topology", diagnostics)
-                .and_then(|t| Topology::from_xml(t, diagnostics)),
+            migratable: cpu.on_off("migratable", diagnostics),
+            features: features(cpu, diagnostics),
+            cache: cpu.only_child("cache", diagnostics).and_then(|c| cache(c, diagnostics)),
+            address_bits: cpu.only_child("maxphysaddr", diagnostics).and_then(|m| address_bits(m, diagnostics)),
+            topology: cpu.only_child("topology", diagnostics).and_then(|t| Topology::from_xml(t, diagnostics)),
+            numa: Numa::from_xml(cpu, diagnostics),
+            ..Self::default()
+        };
+        this.read_model(cpu, diagnostics);
+        if this.mode == Some(CpuMode::Custom) && this.model.is_none() {
+            diagnostics.error(cpu.span, "a custom <cpu> names its <model>");
+        }
+        this
+    }
+
+    fn read_model(&mut self, cpu: &Element, diagnostics: &mut Diagnostics) {
+        let Some(model) = cpu.only_child("model", diagnostics) else { return };
+        // What to do where the host lacks the model: QEMU says so itself when it starts.
+        model.attribute("fallback");
+        self.model = Some((model.text().to_owned(), model.span)).filter(|(name, _)| !name.is_empty());
+        if let Some((name, span)) = &self.model
+            && name.contains(|c: char| !c.is_ascii_alphanumeric() && !"-_.+".contains(c))
+        {
+            diagnostics.error(*span, format!("'{name}' is not the name of a CPU model"));
+        }
+        if let Some(vendor) = model.attribute("vendor_id") {
+            if vendor.value.len() != VENDOR_ID_LEN || vendor.value.contains(',') {
+                diagnostics.error(vendor.span, format!("a vendor_id has {VENDOR_ID_LEN} characters, and no comma"));
+            }
+            self.vendor_id = Some(vendor.value.clone());
         }
     }
+}
+
+fn features(cpu: &Element, diagnostics: &mut Diagnostics) -> Vec<(String, FeaturePolicy)> {
+    let mut list: Vec<(String, FeaturePolicy)> = Vec::new();
+    for element in cpu.children("feature") {
+        let Some(name) = element.require("name", diagnostics) else { continue };
+        let policy = element.keyword("policy", diagnostics).unwrap_or(FeaturePolicy::Require);
+        let name = qemu_feature(name);
+        if name.contains(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c)) {
+            diagnostics.error(element.span, format!("'{name}' is not the name of a CPU feature"));
+        }
+        if list.iter().any(|(other, _)| *other == name) {
+            diagnostics.error(element.span, format!("there are two <feature> with the name '{name}'"));
+        }
+        list.push((name, policy));
+    }
+    list
+}
+
+/// QEMU's name of a feature: libvirt kept some old ones, one of them misspelt.
+fn qemu_feature(name: &str) -> String {
+    match name {
+        "pclmuldq" => "pclmulqdq".to_owned(),
+        "cmp_legacy" | "ds_cpl" | "fxsr_opt" | "kvm_pv_eoi" | "kvm_pv_unhalt" | "lahf_lm" | "nodeid_msr"
+        | "perfctr_core" | "perfctr_nb" | "tsc_adjust" => name.replace('_', "-"),
+        _ => name.to_owned(),
+    }
+}
+
+fn cache(element: &Element, diagnostics: &mut Diagnostics) -> Option<CacheMode> {
+    let mode = element.require_keyword("mode", diagnostics)?;
+    let level = element.attribute("level");
+    match (mode, level.map(|l| l.value.as_str())) {
+        (CacheMode::Emulate, Some("3")) | (CacheMode::Passthrough | CacheMode::Disable, None) => Some(mode),
+        (CacheMode::Emulate, _) => {
+            diagnostics.error(element.span, "QEMU emulates a CPU cache of level 3 only");
+            None
+        }
+        (_, Some(_)) => {
+            diagnostics.error(element.span, format!("a <cache> in mode '{}' has no level", mode.as_str()));
+            None
+        }
+    }
+}
+
+fn address_bits(element: &Element, diagnostics: &mut Diagnostics) -> Option<AddressBits> {
+    let mode = element.require_keyword("mode", diagnostics)?;
+    let bits = element.number("bits", diagnostics);
+    let limit = element.number("limit", diagnostics);
+    match mode {
+        AddressBitsMode::Emulate if limit.is_some() => {
+            diagnostics.error(element.span, "'limit' of <maxphysaddr> belongs to mode='passthrough'");
+        }
+        AddressBitsMode::Passthrough if bits.is_some() => {
+            diagnostics.error(element.span, "'bits' of <maxphysaddr> belongs to mode='emulate'");
+        }
+        AddressBitsMode::Emulate if bits.is_none() => {
+            diagnostics.error(element.span, "<maxphysaddr mode='emulate'> lacks 'bits'");
+        }
+        _ => {}
+    }
+    Some(AddressBits { mode, bits, limit })
 }
 
 impl Topology {
@@ -81,8 +230,7 @@ impl Topology {
             };
             let n = element.number(name, diagnostics)?;
             if n == 0 {
-                diagnostics
-                    .error(attribute.span, format!("there is at least one of the '{name}' in a <topology>"));
+                diagnostics.error(attribute.span, format!("'{name}' of <topology> is at least 1"));
             }
             Some(n)
         };

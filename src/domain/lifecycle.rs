@@ -63,3 +63,22 @@ fn action(root: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<L
     }
     found
 }
+
+/// `<pm>`: whether the firmware offers to suspend.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PowerManagement {
+    /// To memory (S3).
+    pub suspend_to_mem: Option<bool>,
+    /// To disk (S4).
+    pub suspend_to_disk: Option<bool>,
+}
+
+impl PowerManagement {
+    /// Reads `<pm>`.
+    pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
+        let Some(pm) = root.only_child("pm", diagnostics) else { return Self::default() };
+        let mut enabled =
+            |name: &str| pm.only_child(name, diagnostics).and_then(|e| e.yes_no("enabled", diagnostics));
+        Self { suspend_to_mem: enabled("suspend-to-mem"), suspend_to_disk: enabled("suspend-to-disk") }
+    }
+}

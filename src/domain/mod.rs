@@ -4,18 +4,26 @@
 //! XML for is reported as not honoured (see [`crate::xml`]).
 
 mod address;
+pub mod backing;
 pub mod clock;
+pub mod commandline;
 pub mod cpu;
+mod check;
 mod device;
 pub mod devices;
 pub mod disk;
 pub mod features;
 pub mod firmware;
 pub mod general;
+pub mod hyperv;
+pub mod id_set;
 pub mod lifecycle;
 pub mod memory;
+pub mod numa;
 pub mod os;
 pub mod size;
+pub mod sysinfo;
+pub mod tuning;
 pub mod vcpu;
 
 pub use address::{
@@ -34,6 +42,12 @@ pub struct Domain {
     pub general: general::General,
     /// Its memory.
     pub memory: memory::Memory,
+    /// What its memory is made of.
+    pub backing: backing::MemoryBacking,
+    /// Where its memory comes from.
+    pub numatune: tuning::NumaTune,
+    /// Threads of QEMU that serve disks.
+    pub iothreads: tuning::IoThreads,
     /// Its processors.
     pub vcpus: vcpu::Vcpus,
     /// What it boots, on which machine.
@@ -46,6 +60,14 @@ pub struct Domain {
     pub clock: clock::Clock,
     /// What becomes of it when it ends.
     pub lifecycle: lifecycle::Lifecycle,
+    /// Whether its firmware offers to suspend.
+    pub power: lifecycle::PowerManagement,
+    /// What its SMBIOS tables say.
+    pub sysinfo: sysinfo::Sysinfo,
+    /// `<genid>`: changes when the guest is a copy or was set back.
+    pub genid: Option<uuid::Uuid>,
+    /// What goes to QEMU as it is.
+    pub passed_through: commandline::PassedThrough,
     /// Its devices.
     pub devices: devices::Devices,
 }
@@ -58,40 +80,30 @@ impl Domain {
             diagnostics.error(root.span, format!("this is a <{}>, not a <domain>", root.name));
             return None;
         }
-        let domain = Self {
+        let mut domain = Self {
             general: general::General::from_xml(root, diagnostics),
             memory: memory::Memory::from_xml(root, diagnostics),
+            backing: backing::MemoryBacking::from_xml(root, diagnostics),
+            numatune: tuning::NumaTune::from_xml(root, diagnostics),
+            iothreads: tuning::IoThreads::from_xml(root, diagnostics),
             vcpus: vcpu::Vcpus::from_xml(root, diagnostics),
             os: os::Os::from_xml(root, diagnostics),
             features: features::Features::from_xml(root, diagnostics),
             cpu: cpu::Cpu::from_xml(root, diagnostics),
             clock: clock::Clock::from_xml(root, diagnostics),
             lifecycle: lifecycle::Lifecycle::from_xml(root, diagnostics),
+            power: lifecycle::PowerManagement::from_xml(root, diagnostics),
+            sysinfo: sysinfo::Sysinfo::from_xml(root, diagnostics),
+            genid: general::genid(root, diagnostics),
+            passed_through: commandline::PassedThrough::from_xml(root, diagnostics),
             devices: match root.only_child("devices", diagnostics) {
                 Some(devices) => devices::Devices::from_xml(devices, diagnostics),
                 None => devices::Devices::default(),
             },
         };
-        domain.check(diagnostics);
+        check::domain(&mut domain, diagnostics);
         root.report_unread(diagnostics);
         (!diagnostics.has_hard_errors()).then_some(domain)
-    }
-
-    /// The rules between parts.
-    fn check(&self, diagnostics: &mut Diagnostics) {
-        if self.memory.total == 0 {
-            diagnostics
-                .error(self.memory.span, "the guest has no memory")
-                .hint("write <memory unit='GiB'>2</memory>");
-        }
-        if let Some(topology) = self.cpu.topology.filter(|t| t.vcpus() != u64::from(self.vcpus.max)) {
-            diagnostics
-                .error(
-                    topology.span,
-                    format!("the topology has {} vCPUs, the guest {}", topology.vcpus(), self.vcpus.max),
-                )
-                .related(self.vcpus.span, "as it says here");
-        }
     }
 
     /// The guest's name.

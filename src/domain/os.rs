@@ -64,6 +64,8 @@ pub struct Os {
     pub reboot_timeout: Option<i32>,
     /// `<bios useserial='yes'>`: the firmware speaks on the first serial port.
     pub bios_serial: bool,
+    /// `<acpi><table type='slic'>`: a table's file.
+    pub slic: Option<String>,
     /// `<smbios mode=...>`.
     pub smbios: Option<(SmbiosMode, Span)>,
 }
@@ -116,6 +118,12 @@ impl Os {
             }
         }
         result.read_bios(os, diagnostics);
+        if let Some(table) = os.only_child("acpi", diagnostics).and_then(|acpi| acpi.only_child("table", diagnostics)) {
+            if table.require("type", diagnostics).is_some_and(|kind| kind != "slic") {
+                diagnostics.error(table.span, "an ACPI table given to the guest is of type 'slic'");
+            }
+            result.slic = Some(table.text().to_owned()).filter(|t| !t.is_empty());
+        }
         if let Some(smbios) = os.only_child("smbios", diagnostics) {
             result.smbios = smbios.require_keyword("mode", diagnostics).map(|mode| (mode, smbios.span));
         }
@@ -135,7 +143,7 @@ impl Os {
             diagnostics
                 .error(kind.text_place(), format!("vmward runs guests of type hvm, not '{}'", kind.text()));
         }
-        if let Some(arch) = kind.attribute("arch").filter(|a| a.value != "x86_64") {
+        if let Some(arch) = kind.attribute("arch").filter(|a| !["x86_64", "i686"].contains(&a.value.as_str())) {
             diagnostics.error(arch.span, format!("vmward runs x86_64 guests, not '{}'", arch.value));
         }
         if let Some(machine) = kind.attribute("machine") {

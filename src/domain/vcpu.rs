@@ -2,6 +2,8 @@
 
 use crate::xml::{Diagnostics, Element, Span};
 
+use super::id_set::IdSet;
+
 /// `<vcpu>`.
 #[derive(Debug, Clone, Default)]
 pub struct Vcpus {
@@ -9,6 +11,8 @@ pub struct Vcpus {
     pub max: u32,
     /// How many are there at the start.
     pub current: u32,
+    /// `cpuset=`: the processors of the host that QEMU may use.
+    pub host_cpus: Option<IdSet>,
     /// Where it stands.
     pub span: Span,
 }
@@ -17,7 +21,7 @@ impl Vcpus {
     /// Reads `<vcpu>`: one processor if there is none.
     pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
         let Some(element) = root.only_child("vcpu", diagnostics) else {
-            return Self { max: 1, current: 1, span: root.span };
+            return Self { max: 1, current: 1, host_cpus: None, span: root.span };
         };
         let max = match element.text() {
             "" => 1,
@@ -33,6 +37,18 @@ impl Vcpus {
         if current > max || current == 0 {
             diagnostics.error(element.span, format!("current='{current}' is not between 1 and {max}"));
         }
-        Self { max, current, span: element.span }
+        match element.get("placement") {
+            None | Some("static") => {}
+            Some("auto") => {
+                diagnostics
+                    .unsupported(element.span, "vmward has no adviser that picks the host's processors")
+                    .hint("name them: <vcpu placement='static' cpuset='0-3'>");
+            }
+            Some(other) => {
+                diagnostics.error(element.span, format!("'{other}' is not a placement; it is static or auto"));
+            }
+        }
+        let host_cpus = IdSet::from_attribute(element, "cpuset", diagnostics);
+        Self { max, current, host_cpus, span: element.span }
     }
 }

@@ -1,0 +1,192 @@
+//! The rules between the parts of a domain.
+
+use crate::xml::Diagnostics;
+
+use super::Domain;
+use super::clock::TimerName;
+use super::cpu::CpuMode;
+use super::disk;
+use super::general::DomainType;
+use super::firmware::FirmwareKind;
+use super::id_set::IdSet;
+use super::numa::Cell;
+use super::os::{Chipset, SmbiosMode};
+
+/// Checks a domain that was read, and fills in what follows from its parts.
+pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
+    memory(domain, diagnostics);
+    numa(domain, diagnostics);
+    processors(domain, diagnostics);
+    platform(domain, diagnostics);
+    firmware(domain, diagnostics);
+    boot_order(domain, diagnostics);
+    smbios(domain, diagnostics);
+    disk::check_all(&domain.devices.disks, diagnostics);
+}
+
+fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
+    let cells = domain.cpu.numa.memory();
+    if cells > 0 {
+        // The cells say how much memory there is; what <memory> says beside them is not asked.
+        domain.memory.total = cells;
+    }
+    if domain.memory.total == 0 {
+        diagnostics
+            .error(domain.memory.span, "the guest has no memory")
+            .hint("write <memory unit='GiB'>2</memory>");
+    }
+    domain.memory.current = match domain.memory.current {
+        0 => domain.memory.total,
+        current => current.min(domain.memory.total),
+    };
+    let Some(max) = domain.memory.max else { return };
+    if max.bytes < domain.memory.total {
+        diagnostics.error(max.span, "<maxMemory> is less than <memory>").related(domain.memory.span, "more than the most");
+    }
+    if domain.cpu.numa.cells.is_empty() && domain.memory.total > 0 {
+        // QEMU adds memory to NUMA cells only: all that there is becomes the first one.
+        domain.cpu.numa.cells.push(Cell {
+            id: 0,
+            cpus: IdSet::first(domain.vcpus.max),
+            memory: domain.memory.total,
+            access: None,
+            discard: None,
+            distances: Vec::new(),
+            caches: Vec::new(),
+            span: max.span,
+        });
+    }
+}
+
+fn numa(domain: &Domain, diagnostics: &mut Diagnostics) {
+    let cells = &domain.cpu.numa.cells;
+    for cell in cells {
+        if let Some(cpu) = cell.cpus.last().filter(|cpu| *cpu >= domain.vcpus.max) {
+            diagnostics
+                .error(cell.span, format!("there is no vCPU {cpu} for this NUMA cell"))
+                .related(domain.vcpus.span, format!("they are numbered 0 to {}", domain.vcpus.max.saturating_sub(1)));
+        }
+    }
+    let is_cell = |id: u32| cells.iter().any(|c| c.id == id);
+    for (id, policy) in &domain.numatune.cells {
+        if !is_cell(*id) {
+            diagnostics.error(policy.span, format!("there is no NUMA cell {id}"));
+        }
+    }
+    for page in &domain.backing.hugepages {
+        let Some(nodes) = &page.nodeset else { continue };
+        // A guest without cells is node 0.
+        let missing = nodes.iter().find(|id| !is_cell(*id) && !(cells.is_empty() && *id == 0));
+        if let Some(id) = missing {
+            diagnostics.error(page.span, format!("there is no NUMA cell {id} for these pages"));
+        }
+    }
+    for link in &domain.cpu.numa.interconnects {
+        for id in [link.initiator, link.target] {
+            if !is_cell(id) {
+                diagnostics.error(domain.cpu.span, format!("<interconnects> names the NUMA cell {id}, which is not there"));
+            }
+        }
+    }
+}
+
+fn processors(domain: &Domain, diagnostics: &mut Diagnostics) {
+    let (cpu, vcpus) = (&domain.cpu, &domain.vcpus);
+    if let Some(topology) = cpu.topology.filter(|t| t.vcpus() != u64::from(vcpus.max)) {
+        diagnostics
+            .error(topology.span, format!("the topology has {} vCPUs, the guest {}", topology.vcpus(), vcpus.max))
+            .related(vcpus.span, "as it says here");
+    }
+    let tcg = domain.general.kind == Some(DomainType::Qemu);
+    if tcg && cpu.mode == Some(CpuMode::HostPassthrough) {
+        diagnostics
+            .error(cpu.span, "the host's processor can only be passed through with KVM")
+            .hint("use <domain type='kvm'>, or <cpu mode='maximum'/>");
+    }
+    if cpu.migratable.is_some() && !matches!(cpu.mode, Some(CpuMode::HostPassthrough | CpuMode::Maximum)) {
+        diagnostics.error(cpu.span, "'migratable' belongs to the modes host-passthrough and maximum");
+    }
+    if let Some((_, span)) = domain.features.tb_cache.filter(|_| !tcg) {
+        diagnostics.error(span, "<tb-cache> belongs to <domain type='qemu'>");
+    }
+}
+
+fn platform(domain: &Domain, diagnostics: &mut Diagnostics) {
+    let q35 = domain.os.chipset == Chipset::Q35;
+    let features = &domain.features;
+    if let Some((_, span)) = features.tseg.filter(|_| !q35) {
+        diagnostics.error(span, "<tseg> belongs to q35 machines").related(domain.os.machine_span, "this is none");
+    } else if let Some((_, span)) = features.tseg.filter(|_| features.smm != Some(true)) {
+        diagnostics.error(span, "<tseg> needs system management mode: <smm state='on'>");
+    }
+    if let Some((false, span)) = features.ps2
+        && features.vmport == Some(true)
+    {
+        diagnostics.error(span, "without a PS/2 controller there is no vmport");
+    }
+    if domain.general.kind == Some(DomainType::Qemu)
+        && let Some(timer) = domain.clock.timer(TimerName::Tsc).filter(|t| t.frequency.is_some())
+    {
+        diagnostics.error(timer.span, "the frequency of the time stamp counter is set with KVM only");
+    }
+}
+
+fn firmware(domain: &Domain, diagnostics: &mut Diagnostics) {
+    let firmware = &domain.os.firmware;
+    let q35 = domain.os.chipset == Chipset::Q35;
+    let Some(loader) = &firmware.loader else {
+        if let Some((FirmwareKind::Efi, span)) = firmware.kind
+            && !domain.features.acpi
+        {
+            diagnostics.error(span, "UEFI needs ACPI: <features><acpi/></features>");
+        }
+        return;
+    };
+    let efi = match firmware.kind {
+        Some((kind, _)) => kind == FirmwareKind::Efi,
+        None => loader.kind == Some(super::firmware::LoaderType::Pflash),
+    };
+    if efi && !domain.features.acpi {
+        diagnostics.error(loader.span, "UEFI needs ACPI: <features><acpi/></features>");
+    }
+    if loader.secure == Some(true) {
+        if !q35 {
+            diagnostics
+                .error(loader.span, "secure boot needs a q35 machine")
+                .related(domain.os.machine_span, "this is none");
+        }
+        if domain.features.smm == Some(false) {
+            diagnostics.error(loader.span, "secure boot needs system management mode: <smm state='on'/>");
+        }
+    }
+}
+
+/// The ways to say what is booted exclude each other.
+fn boot_order(domain: &Domain, diagnostics: &mut Diagnostics) {
+    let Some((_, os)) = domain.os.boot.first() else { return };
+    let devices = &domain.devices;
+    let infos = devices.disks.iter().map(|d| &d.info).chain(devices.interfaces.iter().map(|i| &i.info));
+    if let Some(info) = infos.into_iter().find(|i| i.boot_order.is_some()) {
+        diagnostics
+            .error(info.span, "the boot order is given by device and by <os> at once")
+            .related(*os, "given here")
+            .hint("leave out one of the two");
+    }
+}
+
+fn smbios(domain: &Domain, diagnostics: &mut Diagnostics) {
+    if let Some((uuid, span)) = domain.sysinfo.uuid.filter(|(uuid, _)| *uuid != domain.general.uuid) {
+        diagnostics.error(span, format!("the UUID of the system table, {uuid}, is not that of the guest"));
+    }
+    let Some((mode, span)) = domain.os.smbios else { return };
+    match mode {
+        SmbiosMode::Sysinfo if domain.sysinfo.tables.is_empty() && domain.sysinfo.oem_strings.is_empty() => {
+            diagnostics.error(span, "there is no <sysinfo type='smbios'> to show to the guest");
+        }
+        SmbiosMode::Host => {
+            diagnostics.unsupported(span, "vmward does not show the host's SMBIOS tables to guests");
+        }
+        _ => {}
+    }
+}
+

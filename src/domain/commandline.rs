@@ -1,0 +1,80 @@
+//! `<qemu:commandline>`: arguments and environment that go to QEMU as they are.
+//!
+//! They are visible to every user of the host and recorded by the kernel's audit: no place for secrets, which
+//! have their own way (`<secret>`).
+
+use crate::xml::{Diagnostics, Element};
+
+/// The namespace of QEMU's own elements in libvirt's XML.
+const NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+
+/// What is passed through.
+#[derive(Debug, Clone, Default)]
+pub struct PassedThrough {
+    /// `<qemu:arg>`.
+    pub arguments: Vec<String>,
+    /// `<qemu:env>`; without a value it is set to nothing.
+    pub environment: Vec<(String, String)>,
+}
+
+impl PassedThrough {
+    /// Reads `<qemu:commandline>`, whatever its prefix.
+    pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
+        let mut this = Self::default();
+        let Some(name) = qualified(root, "commandline") else { return this };
+        let Some(commandline) = root.only_child(&name, diagnostics) else { return this };
+        for child in &commandline.children {
+            if !in_namespace(child, &[commandline, root]) {
+                continue;
+            }
+            match local(&child.name) {
+                "arg" => {
+                    mark(commandline, child);
+                    this.arguments.extend(child.require("value", diagnostics).map(str::to_owned));
+                }
+                "env" => {
+                    mark(commandline, child);
+                    this.environment.extend(variable(child, diagnostics));
+                }
+                _ => {}
+            }
+        }
+        this
+    }
+}
+
+fn mark(parent: &Element, child: &Element) {
+    // Reading through an accessor is what marks: all children of that name are read alike.
+    parent.children(&child.name).for_each(drop);
+}
+
+fn variable(element: &Element, diagnostics: &mut Diagnostics) -> Option<(String, String)> {
+    let name = element.require("name", diagnostics)?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !name.chars().all(is_name) || name.starts_with(|c: char| c.is_ascii_digit()) {
+        diagnostics.error(element.span, format!("'{name}' is not the name of an environment variable"));
+    } else if name.starts_with("LD_") {
+        diagnostics.error(element.span, format!("'{name}' would change which code runs in QEMU"));
+    }
+    Some((name.to_owned(), element.get("value").unwrap_or_default().to_owned()))
+}
+
+/// The name, prefix included, of a child in QEMU's namespace.
+fn qualified(parent: &Element, name: &str) -> Option<String> {
+    let found = parent.children.iter().find(|c| local(&c.name) == name && in_namespace(c, &[parent]))?;
+    Some(found.name.clone())
+}
+
+fn local(name: &str) -> &str {
+    name.rsplit(':').next().unwrap_or(name)
+}
+
+/// Whether an element is in QEMU's namespace, by its own declaration or the nearest ancestor's.
+fn in_namespace(element: &Element, ancestors: &[&Element]) -> bool {
+    let declaration = match element.name.split_once(':') {
+        Some((prefix, _)) => format!("xmlns:{prefix}"),
+        None => "xmlns".to_owned(),
+    };
+    let declared = |e: &Element| e.attributes.iter().find(|a| a.name == declaration).map(|a| a.value == NAMESPACE);
+    declared(element).or_else(|| ancestors.iter().find_map(|a| declared(a))).unwrap_or_default()
+}

@@ -1,0 +1,178 @@
+//! `<numatune>`, `<cputune>`, `<iothreads>`: on which parts of the host the guest runs.
+
+use crate::keywords;
+use crate::xml::{Diagnostics, Element, Span};
+
+use super::id_set::IdSet;
+
+keywords! {
+    /// How strictly memory comes from a set of the host's NUMA nodes.
+    pub enum NumaMode {
+        /// From them or not at all.
+        Strict = "strict",
+        /// From them if possible.
+        Preferred = "preferred",
+        /// From each in turn.
+        Interleave = "interleave",
+    }
+}
+
+/// `<memory>` or `<memnode>` of `<numatune>`.
+#[derive(Debug, Clone)]
+pub struct NumaPolicy {
+    /// How strictly.
+    pub mode: NumaMode,
+    /// The host's nodes.
+    pub nodeset: IdSet,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// `<numatune>`.
+#[derive(Debug, Clone, Default)]
+pub struct NumaTune {
+    /// For all memory.
+    pub memory: Option<NumaPolicy>,
+    /// For the memory of one cell of the guest.
+    pub cells: Vec<(u32, NumaPolicy)>,
+}
+
+impl NumaTune {
+    /// Reads `<numatune>`.
+    pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
+        let Some(numatune) = root.only_child("numatune", diagnostics) else { return Self::default() };
+        let memory = numatune.only_child("memory", diagnostics).and_then(|m| {
+            let automatic = m.attribute("placement").is_some_and(|p| {
+                if p.value != "static" && p.value != "auto" {
+                    diagnostics.error(p.span, format!("'{}' is not a placement; it is static or auto", p.value));
+                }
+                p.value == "auto"
+            });
+            if automatic || m.attribute("nodeset").is_none() {
+                diagnostics
+                    .unsupported(m.span, "vmward has no adviser that picks the host's NUMA nodes")
+                    .hint("name them: <memory mode='strict' nodeset='0'/>");
+                return None;
+            }
+            policy(m, diagnostics)
+        });
+        let mut cells: Vec<(u32, NumaPolicy)> = Vec::new();
+        for element in numatune.children("memnode") {
+            if element.require("cellid", diagnostics).is_none() || element.require("nodeset", diagnostics).is_none() {
+                continue;
+            }
+            let Some(id) = element.number("cellid", diagnostics) else { continue };
+            let Some(policy) = policy(element, diagnostics) else { continue };
+            if let Some((_, other)) = cells.iter().find(|(c, _)| *c == id) {
+                diagnostics.error(policy.span, format!("there are two <memnode> of cell {id}")).related(other.span, "the other one");
+            }
+            cells.push((id, policy));
+        }
+        Self { memory, cells }
+    }
+
+    /// Where the memory of a cell, or of the whole guest, comes from.
+    pub fn of_cell(&self, cell: Option<u32>) -> Option<&NumaPolicy> {
+        let own = cell.and_then(|id| self.cells.iter().find(|(c, _)| *c == id).map(|(_, p)| p));
+        own.or(self.memory.as_ref())
+    }
+}
+
+fn policy(element: &Element, diagnostics: &mut Diagnostics) -> Option<NumaPolicy> {
+    let nodeset = IdSet::from_attribute(element, "nodeset", diagnostics);
+    let mode = match element.get("mode") {
+        // It restricts threads through cgroups, which vmward has none of.
+        Some("restrictive") => {
+            diagnostics.unsupported(element.span, "vmward does not honour mode='restrictive'");
+            return None;
+        }
+        _ => element.keyword("mode", diagnostics).unwrap_or(NumaMode::Strict),
+    };
+    Some(NumaPolicy { mode, nodeset: nodeset?, span: element.span })
+}
+
+/// One of `<iothreads>` with what `<iothreadids>` says of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IoThread {
+    /// Its number; its id in QEMU is `iothreadN`.
+    pub id: u32,
+    /// `<iothread thread_pool_min=...>`.
+    pub pool_min: Option<i64>,
+    /// `<iothread thread_pool_max=...>`.
+    pub pool_max: Option<i64>,
+    /// `<poll max=...>`: nanoseconds of busy polling at most.
+    pub poll_max: Option<u64>,
+    /// `<poll grow=...>`.
+    pub poll_grow: Option<u64>,
+    /// `<poll shrink=...>`.
+    pub poll_shrink: Option<u64>,
+}
+
+/// `<iothreads>`, `<iothreadids>`, `<defaultiothread>`.
+#[derive(Debug, Clone, Default)]
+pub struct IoThreads {
+    /// The threads, in QEMU's order.
+    pub threads: Vec<IoThread>,
+    /// The pool of the main loop: least and most threads.
+    pub main_pool: Option<(Option<i64>, Option<i64>)>,
+}
+
+impl IoThreads {
+    /// Reads the three elements: numbers that are not given are the lowest that are free.
+    pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
+        let mut threads: Vec<IoThread> = Vec::new();
+        if let Some(list) = root.only_child("iothreadids", diagnostics) {
+            for element in list.children("iothread") {
+                let Some(thread) = io_thread(element, diagnostics) else { continue };
+                if threads.iter().any(|t| t.id == thread.id) {
+                    diagnostics.error(element.span, format!("there are two I/O threads with the id {}", thread.id));
+                }
+                threads.push(thread);
+            }
+        }
+        if let Some(element) = root.only_child("iothreads", diagnostics) {
+            let Ok(count) = element.text().parse::<u16>() else {
+                diagnostics.error(element.text_place(), format!("'{}' is not a number of I/O threads", element.text()));
+                return Self { threads, main_pool: None };
+            };
+            for id in 1.. {
+                if threads.len() >= usize::from(count) {
+                    break;
+                }
+                if threads.iter().all(|t| t.id != id) {
+                    threads.push(IoThread { id, ..IoThread::default() });
+                }
+            }
+        }
+        let main_pool = root.only_child("defaultiothread", diagnostics).map(|e| pool(e, diagnostics));
+        Self { threads, main_pool }
+    }
+
+    /// Whether there is one with that number.
+    pub fn contains(&self, id: u32) -> bool {
+        self.threads.iter().any(|t| t.id == id)
+    }
+}
+
+fn pool(element: &Element, diagnostics: &mut Diagnostics) -> (Option<i64>, Option<i64>) {
+    (element.number("thread_pool_min", diagnostics), element.number("thread_pool_max", diagnostics))
+}
+
+fn io_thread(element: &Element, diagnostics: &mut Diagnostics) -> Option<IoThread> {
+    element.require("id", diagnostics)?;
+    let id = element.number("id", diagnostics)?;
+    if id == 0 {
+        diagnostics.error(element.span, "the numbers of I/O threads start at 1");
+    }
+    let (pool_min, pool_max) = pool(element, diagnostics);
+    let poll = element.only_child("poll", diagnostics);
+    let mut of_poll = |name: &str| poll.and_then(|p| p.number(name, diagnostics));
+    Some(IoThread {
+        id,
+        pool_min,
+        pool_max,
+        poll_max: of_poll("max"),
+        poll_grow: of_poll("grow"),
+        poll_shrink: of_poll("shrink"),
+    })
+}
