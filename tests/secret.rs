@@ -1,89 +1,20 @@
 //! `vmward secret`, as a user has it: the program itself, its exit codes, and what it leaves on disk.
 
+mod user;
+
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::pty::openpty;
-use tempfile::TempDir;
 use uuid::Uuid;
 
-/// A user with a configuration and a file keystore of his own.
-struct User {
-    home: TempDir,
-}
-
-impl User {
-    fn new() -> Self {
-        let home = TempDir::new().unwrap();
-        fs::write(home.path().join("vmward.toml"), "keystore = 'file:secrets'\n").unwrap();
-        Self { home }
-    }
-
-    fn store(&self) -> PathBuf {
-        self.home.path().join("secrets")
-    }
-
-    fn key(&self) -> PathBuf {
-        self.home.path().join("keystore.key")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vmward"));
-        command
-            .arg("secret")
-            .args(args)
-            .env_clear()
-            .env("VMWARD_CONFIG", self.home.path().join("vmward.toml"))
-            .env("VMWARD_RUNTIME_DIR", self.home.path().join("run"))
-            .env("HOME", self.home.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    fn start(&self, args: &[&str], input: &[u8]) -> Child {
-        let mut child = self.command(args).spawn().unwrap();
-        // A command that fails early does not read its input.
-        let _ = child.stdin.take().unwrap().write_all(input);
-        child
-    }
-
-    fn run(&self, args: &[&str], input: &[u8]) -> Output {
-        self.start(args, input).wait_with_output().unwrap()
-    }
-
-    /// What a command that succeeds prints.
-    fn ok(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
-        let output = self.run(args, input);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
-    }
-
-    /// The UUID that a command prints.
-    fn uuid(&self, args: &[&str], input: &[u8]) -> String {
-        String::from_utf8(self.ok(args, input)).unwrap().trim().to_owned()
-    }
-
-    /// What a command that fails with that exit code says.
-    fn fails(&self, exit: i32, args: &[&str], input: &[u8]) -> String {
-        let output = self.run(args, input);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(exit), "{args:?}: {said}");
-        said
-    }
-
-    fn define(&self, inner: &str) -> String {
-        self.uuid(&["define", "-"], format!("<secret>{inner}</secret>").as_bytes())
-    }
-}
+use user::User;
 
 /// Every file below a directory.
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -104,11 +35,11 @@ fn a_value_goes_in_and_comes_out_and_is_in_no_file() {
     let user = User::new();
     let uuid = user.define("<usage type='volume'><volume>/images/a.qcow2</volume></usage>");
     let value = b"correct horse battery staple 4711";
-    user.ok(&["set-value", &uuid], value);
-    assert_eq!(user.ok(&["get-value", &uuid], b""), value);
-    assert_eq!(user.ok(&["get-value", "/images/a.qcow2"], b""), value);
+    user.ok(&["secret", "set-value", &uuid], value);
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), value);
+    assert_eq!(user.ok(&["secret", "get-value", "/images/a.qcow2"], b""), value);
     let base64 = STANDARD.encode(value);
-    assert_eq!(user.ok(&["get-value", "--base64", &uuid], b""), format!("{base64}\n").into_bytes());
+    assert_eq!(user.ok(&["secret", "get-value", "--base64", &uuid], b""), format!("{base64}\n").into_bytes());
     let hex: String = value.iter().map(|b| format!("{b:02x}")).collect();
     for path in files(user.home.path()) {
         for needle in [&value[..], base64.as_bytes(), hex.as_bytes(), &value[..12]] {
@@ -127,34 +58,34 @@ fn the_value_is_read_from_where_it_is_said_to_be() {
     let uuid = user.define("");
     let file = user.home.path().join("value");
     fs::write(&file, [0, 159, 10, 255]).unwrap();
-    user.ok(&["set-value", &uuid, "--file", file.to_str().unwrap()], b"not this");
-    assert_eq!(user.ok(&["get-value", &uuid], b""), [0, 159, 10, 255]);
+    user.ok(&["secret", "set-value", &uuid, "--file", file.to_str().unwrap()], b"not this");
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), [0, 159, 10, 255]);
     // Descriptor 0 is one that every process has.
-    user.ok(&["set-value", &uuid, "--fd", "0"], b"by descriptor");
-    assert_eq!(user.ok(&["get-value", &uuid], b""), b"by descriptor");
-    user.ok(&["set-value", &uuid, "--base64"], b"aGVs\nbG8=\n");
-    assert_eq!(user.ok(&["get-value", &uuid], b""), b"hello");
-    assert!(user.fails(65, &["set-value", &uuid, "--base64"], b"hunter2!").contains("not base64"));
-    user.fails(66, &["set-value", &uuid, "--file", "/nowhere"], b"");
-    user.fails(66, &["set-value", &uuid, "--fd", "250"], b"");
-    assert!(user.fails(65, &["set-value", &uuid], b"").contains("empty"));
-    assert!(user.fails(65, &["set-value", &uuid], &vec![b'x'; (1 << 20) + 1]).contains("longer"));
-    assert_eq!(user.ok(&["get-value", &uuid], b""), b"hello");
+    user.ok(&["secret", "set-value", &uuid, "--fd", "0"], b"by descriptor");
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"by descriptor");
+    user.ok(&["secret", "set-value", &uuid, "--base64"], b"aGVs\nbG8=\n");
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"hello");
+    assert!(user.fails(65, &["secret", "set-value", &uuid, "--base64"], b"hunter2!").contains("not base64"));
+    user.fails(66, &["secret", "set-value", &uuid, "--file", "/nowhere"], b"");
+    user.fails(66, &["secret", "set-value", &uuid, "--fd", "250"], b"");
+    assert!(user.fails(65, &["secret", "set-value", &uuid], b"").contains("empty"));
+    assert!(user.fails(65, &["secret", "set-value", &uuid], &vec![b'x'; (1 << 20) + 1]).contains("longer"));
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"hello");
     // A value is never an argument.
-    user.fails(64, &["set-value", &uuid, "hunter2"], b"");
+    user.fails(64, &["secret", "set-value", &uuid, "hunter2"], b"");
 }
 
 #[test]
 fn a_newline_at_the_end_takes_a_word() {
     let user = User::new();
     let uuid = user.define("");
-    let said = user.fails(65, &["set-value", &uuid], b"hunter2\n");
+    let said = user.fails(65, &["secret", "set-value", &uuid], b"hunter2\n");
     assert!(said.contains("--strip-newline") && !said.contains("hunter2"), "{said}");
-    assert!(user.fails(66, &["get-value", &uuid], b"").contains("set-value"));
-    user.ok(&["set-value", &uuid, "--strip-newline"], b"hunter2\n\n");
-    assert_eq!(user.ok(&["get-value", &uuid], b""), b"hunter2\n");
-    user.ok(&["set-value", &uuid, "--keep-newline"], b"hunter2\n");
-    assert_eq!(user.ok(&["get-value", &uuid], b""), b"hunter2\n");
+    assert!(user.fails(66, &["secret", "get-value", &uuid], b"").contains("set-value"));
+    user.ok(&["secret", "set-value", &uuid, "--strip-newline"], b"hunter2\n\n");
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"hunter2\n");
+    user.ok(&["secret", "set-value", &uuid, "--keep-newline"], b"hunter2\n");
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"hunter2\n");
 }
 
 #[test]
@@ -163,8 +94,11 @@ fn on_a_terminal_the_value_is_asked_for_and_not_shown() {
     let uuid = user.define("");
     let typed = |first: &[u8], second: &[u8]| {
         let pty = openpty(None, None).unwrap();
-        let mut child =
-            user.command(&["set-value", &uuid]).stdin(pty.slave.try_clone().unwrap()).spawn().unwrap();
+        let mut child = user
+            .command(&["secret", "set-value", &uuid])
+            .stdin(pty.slave.try_clone().unwrap())
+            .spawn()
+            .unwrap();
         let mut stderr = child.stderr.take().unwrap();
         let mut said = Vec::new();
         for (question, answer) in [("Value: ", first), ("Again: ", second)] {
@@ -184,25 +118,26 @@ fn on_a_terminal_the_value_is_asked_for_and_not_shown() {
         status.code()
     };
     assert_eq!(typed(b"open sesame\n", b"open sesame\n"), Some(0));
-    assert_eq!(user.ok(&["get-value", &uuid], b""), b"open sesame");
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"open sesame");
     assert_eq!(typed(b"one\n", b"two\n"), Some(65));
-    assert_eq!(user.ok(&["get-value", &uuid], b""), b"open sesame");
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"open sesame");
 }
 
 #[test]
 fn a_generated_value_is_a_passphrase_of_256_bits() {
     let user = User::new();
-    let uuid = user.uuid(&["generate", "--usage-volume", "/a", "--description", "the first"], b"");
-    let value = user.ok(&["get-value", "/a"], b"");
+    let uuid = user.uuid(&["secret", "generate", "--usage-volume", "/a", "--description", "the first"], b"");
+    let value = user.ok(&["secret", "get-value", "/a"], b"");
     assert_eq!(STANDARD.decode(&value).unwrap().len(), 32);
     let made: serde_json::Value =
-        serde_json::from_slice(&user.ok(&["generate", "--usage-tls", "web", "--json"], b"")).unwrap();
+        serde_json::from_slice(&user.ok(&["secret", "generate", "--usage-tls", "web", "--json"], b""))
+            .unwrap();
     assert_eq!(made["usage"], serde_json::json!({ "type": "tls", "id": "web" }));
-    assert_ne!(user.ok(&["get-value", "web"], b""), value);
-    assert!(user.fails(65, &["generate", "--usage-volume", "/a"], b"").contains(&uuid));
-    assert!(user.fails(65, &["generate", "--uuid", &uuid], b"").contains("already"));
-    assert_eq!(user.ok(&["get-value", "/a"], b""), value);
-    user.fails(64, &["generate", "--usage-volume", "/b", "--usage-ceph", "b"], b"");
+    assert_ne!(user.ok(&["secret", "get-value", "web"], b""), value);
+    assert!(user.fails(65, &["secret", "generate", "--usage-volume", "/a"], b"").contains(&uuid));
+    assert!(user.fails(65, &["secret", "generate", "--uuid", &uuid], b"").contains("already"));
+    assert_eq!(user.ok(&["secret", "get-value", "/a"], b""), value);
+    user.fails(64, &["secret", "generate", "--usage-volume", "/b", "--usage-ceph", "b"], b"");
 }
 
 #[test]
@@ -212,32 +147,33 @@ fn definitions_are_listed_shown_changed_and_removed() {
     let usage = "<usage type='ceph'><name>client.a</name></usage>";
     let uuid = user.define(&format!("{xml}{usage}"));
     user.define(&format!("{xml}<description>for the pool</description>{usage}"));
-    let shown = String::from_utf8(user.ok(&["dumpxml", "client.a"], b"")).unwrap();
+    let shown = String::from_utf8(user.ok(&["secret", "dumpxml", "client.a"], b"")).unwrap();
     assert!(shown.contains("for the pool") && shown.contains(&uuid), "{shown}");
-    let list: serde_json::Value = serde_json::from_slice(&user.ok(&["list", "--json"], b"")).unwrap();
+    let list: serde_json::Value =
+        serde_json::from_slice(&user.ok(&["secret", "list", "--json"], b"")).unwrap();
     let row = list.as_array().unwrap().iter().find(|row| row["uuid"] == uuid.as_str()).unwrap();
     assert_eq!(row["has-value"], false);
     assert_eq!(row["description"], "for the pool");
-    let table = String::from_utf8(user.ok(&["list"], b"")).unwrap();
+    let table = String::from_utf8(user.ok(&["secret", "list"], b"")).unwrap();
     assert!(table.contains(&format!("{uuid}  ceph client.a")), "{table}");
 
     let other = format!("<secret>{xml}<usage type='ceph'><name>client.b</name></usage></secret>");
-    assert!(user.fails(65, &["define", "-"], other.as_bytes()).contains("another usage"));
+    assert!(user.fails(65, &["secret", "define", "-"], other.as_bytes()).contains("another usage"));
     let twin = format!("<secret>{usage}</secret>");
-    assert!(user.fails(65, &["define", "-"], twin.as_bytes()).contains(&uuid));
+    assert!(user.fails(65, &["secret", "define", "-"], twin.as_bytes()).contains(&uuid));
     let ephemeral = format!("<secret ephemeral='yes'>{xml}{usage}</secret>");
-    assert!(user.fails(65, &["define", "-"], ephemeral.as_bytes()).contains("ephemeral"));
+    assert!(user.fails(65, &["secret", "define", "-"], ephemeral.as_bytes()).contains("ephemeral"));
     let private = format!("<secret private='yes'>{xml}{usage}</secret>");
-    user.ok(&["define", "-"], private.as_bytes());
+    user.ok(&["secret", "define", "-"], private.as_bytes());
     let public = format!("<secret>{xml}{usage}</secret>");
-    assert!(user.fails(65, &["define", "-"], public.as_bytes()).contains("private"));
+    assert!(user.fails(65, &["secret", "define", "-"], public.as_bytes()).contains("private"));
 
-    user.ok(&["set-value", &uuid], b"hunter2");
-    let said = user.fails(77, &["get-value", &uuid], b"");
+    user.ok(&["secret", "set-value", &uuid], b"hunter2");
+    let said = user.fails(77, &["secret", "get-value", &uuid], b"");
     assert!(said.contains("private") && !said.contains("hunter2"), "{said}");
-    user.ok(&["undefine", "client.a"], b"");
+    user.ok(&["secret", "undefine", "client.a"], b"");
     for command in ["get-value", "dumpxml", "undefine", "set-value"] {
-        assert!(user.fails(66, &[command, &uuid], b"x").contains("vmward secret list"));
+        assert!(user.fails(66, &["secret", command, &uuid], b"x").contains("vmward secret list"));
     }
     assert!(!files(&user.store()).iter().any(|f| f.display().to_string().contains(&uuid)));
 }
@@ -247,32 +183,32 @@ fn one_usage_id_of_two_kinds_is_named_by_its_uuid() {
     let user = User::new();
     let tls = user.define("<usage type='tls'><name>a</name></usage>");
     let ceph = user.define("<usage type='ceph'><name>a</name></usage>");
-    let said = user.fails(64, &["dumpxml", "a"], b"");
+    let said = user.fails(64, &["secret", "dumpxml", "a"], b"");
     assert!(said.contains(&tls) && said.contains(&ceph), "{said}");
 }
 
 #[test]
 fn without_the_right_key_a_value_is_refused_and_nothing_is_lost() {
     let user = User::new();
-    let uuid = user.uuid(&["generate"], b"");
-    let value = user.ok(&["get-value", &uuid], b"");
+    let uuid = user.uuid(&["secret", "generate"], b"");
+    let value = user.ok(&["secret", "get-value", &uuid], b"");
     let aside = user.home.path().join("aside");
     fs::rename(user.key(), &aside).unwrap();
-    assert!(user.fails(77, &["get-value", &uuid], b"").contains("keystore.key"));
-    assert!(String::from_utf8(user.ok(&["list"], b"")).unwrap().contains(&uuid));
+    assert!(user.fails(77, &["secret", "get-value", &uuid], b"").contains("keystore.key"));
+    assert!(String::from_utf8(user.ok(&["secret", "list"], b"")).unwrap().contains(&uuid));
 
     // Another user's key.
     let other = User::new();
-    other.ok(&["generate"], b"");
+    other.ok(&["secret", "generate"], b"");
     fs::copy(other.key(), user.key()).unwrap();
-    assert!(user.fails(77, &["get-value", &uuid], b"").contains("another key"));
+    assert!(user.fails(77, &["secret", "get-value", &uuid], b"").contains("another key"));
 
     fs::copy(&aside, user.key()).unwrap();
     fs::set_permissions(user.key(), Permissions::from_mode(0o644)).unwrap();
-    assert!(user.fails(77, &["get-value", &uuid], b"").contains("others may read"));
+    assert!(user.fails(77, &["secret", "get-value", &uuid], b"").contains("others may read"));
     fs::write(user.key(), "AGE-SECRET-KEY-1NONSENSE\n").unwrap();
     fs::set_permissions(user.key(), Permissions::from_mode(0o600)).unwrap();
-    let said = user.fails(65, &["get-value", &uuid], b"");
+    let said = user.fails(65, &["secret", "get-value", &uuid], b"");
     assert!(said.contains("not an age identity") && !said.contains("NONSENSE"), "{said}");
 
     // systemd's credential goes first.
@@ -280,28 +216,31 @@ fn without_the_right_key_a_value_is_refused_and_nothing_is_lost() {
     fs::create_dir(&credentials).unwrap();
     fs::rename(&aside, credentials.join("vmward-keystore")).unwrap();
     fs::remove_file(user.key()).unwrap();
-    let output =
-        user.command(&["get-value", &uuid]).env("CREDENTIALS_DIRECTORY", &credentials).output().unwrap();
+    let output = user
+        .command(&["secret", "get-value", &uuid])
+        .env("CREDENTIALS_DIRECTORY", &credentials)
+        .output()
+        .unwrap();
     assert_eq!(output.stdout, value, "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
 fn a_damaged_secret_hides_no_other() {
     let user = User::new();
-    let (good, bad) = (user.uuid(&["generate"], b""), user.uuid(&["generate"], b""));
+    let (good, bad) = (user.uuid(&["secret", "generate"], b""), user.uuid(&["secret", "generate"], b""));
     let file = user.store().join(format!("{bad}.age"));
     let mut content = fs::read(&file).unwrap();
     *content.last_mut().unwrap() ^= 1;
     fs::write(&file, content).unwrap();
-    user.fails(65, &["get-value", &bad], b"");
+    user.fails(65, &["secret", "get-value", &bad], b"");
     fs::write(&file, "age-encryption.org/v1\n").unwrap();
-    assert!(user.fails(65, &["get-value", &bad], b"").contains("damaged"));
+    assert!(user.fails(65, &["secret", "get-value", &bad], b"").contains("damaged"));
     fs::write(user.store().join(format!("{bad}.xml")), "<secret>").unwrap();
-    let output = user.run(&["list"], b"");
+    let output = user.run(&["secret", "list"], b"");
     assert_eq!(output.status.code(), Some(65));
     assert!(String::from_utf8(output.stdout).unwrap().contains(&good));
     assert!(String::from_utf8(output.stderr).unwrap().contains(&bad));
-    assert_eq!(user.ok(&["get-value", &good], b"").len(), 44);
+    assert_eq!(user.ok(&["secret", "get-value", &good], b"").len(), 44);
 }
 
 #[test]
@@ -312,9 +251,9 @@ fn writers_at_the_same_time_do_not_disturb_each_other() {
     let children: Vec<_> = (0..8)
         .flat_map(|n| {
             [
-                user.start(&["generate", "--usage-volume", &format!("/own/{n}")], b""),
-                user.start(&["set-value", &shared], &value(n)),
-                user.start(&["generate", "--usage-volume", "/one"], b""),
+                user.start(&["secret", "generate", "--usage-volume", &format!("/own/{n}")], b""),
+                user.start(&["secret", "set-value", &shared], &value(n)),
+                user.start(&["secret", "generate", "--usage-volume", "/one"], b""),
             ]
         })
         .collect();
@@ -324,38 +263,39 @@ fn writers_at_the_same_time_do_not_disturb_each_other() {
     }
     let winners = done.chunks(3).filter(|c| c[2].status.success()).count();
     assert_eq!(winners, 1, "one usage was given to {winners} secrets");
-    let left = user.ok(&["get-value", &shared], b"");
+    let left = user.ok(&["secret", "get-value", &shared], b"");
     assert!((0..8).any(|n| value(n) == left));
     for n in 0..8 {
-        assert_eq!(user.ok(&["get-value", &format!("/own/{n}")], b"").len(), 44);
+        assert_eq!(user.ok(&["secret", "get-value", &format!("/own/{n}")], b"").len(), 44);
     }
 }
 
 #[test]
 fn a_writer_that_is_killed_leaves_a_store_that_works() {
     let user = User::new();
-    let kept = user.uuid(&["generate"], b"");
+    let kept = user.uuid(&["secret", "generate"], b"");
     for n in 0..25 {
-        let mut child = user.start(&["generate", "--usage-volume", &format!("/{n}")], b"");
+        let mut child = user.start(&["secret", "generate", "--usage-volume", &format!("/{n}")], b"");
         std::thread::sleep(Duration::from_micros(n * 900));
         let _ = child.kill();
         child.wait().unwrap();
     }
     // What a writer leaves that is killed between writing and renaming.
     fs::write(user.store().join(".tmp-half"), "half a file").unwrap();
-    let list: serde_json::Value = serde_json::from_slice(&user.ok(&["list", "--json"], b"")).unwrap();
+    let list: serde_json::Value =
+        serde_json::from_slice(&user.ok(&["secret", "list", "--json"], b"")).unwrap();
     let in_store = |row: &&serde_json::Value| row["keystore"].as_str().unwrap().starts_with("file:");
     let mut found = 0;
     for row in list.as_array().unwrap().iter().filter(in_store) {
         found += 1;
         if row["has-value"] == true {
-            let value = user.ok(&["get-value", row["uuid"].as_str().unwrap()], b"");
+            let value = user.ok(&["secret", "get-value", row["uuid"].as_str().unwrap()], b"");
             assert_eq!(STANDARD.decode(value).unwrap().len(), 32);
         }
     }
     println!("{found} of 26 secrets are there");
-    assert_eq!(user.ok(&["get-value", &kept], b"").len(), 44);
-    user.ok(&["generate"], b"");
+    assert_eq!(user.ok(&["secret", "get-value", &kept], b"").len(), 44);
+    user.ok(&["secret", "generate"], b"");
     let left: Vec<_> = files(&user.store())
         .into_iter()
         .filter(|f| f.file_name().unwrap().to_str().unwrap().starts_with(".tmp"))
@@ -367,19 +307,22 @@ fn a_writer_that_is_killed_leaves_a_store_that_works() {
 fn an_ephemeral_secret_is_never_on_disk() {
     let user = User::new();
     let usage = format!("/test/{}", Uuid::new_v4());
-    let output = user.run(&["generate", "--ephemeral", "--usage-volume", &usage], b"");
+    let output = user.run(&["secret", "generate", "--ephemeral", "--usage-volume", &usage], b"");
     if output.status.code() == Some(69) {
         println!("not tested: {}", String::from_utf8_lossy(&output.stderr));
         return;
     }
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let value = user.ok(&["get-value", &usage], b"");
+    let value = user.ok(&["secret", "get-value", &usage], b"");
     assert_eq!(value.len(), 44);
     assert!(!user.store().exists() && !user.key().exists());
-    assert!(user.fails(65, &["generate", "--ephemeral", "--usage-volume", &usage], b"").contains("taken"));
-    assert!(user.fails(65, &["generate", "--usage-volume", &usage], b"").contains("taken"));
-    user.ok(&["undefine", &usage], b"");
-    user.fails(66, &["get-value", &usage], b"");
+    assert!(
+        user.fails(65, &["secret", "generate", "--ephemeral", "--usage-volume", &usage], b"")
+            .contains("taken")
+    );
+    assert!(user.fails(65, &["secret", "generate", "--usage-volume", &usage], b"").contains("taken"));
+    user.ok(&["secret", "undefine", &usage], b"");
+    user.fails(66, &["secret", "get-value", &usage], b"");
 }
 
 #[test]
@@ -392,13 +335,16 @@ fn a_configuration_that_makes_no_sense_is_refused() {
         ("keystore = 1", "vmward.toml"),
     ] {
         fs::write(user.home.path().join("vmward.toml"), text).unwrap();
-        let message = user.fails(78, &["list"], b"");
+        let message = user.fails(78, &["secret", "list"], b"");
         assert!(message.contains(said), "{message}");
     }
     fs::remove_file(user.home.path().join("vmward.toml")).unwrap();
     let dir = format!("file:{}", user.home.path().join("elsewhere").display());
-    user.ok(&["generate", "--keystore", &dir], b"");
+    user.ok(&["secret", "generate", "--keystore", &dir], b"");
     assert!(user.home.path().join("elsewhere/recipients.txt").exists());
-    assert!(user.fails(69, &["generate", "--keystore", "file:/proc/secrets"], b"").contains("/proc/secrets"));
-    assert!(user.fails(78, &["generate", "--keystore", "keyring:"], b"").contains("next boot"));
+    assert!(
+        user.fails(69, &["secret", "generate", "--keystore", "file:/proc/secrets"], b"")
+            .contains("/proc/secrets")
+    );
+    assert!(user.fails(78, &["secret", "generate", "--keystore", "keyring:"], b"").contains("next boot"));
 }

@@ -2,9 +2,11 @@
 
 mod argv;
 mod check;
+mod completions;
 mod config;
 mod control;
 mod device;
+mod doctor;
 mod error;
 mod input;
 mod keystore_failure;
@@ -19,7 +21,7 @@ pub use error::{CliError, Exit};
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use control::Button;
 
 /// Runs one QEMU guest per process from a libvirt domain XML, with encrypted disks.
@@ -72,6 +74,10 @@ enum Command {
     Qmp(monitor::QmpArgs),
     /// Print what happens in a guest, one JSON object per line
     Events(control::GuestArgs),
+    /// Check whether this machine can keep vmward's promises
+    Doctor(doctor::DoctorArgs),
+    /// Print completions for a shell, or the manual page
+    Completions(completions::CompletionsArgs),
     /// Make, show and remove secrets
     Secret(secret::SecretArgs),
     /// Make and inspect encrypted disk images
@@ -103,6 +109,8 @@ pub fn main() -> ExitCode {
         Command::DetachDevice(args) => device::detach(&args),
         Command::Qmp(args) => monitor::qmp(&args),
         Command::Events(args) => monitor::events(&args),
+        Command::Doctor(args) => doctor::run(&cli.global, &args),
+        Command::Completions(args) => completions::run(Cli::command(), &args),
         Command::Secret(args) => secret::run(&cli.global, args),
         Command::Volume(args) => volume::run(&cli.global, args),
     };

@@ -8,7 +8,7 @@ use crate::qemu::{Capabilities, ProbeError};
 use super::{CliError, Exit};
 
 /// The QEMU of guests that name no `<emulator>`.
-const DEFAULT_EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
+pub(crate) const DEFAULT_EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
 
 /// The program that runs a guest.
 pub(crate) fn emulator(domain: &Domain) -> PathBuf {

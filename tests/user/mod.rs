@@ -1,0 +1,87 @@
+//! Who calls `vmward` in the tests of its command line.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A user with a configuration and a file keystore of his own.
+pub struct User {
+    /// Where everything of his is.
+    pub home: TempDir,
+}
+
+impl User {
+    /// With nothing in the keystore yet.
+    pub fn new() -> Self {
+        let home = TempDir::new().unwrap();
+        fs::write(home.path().join("vmward.toml"), "keystore = 'file:secrets'\n").unwrap();
+        Self { home }
+    }
+
+    /// The directory of the keystore.
+    pub fn store(&self) -> PathBuf {
+        self.home.path().join("secrets")
+    }
+
+    /// The keystore's key file.
+    pub fn key(&self) -> PathBuf {
+        self.home.path().join("keystore.key")
+    }
+
+    /// `vmward` with these arguments, all its streams piped.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmward"));
+        command
+            .args(args)
+            .env_clear()
+            .env("VMWARD_CONFIG", self.home.path().join("vmward.toml"))
+            .env("VMWARD_RUNTIME_DIR", self.home.path().join("run"))
+            .env("HOME", self.home.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it and gives it all its input.
+    pub fn start(&self, args: &[&str], input: &[u8]) -> Child {
+        let mut child = self.command(args).spawn().unwrap();
+        // A command that fails early does not read its input.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, args: &[&str], input: &[u8]) -> Output {
+        self.start(args, input).wait_with_output().unwrap()
+    }
+
+    /// What a command that succeeds prints.
+    pub fn ok(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+        let output = self.run(args, input);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    /// The UUID that a command prints.
+    pub fn uuid(&self, args: &[&str], input: &[u8]) -> String {
+        String::from_utf8(self.ok(args, input)).unwrap().trim().to_owned()
+    }
+
+    /// What a command that fails with that exit code says.
+    pub fn fails(&self, exit: i32, args: &[&str], input: &[u8]) -> String {
+        let output = self.run(args, input);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(exit), "{args:?}: {said}");
+        said
+    }
+
+    /// Defines a secret; returns its UUID.
+    pub fn define(&self, inner: &str) -> String {
+        self.uuid(&["secret", "define", "-"], format!("<secret>{inner}</secret>").as_bytes())
+    }
+}
