@@ -5,6 +5,6 @@ set -euo pipefail
 . "$REPO/integration/lib/packages.sh"
 . "$REPO/integration/lib/guest.sh"
 
-dir=${1:-$REPO/target/guest}
+dir=${1:-$TARGET/guest}
 guest_build "$dir"
 echo "$dir"

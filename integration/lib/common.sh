@@ -1,6 +1,7 @@
 # What the scripts here share. To be sourced.
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 
 # say TEXT: tells on stderr what is going on.
 say() {

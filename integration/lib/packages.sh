@@ -81,3 +81,15 @@ rust_is_at_least() {
     found=$(echo "$found" | awk '{ print $2 }')
     [ "$(printf '%s\n%s\n' "$1" "$found" | sort -V | head -n 1)" = "$1" ]
 }
+
+# rust_lints_install: cargo fmt and cargo clippy for the toolchain in use.
+rust_lints_install() {
+    if cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1; then
+        return
+    fi
+    if command -v rustup >/dev/null; then
+        rustup component add rustfmt clippy >&2
+    else
+        apt_install rustfmt-web rust-web-clippy || die "there are no packages of rustfmt and clippy for this Rust"
+    fi
+}

@@ -1,0 +1,35 @@
+# Talking to the small guest over its serial port. To be sourced; needs common.sh.
+
+# guest_connect SOCKET: connects; answers come in on the descriptor GUEST_OUT.
+guest_connect() {
+    local tries=0
+    while [ ! -S "$1" ]; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 600 ] || die "the guest's serial port $1 does not appear"
+        sleep 0.05
+    done
+    coproc GUEST { socat - "UNIX-CONNECT:$1"; }
+    GUEST_OUT=${GUEST[0]} GUEST_IN=${GUEST[1]}
+}
+
+# guest_wait TEXT SECONDS: waits for a line that holds the text.
+guest_wait() {
+    local line
+    while IFS= read -r -t "$2" line <&"$GUEST_OUT"; do
+        case $line in *"$1"*) return ;; esac
+    done
+    die "the guest did not say '$1' within $2 s"
+}
+
+# guest_run COMMAND: runs a command in the guest and prints what it prints; its exit code is the result's.
+guest_run() {
+    local line
+    printf '%s\n' "$1" >&"$GUEST_IN"
+    while IFS= read -r -t 60 line <&"$GUEST_OUT"; do
+        case $line in
+            "guest: done "*) return "${line#guest: done }" ;;
+            *) printf '%s\n' "$line" ;;
+        esac
+    done
+    die "the guest did not answer to: $1"
+}
