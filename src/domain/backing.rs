@@ -76,11 +76,18 @@ impl MemoryBacking {
         let Some(backing) = root.only_child("memoryBacking", diagnostics) else { return Self::default() };
         let allocation = backing.only_child("allocation", diagnostics);
         let mut this = Self {
-            hugepages: backing.only_child("hugepages", diagnostics).map(|h| pages(h, diagnostics)).unwrap_or_default(),
+            hugepages: backing
+                .only_child("hugepages", diagnostics)
+                .map(|h| pages(h, diagnostics))
+                .unwrap_or_default(),
             no_merge: backing.only_child("nosharepages", diagnostics).is_some(),
             locked: backing.only_child("locked", diagnostics).is_some(),
-            source: backing.only_child("source", diagnostics).and_then(|e| e.require_keyword("type", diagnostics)),
-            access: backing.only_child("access", diagnostics).and_then(|e| e.require_keyword("mode", diagnostics)),
+            source: backing
+                .only_child("source", diagnostics)
+                .and_then(|e| e.require_keyword("type", diagnostics)),
+            access: backing
+                .only_child("access", diagnostics)
+                .and_then(|e| e.require_keyword("mode", diagnostics)),
             allocation: allocation.and_then(|e| e.keyword("mode", diagnostics)),
             allocation_threads: allocation.and_then(|e| e.number("threads", diagnostics)),
             discard: backing.only_child("discard", diagnostics).is_some(),
@@ -92,10 +99,14 @@ impl MemoryBacking {
     fn check(&mut self, backing: &Element, diagnostics: &mut Diagnostics) {
         let Some(page) = self.hugepages.first().map(|p| p.span) else { return };
         if self.allocation == Some(MemoryAllocation::Ondemand) {
-            diagnostics.error(backing.span, "huge pages are allocated at the start, not on demand").related(page, "asked for here");
+            diagnostics
+                .error(backing.span, "huge pages are allocated at the start, not on demand")
+                .related(page, "asked for here");
         }
         if self.source == Some(MemorySource::Anonymous) {
-            diagnostics.error(backing.span, "anonymous memory has no huge pages").related(page, "asked for here");
+            diagnostics
+                .error(backing.span, "anonymous memory has no huge pages")
+                .related(page, "asked for here");
         }
         let mut seen: Vec<&HugePage> = Vec::new();
         for page in &self.hugepages {
@@ -105,7 +116,9 @@ impl MemoryBacking {
                 _ => false,
             });
             if let Some(other) = clash {
-                diagnostics.error(page.span, "two page sizes serve the same NUMA node").related(other.span, "the other one");
+                diagnostics
+                    .error(page.span, "two page sizes serve the same NUMA node")
+                    .related(other.span, "the other one");
             }
             seen.push(page);
         }
@@ -113,7 +126,10 @@ impl MemoryBacking {
 
     /// The huge page that serves a guest's NUMA node, or the whole guest.
     pub fn page_of(&self, node: Option<u32>) -> Option<&HugePage> {
-        let own = self.hugepages.iter().find(|p| matches!((&p.nodeset, node), (Some(set), Some(n)) if set.contains(n)));
+        let own = self
+            .hugepages
+            .iter()
+            .find(|p| matches!((&p.nodeset, node), (Some(set), Some(n)) if set.contains(n)));
         own.or_else(|| self.hugepages.iter().find(|p| p.nodeset.is_none()))
     }
 }

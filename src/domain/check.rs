@@ -6,8 +6,8 @@ use super::Domain;
 use super::clock::TimerName;
 use super::cpu::CpuMode;
 use super::disk;
-use super::general::DomainType;
 use super::firmware::FirmwareKind;
+use super::general::DomainType;
 use super::id_set::IdSet;
 use super::numa::Cell;
 use super::os::{Chipset, SmbiosMode};
@@ -41,7 +41,9 @@ fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     };
     let Some(max) = domain.memory.max else { return };
     if max.bytes < domain.memory.total {
-        diagnostics.error(max.span, "<maxMemory> is less than <memory>").related(domain.memory.span, "more than the most");
+        diagnostics
+            .error(max.span, "<maxMemory> is less than <memory>")
+            .related(domain.memory.span, "more than the most");
     }
     if domain.cpu.numa.cells.is_empty() && domain.memory.total > 0 {
         // QEMU adds memory to NUMA cells only: all that there is becomes the first one.
@@ -62,9 +64,10 @@ fn numa(domain: &Domain, diagnostics: &mut Diagnostics) {
     let cells = &domain.cpu.numa.cells;
     for cell in cells {
         if let Some(cpu) = cell.cpus.last().filter(|cpu| *cpu >= domain.vcpus.max) {
-            diagnostics
-                .error(cell.span, format!("there is no vCPU {cpu} for this NUMA cell"))
-                .related(domain.vcpus.span, format!("they are numbered 0 to {}", domain.vcpus.max.saturating_sub(1)));
+            diagnostics.error(cell.span, format!("there is no vCPU {cpu} for this NUMA cell")).related(
+                domain.vcpus.span,
+                format!("they are numbered 0 to {}", domain.vcpus.max.saturating_sub(1)),
+            );
         }
     }
     let is_cell = |id: u32| cells.iter().any(|c| c.id == id);
@@ -84,7 +87,10 @@ fn numa(domain: &Domain, diagnostics: &mut Diagnostics) {
     for link in &domain.cpu.numa.interconnects {
         for id in [link.initiator, link.target] {
             if !is_cell(id) {
-                diagnostics.error(domain.cpu.span, format!("<interconnects> names the NUMA cell {id}, which is not there"));
+                diagnostics.error(
+                    domain.cpu.span,
+                    format!("<interconnects> names the NUMA cell {id}, which is not there"),
+                );
             }
         }
     }
@@ -94,7 +100,10 @@ fn processors(domain: &Domain, diagnostics: &mut Diagnostics) {
     let (cpu, vcpus) = (&domain.cpu, &domain.vcpus);
     if let Some(topology) = cpu.topology.filter(|t| t.vcpus() != u64::from(vcpus.max)) {
         diagnostics
-            .error(topology.span, format!("the topology has {} vCPUs, the guest {}", topology.vcpus(), vcpus.max))
+            .error(
+                topology.span,
+                format!("the topology has {} vCPUs, the guest {}", topology.vcpus(), vcpus.max),
+            )
             .related(vcpus.span, "as it says here");
     }
     let tcg = domain.general.kind == Some(DomainType::Qemu);
@@ -115,7 +124,9 @@ fn platform(domain: &Domain, diagnostics: &mut Diagnostics) {
     let q35 = domain.os.chipset == Chipset::Q35;
     let features = &domain.features;
     if let Some((_, span)) = features.tseg.filter(|_| !q35) {
-        diagnostics.error(span, "<tseg> belongs to q35 machines").related(domain.os.machine_span, "this is none");
+        diagnostics
+            .error(span, "<tseg> belongs to q35 machines")
+            .related(domain.os.machine_span, "this is none");
     } else if let Some((_, span)) = features.tseg.filter(|_| features.smm != Some(true)) {
         diagnostics.error(span, "<tseg> needs system management mode: <smm state='on'>");
     }
@@ -189,4 +200,3 @@ fn smbios(domain: &Domain, diagnostics: &mut Diagnostics) {
         _ => {}
     }
 }
-

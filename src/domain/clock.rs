@@ -128,7 +128,10 @@ impl Clock {
                 // "reset" is libvirt's word for: whatever the guest set the clock to is forgotten. So it is here.
                 if let Some(adjustment) = clock.attribute("adjustment").filter(|a| a.value != "reset") {
                     diagnostics
-                        .unsupported(adjustment.span, "vmward keeps no adjustment of the guest's clock between starts")
+                        .unsupported(
+                            adjustment.span,
+                            "vmward keeps no adjustment of the guest's clock between starts",
+                        )
                         .hint("offset='variable' sets the clock at each start");
                 }
             }
@@ -193,8 +196,11 @@ impl Timer {
                 format!("QEMU has no tickpolicy '{}' of the timer '{}'", policy.as_str(), self.name.as_str()),
             );
         }
-        if self.present == Some(false) && matches!(self.name, TimerName::Rtc | TimerName::Pit | TimerName::Tsc) {
-            diagnostics.error(self.span, format!("QEMU's guests always have the timer '{}'", self.name.as_str()));
+        if self.present == Some(false)
+            && matches!(self.name, TimerName::Rtc | TimerName::Pit | TimerName::Tsc)
+        {
+            diagnostics
+                .error(self.span, format!("QEMU's guests always have the timer '{}'", self.name.as_str()));
         }
     }
 }

@@ -75,6 +75,7 @@ fn in_namespace(element: &Element, ancestors: &[&Element]) -> bool {
         Some((prefix, _)) => format!("xmlns:{prefix}"),
         None => "xmlns".to_owned(),
     };
-    let declared = |e: &Element| e.attributes.iter().find(|a| a.name == declaration).map(|a| a.value == NAMESPACE);
+    let declared =
+        |e: &Element| e.attributes.iter().find(|a| a.name == declaration).map(|a| a.value == NAMESPACE);
     declared(element).or_else(|| ancestors.iter().find_map(|a| declared(a))).unwrap_or_default()
 }

@@ -126,8 +126,12 @@ impl Cpu {
             migratable: cpu.on_off("migratable", diagnostics),
             features: features(cpu, diagnostics),
             cache: cpu.only_child("cache", diagnostics).and_then(|c| cache(c, diagnostics)),
-            address_bits: cpu.only_child("maxphysaddr", diagnostics).and_then(|m| address_bits(m, diagnostics)),
-            topology: cpu.only_child("topology", diagnostics).and_then(|t| Topology::from_xml(t, diagnostics)),
+            address_bits: cpu
+                .only_child("maxphysaddr", diagnostics)
+                .and_then(|m| address_bits(m, diagnostics)),
+            topology: cpu
+                .only_child("topology", diagnostics)
+                .and_then(|t| Topology::from_xml(t, diagnostics)),
             numa: Numa::from_xml(cpu, diagnostics),
             ..Self::default()
         };
@@ -150,7 +154,8 @@ impl Cpu {
         }
         if let Some(vendor) = model.attribute("vendor_id") {
             if vendor.value.len() != VENDOR_ID_LEN || vendor.value.contains(',') {
-                diagnostics.error(vendor.span, format!("a vendor_id has {VENDOR_ID_LEN} characters, and no comma"));
+                diagnostics
+                    .error(vendor.span, format!("a vendor_id has {VENDOR_ID_LEN} characters, and no comma"));
             }
             self.vendor_id = Some(vendor.value.clone());
         }

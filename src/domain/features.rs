@@ -85,18 +85,21 @@ impl Features {
             vmcoreinfo: state(features, "vmcoreinfo", diagnostics).unwrap_or_default(),
             ..Self::default()
         };
-        this.ioapic = features.only_child("ioapic", diagnostics).and_then(|i| i.require_keyword("driver", diagnostics));
-        this.ps2 = state(features, "ps2", diagnostics)
-            .zip(features.child("ps2").map(|e| e.span));
-        this.async_teardown =
-            features.only_child("async-teardown", diagnostics).map(|e| e.yes_no("enabled", diagnostics).unwrap_or(true));
+        this.ioapic =
+            features.only_child("ioapic", diagnostics).and_then(|i| i.require_keyword("driver", diagnostics));
+        this.ps2 = state(features, "ps2", diagnostics).zip(features.child("ps2").map(|e| e.span));
+        this.async_teardown = features
+            .only_child("async-teardown", diagnostics)
+            .map(|e| e.yes_no("enabled", diagnostics).unwrap_or(true));
         this.read_tseg(features, diagnostics);
         this.read_tcg(features, diagnostics);
         this
     }
 
     fn read_tseg(&mut self, features: &Element, diagnostics: &mut Diagnostics) {
-        let Some(tseg) = features.child("smm").and_then(|smm| smm.only_child("tseg", diagnostics)) else { return };
+        let Some(tseg) = features.child("smm").and_then(|smm| smm.only_child("tseg", diagnostics)) else {
+            return;
+        };
         let Some(bytes) = size::of_element(tseg, MIB, diagnostics) else { return };
         if bytes == 0 || !bytes.is_multiple_of(MIB) || bytes > u64::from(u16::MAX) * MIB {
             diagnostics.error(tseg.text_place(), "the size of <tseg> is a number of whole MiB");
@@ -124,7 +127,11 @@ impl KvmFeatures {
             if !size.is_some_and(|s| s.is_power_of_two() && DIRTY_RING.contains(&s)) {
                 diagnostics.error(
                     ring.span,
-                    format!("the size of the dirty ring is a power of two from {} to {}", DIRTY_RING.start(), DIRTY_RING.end()),
+                    format!(
+                        "the size of the dirty ring is a power of two from {} to {}",
+                        DIRTY_RING.start(),
+                        DIRTY_RING.end()
+                    ),
                 );
             }
             size

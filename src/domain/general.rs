@@ -84,7 +84,8 @@ fn uuid(root: &Element, diagnostics: &mut Diagnostics) -> Option<Uuid> {
 /// `<genid>`: a random one if it is empty.
 pub(super) fn genid(root: &Element, diagnostics: &mut Diagnostics) -> Option<Uuid> {
     let element = root.only_child("genid", diagnostics)?;
-    let genid = if element.text().is_empty() { Some(Uuid::new_v4()) } else { Uuid::try_parse(element.text()).ok() };
+    let genid =
+        if element.text().is_empty() { Some(Uuid::new_v4()) } else { Uuid::try_parse(element.text()).ok() };
     if genid.is_none() {
         diagnostics.error(element.text_place(), format!("'{}' is not a UUID", element.text()));
     }

@@ -53,8 +53,10 @@ pub struct HyperV {
 impl HyperV {
     pub(super) fn from_xml(features: &Element, diagnostics: &mut Diagnostics) -> Self {
         let Some(hyperv) = features.only_child("hyperv", diagnostics) else { return Self::default() };
-        let mut this =
-            Self { passthrough: hyperv.keyword("mode", diagnostics) == Some(HyperVMode::Passthrough), ..Self::default() };
+        let mut this = Self {
+            passthrough: hyperv.keyword("mode", diagnostics) == Some(HyperVMode::Passthrough),
+            ..Self::default()
+        };
         for (name, property) in SWITCHES {
             if state(hyperv, name, diagnostics) == Some(true) {
                 this.switches.push(property);
@@ -95,7 +97,8 @@ impl HyperV {
         match retries {
             Some(n) if n >= MIN_SPINLOCK_RETRIES => self.spinlocks = Some(n),
             _ => {
-                diagnostics.error(element.span, format!("<spinlocks> has at least {MIN_SPINLOCK_RETRIES} retries"));
+                diagnostics
+                    .error(element.span, format!("<spinlocks> has at least {MIN_SPINLOCK_RETRIES} retries"));
             }
         }
     }
@@ -107,8 +110,10 @@ impl HyperV {
         let Some(element) = hyperv.child("vendor_id") else { return };
         let Some(value) = element.require("value", diagnostics) else { return };
         if value.len() > VENDOR_ID_LEN || value.contains(',') {
-            diagnostics
-                .error(element.span, format!("a vendor_id has at most {VENDOR_ID_LEN} characters, and no comma"));
+            diagnostics.error(
+                element.span,
+                format!("a vendor_id has at most {VENDOR_ID_LEN} characters, and no comma"),
+            );
         }
         self.vendor_id = Some(value.to_owned());
     }

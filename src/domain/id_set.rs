@@ -114,7 +114,9 @@ mod tests {
 
     #[test]
     fn sets_are_read_and_written() {
-        for (text, written) in [("0", "0"), ("3,1,2", "1-3"), ("0-3,^1,7", "0,2-3,7"), (" 1 - 2 , 4", "1-2,4")] {
+        for (text, written) in
+            [("0", "0"), ("3,1,2", "1-3"), ("0-3,^1,7", "0,2-3,7"), (" 1 - 2 , 4", "1-2,4")]
+        {
             assert_eq!(IdSet::parse(text).unwrap().to_string(), written, "{text}");
         }
         for wrong in ["", "a", "3-1", "1,,2", "-1", "0-99999"] {

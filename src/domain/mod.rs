@@ -5,10 +5,10 @@
 
 mod address;
 pub mod backing;
+mod check;
 pub mod clock;
 pub mod commandline;
 pub mod cpu;
-mod check;
 mod device;
 pub mod devices;
 pub mod disk;

@@ -121,7 +121,10 @@ impl Numa {
         let Some(numa) = cpu.only_child("numa", diagnostics) else { return Self::default() };
         let mut cells: Vec<Cell> = Vec::new();
         for (n, element) in numa.children("cell").enumerate() {
-            let Some(cell) = Cell::from_xml(element, u32::try_from(n).unwrap_or(u32::MAX), diagnostics) else { continue };
+            let Some(cell) = Cell::from_xml(element, u32::try_from(n).unwrap_or(u32::MAX), diagnostics)
+            else {
+                continue;
+            };
             if let Some(other) = cells.iter().find(|c| c.id == cell.id) {
                 diagnostics
                     .error(cell.span, format!("there are two NUMA cells with the id {}", cell.id))
@@ -136,7 +139,8 @@ impl Numa {
         }
         cells.sort_by_key(|c| c.id);
         if let Some((n, gap)) = (0..).zip(&cells).find(|(n, c)| c.id != *n) {
-            diagnostics.error(gap.span, format!("NUMA cells are numbered without gaps: there is no cell {n}"));
+            diagnostics
+                .error(gap.span, format!("NUMA cells are numbered without gaps: there is no cell {n}"));
         }
         let interconnects = match numa.only_child("interconnects", diagnostics) {
             Some(element) => interconnects(element, diagnostics),

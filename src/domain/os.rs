@@ -118,7 +118,9 @@ impl Os {
             }
         }
         result.read_bios(os, diagnostics);
-        if let Some(table) = os.only_child("acpi", diagnostics).and_then(|acpi| acpi.only_child("table", diagnostics)) {
+        if let Some(table) =
+            os.only_child("acpi", diagnostics).and_then(|acpi| acpi.only_child("table", diagnostics))
+        {
             if table.require("type", diagnostics).is_some_and(|kind| kind != "slic") {
                 diagnostics.error(table.span, "an ACPI table given to the guest is of type 'slic'");
             }
@@ -143,7 +145,8 @@ impl Os {
             diagnostics
                 .error(kind.text_place(), format!("vmward runs guests of type hvm, not '{}'", kind.text()));
         }
-        if let Some(arch) = kind.attribute("arch").filter(|a| !["x86_64", "i686"].contains(&a.value.as_str())) {
+        if let Some(arch) = kind.attribute("arch").filter(|a| !["x86_64", "i686"].contains(&a.value.as_str()))
+        {
             diagnostics.error(arch.span, format!("vmward runs x86_64 guests, not '{}'", arch.value));
         }
         if let Some(machine) = kind.attribute("machine") {

@@ -98,7 +98,10 @@ impl Sysinfo {
                     this.fw_cfg.extend(element.children("entry").filter_map(|e| fw_cfg(e, diagnostics)));
                 }
                 Some(other) => {
-                    diagnostics.error(element.span, format!("'{other}' is not a type of <sysinfo>; it takes smbios or fwcfg"));
+                    diagnostics.error(
+                        element.span,
+                        format!("'{other}' is not a type of <sysinfo>; it takes smbios or fwcfg"),
+                    );
                 }
                 None => {}
             }

@@ -44,7 +44,8 @@ impl NumaTune {
         let memory = numatune.only_child("memory", diagnostics).and_then(|m| {
             let automatic = m.attribute("placement").is_some_and(|p| {
                 if p.value != "static" && p.value != "auto" {
-                    diagnostics.error(p.span, format!("'{}' is not a placement; it is static or auto", p.value));
+                    diagnostics
+                        .error(p.span, format!("'{}' is not a placement; it is static or auto", p.value));
                 }
                 p.value == "auto"
             });
@@ -58,13 +59,17 @@ impl NumaTune {
         });
         let mut cells: Vec<(u32, NumaPolicy)> = Vec::new();
         for element in numatune.children("memnode") {
-            if element.require("cellid", diagnostics).is_none() || element.require("nodeset", diagnostics).is_none() {
+            if element.require("cellid", diagnostics).is_none()
+                || element.require("nodeset", diagnostics).is_none()
+            {
                 continue;
             }
             let Some(id) = element.number("cellid", diagnostics) else { continue };
             let Some(policy) = policy(element, diagnostics) else { continue };
             if let Some((_, other)) = cells.iter().find(|(c, _)| *c == id) {
-                diagnostics.error(policy.span, format!("there are two <memnode> of cell {id}")).related(other.span, "the other one");
+                diagnostics
+                    .error(policy.span, format!("there are two <memnode> of cell {id}"))
+                    .related(other.span, "the other one");
             }
             cells.push((id, policy));
         }
@@ -125,14 +130,18 @@ impl IoThreads {
             for element in list.children("iothread") {
                 let Some(thread) = io_thread(element, diagnostics) else { continue };
                 if threads.iter().any(|t| t.id == thread.id) {
-                    diagnostics.error(element.span, format!("there are two I/O threads with the id {}", thread.id));
+                    diagnostics
+                        .error(element.span, format!("there are two I/O threads with the id {}", thread.id));
                 }
                 threads.push(thread);
             }
         }
         if let Some(element) = root.only_child("iothreads", diagnostics) {
             let Ok(count) = element.text().parse::<u16>() else {
-                diagnostics.error(element.text_place(), format!("'{}' is not a number of I/O threads", element.text()));
+                diagnostics.error(
+                    element.text_place(),
+                    format!("'{}' is not a number of I/O threads", element.text()),
+                );
                 return Self { threads, main_pool: None };
             };
             for id in 1.. {

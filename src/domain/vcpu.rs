@@ -45,7 +45,8 @@ impl Vcpus {
                     .hint("name them: <vcpu placement='static' cpuset='0-3'>");
             }
             Some(other) => {
-                diagnostics.error(element.span, format!("'{other}' is not a placement; it is static or auto"));
+                diagnostics
+                    .error(element.span, format!("'{other}' is not a placement; it is static or auto"));
             }
         }
         let host_cpus = IdSet::from_attribute(element, "cpuset", diagnostics);

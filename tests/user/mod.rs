@@ -1,5 +1,6 @@
 //! Who calls `vmward` in the tests of its command line.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 use std::fs;
 use std::io::Write;

@@ -169,3 +169,60 @@ fn all_that_is_missing_is_said_at_once() {
         "{errors:?}"
     );
 }
+
+/// A store with one secret whose files can be spoilt.
+fn one_secret(home: &TempDir) -> (FileStore, Uuid) {
+    let (store, uuid) = (store(home), Uuid::from_u128(1));
+    store.define(&secret(1, UsageKind::Volume, "a")).unwrap();
+    store.set_value(uuid, &value("hunter2 hunter2 hunter2")).unwrap();
+    (store, uuid)
+}
+
+/// Everything that reads the files. None of it may panic, and no error shows a value.
+fn read_all(store: &FileStore, uuid: Uuid) -> Option<SecretValue> {
+    let shown = |e: KeystoreError| assert!(!format!("{e:?} {e}").contains("hunter2"));
+    let _ = store.find(&SecretLookup::Uuid(uuid), None).map_err(shown);
+    let _ = store.find(&SecretLookup::Usage("a".into()), Some(UsageKind::Volume)).map_err(shown);
+    let _ = store.list().map_err(shown);
+    store.value(uuid).map_err(shown).ok().flatten()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(32))]
+
+    #[test]
+    fn any_bytes_in_any_file_are_an_error_at_worst(which in 0..5, content: Vec<u8>) {
+        let home = TempDir::new().unwrap();
+        let (store, uuid) = one_secret(&home);
+        let path = match which {
+            0 => store.definition_path(uuid),
+            1 => store.value_path(uuid),
+            2 => store.identity.key_file.clone(),
+            3 => store.dir.join(RECIPIENTS),
+            _ => store.dir.join(".by-usage/stamp"),
+        };
+        fs::write(path, content).unwrap();
+        read_all(&store, uuid);
+        let _ = store.set_value(uuid, &value("x"));
+    }
+
+    #[test]
+    fn a_value_with_a_changed_byte_is_never_another_value(at: proptest::sample::Index, bit in 0u8..8) {
+        let home = TempDir::new().unwrap();
+        let (store, uuid) = one_secret(&home);
+        let mut content = fs::read(store.value_path(uuid)).unwrap();
+        let at = at.index(content.len());
+        content[at] ^= 1 << bit;
+        fs::write(store.value_path(uuid), content).unwrap();
+        proptest::prop_assert!(read_all(&store, uuid).is_none());
+    }
+
+    #[test]
+    fn a_value_cut_short_is_never_a_shorter_value(at: proptest::sample::Index) {
+        let home = TempDir::new().unwrap();
+        let (store, uuid) = one_secret(&home);
+        let content = fs::read(store.value_path(uuid)).unwrap();
+        fs::write(store.value_path(uuid), &content[..at.index(content.len())]).unwrap();
+        proptest::prop_assert!(read_all(&store, uuid).is_none());
+    }
+}
