@@ -10,8 +10,10 @@ mod doctor;
 mod error;
 mod input;
 mod keystore_failure;
+mod log;
 mod monitor;
 mod program;
+mod run;
 mod secret;
 mod status;
 mod value_source;
@@ -44,6 +46,8 @@ pub(crate) struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Start a guest and stay with it until it ends
+    Run(run::RunArgs),
     /// Say everything that is wrong with a guest's XML
     Check(check::CheckArgs),
     /// Print the QEMU command line of a guest, its secrets redacted
@@ -94,6 +98,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Run(args) => run::run(&cli.global, &args),
         Command::Check(args) => check::run(&args),
         Command::Argv(args) => argv::run(&args),
         Command::List(args) => status::list(&args),

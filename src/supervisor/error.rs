@@ -57,6 +57,9 @@ pub enum SupervisorError {
     /// The file with the master key does not hold one.
     #[error("{} does not hold a master key", .0.display())]
     NoMasterKey(PathBuf),
+    /// A secret that the command line needs was not resolved.
+    #[error("there is no value for QEMU's secret object {0}")]
+    NoSecret(String),
     /// What the arguments want QEMU to inherit is not there.
     #[error("QEMU cannot be given descriptor {number}: {why}")]
     Descriptor {
@@ -104,6 +107,9 @@ pub enum SupervisorError {
         /// Why not.
         why: String,
     },
+    /// The process could not be closed to others.
+    #[error("this process cannot be kept from being looked into")]
+    Harden(#[source] nix::Error),
     /// The signals of the process cannot be received.
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),

@@ -23,8 +23,6 @@ use super::user::User;
 
 /// The monitor's socket in the lib dir.
 pub const MONITOR_SOCKET: &str = "monitor.sock";
-/// The socket of the varlink service in the lib dir.
-pub const CONTROL_SOCKET: &str = "control.sock";
 
 /// `linux/magic.h`.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);

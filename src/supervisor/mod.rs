@@ -2,14 +2,61 @@
 
 pub mod control;
 mod error;
+mod launch;
 mod lib_dir;
 mod process;
 mod running;
+mod signals;
 mod state;
+mod supervise;
 mod user;
 
 pub use error::SupervisorError;
-pub use lib_dir::{CONTROL_SOCKET, LibDir, MONITOR_SOCKET};
+pub use launch::{Launch, Started};
+pub use lib_dir::{LibDir, MONITOR_SOCKET};
 pub use process::{Ending, ProcessId};
 pub use running::{Change, Configuration, Order, Running};
+pub use signals::StopSignal;
+pub use supervise::Outcome;
 pub use user::{DEFAULT_USER, User};
+
+use std::time::Duration;
+
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, umask};
+
+use signals::Signals;
+
+/// What a supervisor's work comes to.
+#[derive(Debug)]
+pub enum Ended {
+    /// The guest ran.
+    Ran(Outcome),
+    /// A signal came before it did.
+    Interrupted(StopSignal),
+}
+
+/// Keeps what this process knows to itself. Comes before the first secret.
+pub fn harden() -> Result<(), SupervisorError> {
+    let harden = || {
+        // QEMU inherits both.
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        umask(Mode::from_bits_truncate(0o077));
+        set_dumpable(false)
+    };
+    harden().map_err(SupervisorError::Harden)
+}
+
+/// Starts a domain and stays with it until its end.
+pub async fn run(launch: Launch, stop_timeout: Duration) -> Result<Ended, SupervisorError> {
+    let mut signals = Signals::catch()?;
+    let name = launch.domain.name().to_owned();
+    let started = tokio::select! {
+        started = launch::launch(launch) => started?,
+        signal = signals.stop() => return Ok(Ended::Interrupted(signal)),
+    };
+    tracing::info!("the guest '{name}' runs (QEMU is process {})", started.running.qemu_pid);
+    supervise::notify(sd_notify::NotifyState::Ready);
+    Ok(Ended::Ran(supervise::supervise(started, signals, stop_timeout).await))
+}

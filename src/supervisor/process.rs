@@ -1,6 +1,6 @@
 //! QEMU's process: started, watched through its pidfd, listened to, killed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
@@ -111,6 +111,8 @@ pub(super) struct Program<'a> {
 pub(super) struct QemuProcess {
     id: ProcessId,
     pidfd: AsyncFd<OwnedFd>,
+    /// Whether it is gone, or not to be ended by this value.
+    done: Cell<bool>,
     /// `None` for a QEMU that another supervisor started.
     child: Option<RefCell<Child>>,
     stderr: RefCell<Option<JoinHandle<()>>>,
@@ -193,6 +195,7 @@ impl QemuProcess {
         Self {
             id,
             pidfd,
+            done: Cell::new(false),
             child: child.map(RefCell::new),
             stderr: RefCell::default(),
             last_words: Rc::default(),
@@ -212,6 +215,7 @@ impl QemuProcess {
     }
 
     fn collect(&self) -> Ending {
+        self.done.set(true);
         match &self.child {
             None => Ending::Unknown,
             Some(child) => child.borrow_mut().wait().map_or(Ending::Unknown, Ending::from),
@@ -235,9 +239,8 @@ impl QemuProcess {
     }
 
     /// Lets it live when this is dropped.
-    pub(super) fn release(mut self) {
-        self.child = None;
-        self.id.pid = 0;
+    pub(super) fn release(self) {
+        self.done.set(true);
     }
 
     fn listen(&self, receiver: pipe::Receiver) {
@@ -248,7 +251,7 @@ impl QemuProcess {
 
 impl Drop for QemuProcess {
     fn drop(&mut self) {
-        if self.id.pid == 0 {
+        if self.done.get() {
             return;
         }
         self.kill();
@@ -262,6 +265,10 @@ impl Drop for QemuProcess {
     }
 }
 
+#[expect(
+    deprecated,
+    reason = "the constructors became unsafe for types whose descriptor may change; an OwnedFd's never does"
+)]
 fn watch(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     AsyncFd::with_interest(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)

@@ -1,7 +1,6 @@
 //! The state of one running domain, as its parts share it.
 
 use std::cell::{Ref, RefCell};
-use std::rc::Rc;
 use std::time::SystemTime;
 
 use tokio::sync::{Mutex, MutexGuard, mpsc};
@@ -10,6 +9,7 @@ use uuid::Uuid;
 use crate::domain::Domain;
 use crate::keystore::Keystores;
 use crate::qemu::Capabilities;
+use crate::qemu::storage::NodeNumbers;
 use crate::qmp::Qmp;
 use crate::secret::MasterKey;
 use crate::xml::Element;
@@ -35,8 +35,8 @@ pub struct Configuration {
     pub domain: Domain,
     /// The XML of it, without passwords.
     pub xml: Element,
-    /// The number that the next node of the block graph gets.
-    pub next_node: u32,
+    /// The numbers of the nodes that hotplug makes.
+    pub nodes: NodeNumbers,
 }
 
 /// One running domain. Everything runs on one thread: parts share it as `Rc<Running>`.
@@ -60,8 +60,14 @@ pub struct Running {
     orders: mpsc::UnboundedSender<Order>,
 }
 
-/// What [`Running`] is made of besides its public parts.
-pub(super) struct Private {
+/// What [`Running`] is made of.
+pub(super) struct Parts {
+    pub(super) qmp: Qmp,
+    pub(super) capabilities: Capabilities,
+    pub(super) master_key: MasterKey,
+    pub(super) keystores: Keystores,
+    pub(super) qemu_pid: u32,
+    pub(super) started: SystemTime,
     pub(super) configuration: Configuration,
     pub(super) state_file: StateFile,
     pub(super) orders: mpsc::UnboundedSender<Order>,
@@ -74,6 +80,23 @@ pub struct Change<'a> {
 }
 
 impl Running {
+    /// A domain that has just been started, or taken back.
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { qmp, capabilities, master_key, keystores, qemu_pid, started, .. } = parts;
+        Self {
+            qmp,
+            capabilities,
+            master_key,
+            keystores,
+            qemu_pid,
+            started,
+            configuration: RefCell::new(parts.configuration),
+            changing: Mutex::new(()),
+            state_file: parts.state_file,
+            orders: parts.orders,
+        }
+    }
+
     /// The guest's name.
     pub fn name(&self) -> String {
         self.configuration().domain.name().to_owned()

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::qemu::storage::NodeNumbers;
+
 use super::lib_dir::LibDir;
 use super::process::ProcessId;
 use super::{Configuration, SupervisorError};
@@ -33,8 +35,8 @@ pub(super) struct State {
     pub(super) process: ProcessId,
     /// When QEMU was started, in seconds since 1970.
     pub(super) started: u64,
-    /// See [`Configuration::next_node`].
-    pub(super) next_node: u32,
+    /// See [`Configuration::nodes`].
+    pub(super) nodes: NodeNumbers,
     /// See [`Configuration::xml`].
     pub(super) xml: String,
 }
@@ -69,7 +71,7 @@ impl StateFile {
     pub(super) fn save_configuration(&self, configuration: &Configuration) -> Result<(), SupervisorError> {
         {
             let mut state = self.state.borrow_mut();
-            state.next_node = configuration.next_node;
+            state.nodes = configuration.nodes.clone();
             state.xml = configuration.xml.to_string();
         }
         self.save()

@@ -1,0 +1,30 @@
+//! What is said while a guest runs.
+
+use std::env;
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Sends messages to the journal where stderr goes there anyway, so that they keep their priority, and to
+/// stderr elsewhere.
+pub(crate) fn init(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::INFO,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let registry = tracing_subscriber::registry().with(level);
+    if env::var_os("JOURNAL_STREAM").is_some()
+        && let Ok(journal) = tracing_journald::layer()
+    {
+        registry.with(journal).init();
+    } else {
+        let to_stderr = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .without_time()
+            .with_target(false)
+            .with_ansi(false);
+        registry.with(to_stderr).init();
+    }
+}

@@ -1,0 +1,130 @@
+//! `vmward run`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::domain::Domain;
+use crate::qemu;
+use crate::supervisor::{self, Ended, Ending, Launch, Outcome, SupervisorError, User};
+
+use super::config::Config;
+use super::input::Input;
+use super::keystore_failure::unresolved_failure;
+use super::{CliError, Exit, Global, log, program};
+
+/// What a process killed by signal n exits with, less n.
+const KILLED: i32 = 128;
+/// The exit code of a guest that crashed, and of a QEMU that ended nobody knows how.
+const FAILED: i32 = 1;
+
+/// Arguments of `vmward run`.
+#[derive(clap::Args)]
+pub(crate) struct RunArgs {
+    /// The guest's domain XML; - reads it from the standard input
+    #[arg(value_name = "GUEST.xml")]
+    guest: PathBuf,
+    /// Run QEMU as this user (as root only) [default: vmward-qemu, if it exists]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// How long the guest may take to shut down before it is ended, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    stop_timeout: u32,
+    /// Start the guest without what vmward does not honour in its XML
+    #[arg(long)]
+    allow_unsupported: bool,
+    /// Say more of what happens (twice: everything)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// Runs a guest until it ends.
+pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError> {
+    log::init(args.verbose);
+    supervisor::harden().map_err(failure)?;
+    let config = Config::load(global)?;
+    let user = User::for_qemu(args.user.as_deref()).map_err(failure)?;
+    let input = Input::read(&args.guest)?;
+    let mut failed = None;
+    let built = input.understand(args.allow_unsupported, |root, diagnostics| {
+        let mut domain = Domain::from_xml(root, diagnostics)?;
+        match program::capabilities(&domain, false) {
+            Ok(capabilities) => {
+                let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
+                Some((root.clone(), domain, capabilities, line))
+            }
+            Err(e) => {
+                failed = Some(e);
+                None
+            }
+        }
+    });
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    let (xml, domain, capabilities, line) = built?;
+    let keystores = config.open_keystores()?;
+    let secrets = keystores
+        .resolve(&domain.secrets())
+        .map_err(|unresolved| unresolved_failure(&unresolved, &input.name, &input.source))?;
+    let launch = Launch {
+        program: program::emulator(&domain),
+        domain,
+        xml,
+        capabilities,
+        line,
+        secrets,
+        keystores,
+        runtime_dir: config.paths.runtime_dir,
+        user,
+    };
+    drop(input);
+    let stop_timeout = Duration::from_secs(args.stop_timeout.into());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::new(Exit::Internal, "the main loop cannot be set up").caused_by(e))?;
+    let local = tokio::task::LocalSet::new();
+    let ended = local.block_on(&runtime, supervisor::run(launch, stop_timeout)).map_err(failure)?;
+    if !crate::secret::all_locked() {
+        tracing::warn!("not all secrets were in locked memory");
+    }
+    Ok(exit_code(ended))
+}
+
+/// The exit code of a guest, and a word about it where it is not 0.
+fn exit_code(ended: Ended) -> ExitCode {
+    let code = match ended {
+        Ended::Interrupted(signal) => {
+            eprintln!("stopped before the guest ran");
+            KILLED + signal.number()
+        }
+        Ended::Ran(outcome) => {
+            let code = code_of(&outcome);
+            if outcome.crashed {
+                eprintln!("error: the guest has crashed");
+            } else if code != 0 {
+                eprintln!("error: QEMU {}", outcome.ending);
+                outcome.last_words.iter().for_each(|line| eprintln!("  {line}"));
+            }
+            code
+        }
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(Exit::Internal as u8))
+}
+
+fn code_of(outcome: &Outcome) -> i32 {
+    match outcome.ending {
+        _ if outcome.crashed => FAILED,
+        Ending::Killed(signal) => KILLED + signal,
+        Ending::Exited(code) => code,
+        Ending::Unknown if outcome.intended => 0,
+        Ending::Unknown => FAILED,
+    }
+}
+
+fn failure(error: SupervisorError) -> CliError {
+    let mut failure = CliError::new(Exit::Unavailable, error.to_string());
+    failure.source = std::error::Error::source(&error).map(|e| e.to_string().into());
+    failure
+}

@@ -1,0 +1,206 @@
+//! The start of a domain. Whatever goes wrong, and whenever its future is dropped: QEMU is killed, and nothing
+//! is left in the lib dir or of it.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use command_fds::FdMapping;
+use qapi::qmp::{cont, object_del, query_status};
+use tokio::sync::mpsc;
+
+use crate::domain::Domain;
+use crate::keystore::{Keystores, ResolvedSecrets};
+use crate::qemu::storage::NodeNumbers;
+use crate::qemu::{
+    Capabilities, CommandLine, Descriptor, LaunchOptions, MASTER_KEY_FILE, SecretObject, SecretSource,
+    launch_arguments,
+};
+use crate::qmp::{Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
+use crate::secret::{MasterKey, SealedSecret, os_random};
+use crate::xml::Element;
+
+use super::lib_dir::{LibDir, MONITOR_SOCKET};
+use super::process::{Program, QemuProcess};
+use super::running::Parts;
+use super::state::{Phase, State, StateFile};
+use super::user::User;
+use super::{Configuration, Order, Running, SupervisorError};
+
+/// The number under which QEMU inherits the monitor's socket.
+const MONITOR_FD: i32 = 3;
+/// How long QEMU may take from its exec to its greeting: it derives the keys of all LUKS disks before, 2-3 s
+/// each with qemu-img's default.
+const GREETING_DEADLINE: Duration = SLOW_COMMAND_DEADLINE;
+/// How long QEMU may take to end after it has dropped its monitor.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A domain that is to be started.
+pub struct Launch {
+    /// The domain, built for QEMU.
+    pub domain: Domain,
+    /// Its XML.
+    pub xml: Element,
+    /// What this QEMU can do.
+    pub capabilities: Capabilities,
+    /// What QEMU is told about the domain.
+    pub line: CommandLine,
+    /// QEMU.
+    pub program: PathBuf,
+    /// The values of all secrets that `line` needs.
+    pub secrets: ResolvedSecrets,
+    /// For secrets that hotplug will need.
+    pub keystores: Keystores,
+    /// Where the lib dir is made.
+    pub runtime_dir: PathBuf,
+    /// Who QEMU runs as, if not as this user.
+    pub user: Option<User>,
+}
+
+/// A lib dir that is wiped when this is dropped.
+pub(super) struct Lease(pub(super) Rc<LibDir>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Err(e) = self.0.wipe() {
+            tracing::error!(
+                "{e}: {}",
+                std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default()
+            );
+        }
+    }
+}
+
+/// A guest that runs under this supervisor. Dropped, it is ended: QEMU first, then the lib dir.
+pub struct Started {
+    pub(super) running: Rc<Running>,
+    pub(super) events: Events,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) process: QemuProcess,
+    pub(super) lease: Lease,
+}
+
+/// Starts a domain, up to where its processors run.
+pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
+    let Launch { domain, xml, capabilities, line, program, secrets, keystores, runtime_dir, user } = launch;
+    let lease = Lease(Rc::new(LibDir::claim(&runtime_dir, domain.name())?));
+    let lib_dir = &lease.0;
+    // Left there since it was last looked at.
+    lib_dir.clear()?;
+    if let Some(user) = &user {
+        lib_dir.hand_over(user)?;
+    }
+    if !lib_dir.is_in_memory() {
+        tracing::warn!(
+            "{} is not on a tmpfs: the master key may reach a disk before it is wiped",
+            lib_dir.path().display()
+        );
+    }
+    let master_key = MasterKey::generate(&mut os_random()).map_err(SupervisorError::MasterKey)?;
+    lib_dir.write_key(&master_key, user.as_ref())?;
+    let options = LaunchOptions { master_key: lib_dir.path().join(MASTER_KEY_FILE), monitor_fd: MONITOR_FD };
+    let line = launch_arguments(&options, &domain, &capabilities, line);
+    let arguments = line.render(|secret| seal(secret, &secrets, &master_key))?;
+    drop(secrets);
+    let descriptors = descriptors(lib_dir, &line.descriptors)?;
+    let process = QemuProcess::spawn(Program {
+        path: &program,
+        arguments,
+        user: user.as_ref(),
+        descriptors,
+        lib_dir: lib_dir.path(),
+    })?;
+    let started = SystemTime::now();
+    let nodes = NodeNumbers::after_start(&domain);
+    let state_file = StateFile::new(
+        Rc::clone(lib_dir),
+        State {
+            phase: Phase::Starting,
+            uuid: domain.general.uuid,
+            process: process.id(),
+            started: started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            nodes: nodes.clone(),
+            xml: xml.to_string(),
+        },
+    );
+    state_file.save_phase(Phase::Starting)?;
+    let configuration = Configuration { domain, xml, nodes };
+    let ids = line.secrets().map(|s| s.id.clone()).collect();
+    let monitor = lib_dir.path().join(MONITOR_SOCKET);
+    let (qmp, events) = while_alive(&process, hand_shake(&monitor, ids)).await?;
+    state_file.save_phase(Phase::Running)?;
+    while_alive(&process, qmp.execute(cont {})).await?;
+    let (sender, orders) = mpsc::unbounded_channel();
+    let running = Rc::new(Running::new(Parts {
+        qmp,
+        capabilities,
+        master_key,
+        keystores,
+        qemu_pid: process.id().pid,
+        started,
+        configuration,
+        state_file,
+        orders: sender,
+    }));
+    Ok(Started { running, events, orders, process, lease })
+}
+
+/// The value of a secret as QEMU gets it.
+fn seal(
+    secret: &SecretObject,
+    secrets: &ResolvedSecrets,
+    master_key: &MasterKey,
+) -> Result<SealedSecret, SupervisorError> {
+    let value = match &secret.source {
+        SecretSource::Keystore(reference) => secrets.get(reference),
+        SecretSource::Xml(value) => Some(value.as_ref()),
+    };
+    let value = value.ok_or_else(|| SupervisorError::NoSecret(secret.id.clone()))?;
+    Ok(master_key.seal(value, &mut os_random()))
+}
+
+/// What QEMU inherits.
+fn descriptors(lib_dir: &LibDir, wanted: &[Descriptor]) -> Result<Vec<FdMapping>, SupervisorError> {
+    if let Some(first) = wanted.first() {
+        return Err(SupervisorError::Descriptor { number: first.number, why: "not yet".into() });
+    }
+    let monitor = lib_dir.listen(MONITOR_SOCKET)?;
+    Ok(vec![FdMapping { parent_fd: monitor.into(), child_fd: MONITOR_FD }])
+}
+
+/// Greets QEMU and makes sure that it has started.
+async fn hand_shake(monitor: &Path, secrets: Vec<String>) -> Result<(Qmp, Events), QmpError> {
+    let qmp = Qmp::connect(monitor, GREETING_DEADLINE).await?;
+    let events = qmp.events();
+    // QEMU may still die after its greeting. What answers here has started.
+    qmp.execute(query_status {}).await?;
+    // All disks are open: QEMU needs their passphrases no more.
+    for id in secrets {
+        qmp.execute(object_del { id }).await?;
+    }
+    Ok((qmp, events))
+}
+
+/// Does something on the monitor for as long as QEMU lives.
+pub(super) async fn while_alive<T>(
+    process: &QemuProcess,
+    work: impl Future<Output = Result<T, QmpError>>,
+) -> Result<T, SupervisorError> {
+    let failed = tokio::select! {
+        result = work => match result {
+            Ok(done) => return Ok(done),
+            Err(e) => Some(e),
+        },
+        _ = process.ended() => None,
+    };
+    // A monitor that is gone tells less than the end of QEMU, which is the reason.
+    if failed.as_ref().is_none_or(QmpError::is_disconnect)
+        && let Ok(ending) = tokio::time::timeout(LEAVE_DEADLINE, process.ended()).await
+    {
+        return Err(SupervisorError::Died { ending, last_words: process.last_words().await });
+    }
+    Err(SupervisorError::Start {
+        source: failed.unwrap_or(QmpError::Closed),
+        last_words: process.last_words().await,
+    })
+}

@@ -1,0 +1,235 @@
+//! The main loop of a running domain, and every way to its end.
+
+use std::future::pending;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use qapi::qmp::{GUEST_PANICKED, SHUTDOWN, ShutdownCause, cont, quit, system_powerdown, system_reset};
+use tokio::time::{Instant, sleep_until};
+
+use crate::domain::lifecycle::LifecycleAction;
+use crate::qmp::{Event, QmpError};
+
+use super::launch::Started;
+use super::process::{Ending, QemuProcess};
+use super::signals::Signals;
+use super::{Order, Running};
+
+/// How long QEMU may take to write out its caches and end once it is told to quit.
+const QUIT_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How a domain that ran has ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What became of QEMU.
+    pub ending: Ending,
+    /// Whether the guest said that it had crashed.
+    pub crashed: bool,
+    /// Whether this supervisor had QEMU end, after the guest's end or instead of it.
+    pub intended: bool,
+    /// The last lines of what QEMU said, if it died by itself.
+    pub last_words: Vec<String>,
+}
+
+/// How far the end has been asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Not at all.
+    Running,
+    /// The guest was asked.
+    PowerButton,
+    /// QEMU was told.
+    Quit,
+    /// QEMU is killed.
+    Kill,
+}
+
+struct Supervision<'a> {
+    running: &'a Rc<Running>,
+    process: &'a QemuProcess,
+    stop_timeout: Duration,
+    stage: Stage,
+    /// When the next stage comes.
+    deadline: Option<Instant>,
+    /// The guest is to start again when it has powered off.
+    reboot: bool,
+    crashed: bool,
+}
+
+/// Stays with a guest until its end.
+pub(super) async fn supervise(started: Started, mut signals: Signals, stop_timeout: Duration) -> Outcome {
+    let Started { running, mut events, mut orders, process, lease } = started;
+    let mut supervision = Supervision {
+        running: &running,
+        process: &process,
+        stop_timeout,
+        stage: Stage::Running,
+        deadline: None,
+        reboot: false,
+        crashed: false,
+    };
+    let mut monitor_open = true;
+    let ending = loop {
+        let deadline = supervision.deadline;
+        let mut deadline = pin!(async move {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => pending().await,
+            }
+        });
+        tokio::select! {
+            ending = process.ended() => break ending,
+            signal = signals.stop() => {
+                tracing::info!("{signal:?} received");
+                supervision.stop(match supervision.stage {
+                    Stage::Running => Stage::PowerButton,
+                    _ => Stage::Quit,
+                });
+            }
+            Some(order) = orders.recv() => supervision.order(order),
+            event = events.next(), if monitor_open => match event {
+                Ok(event) => supervision.event(&event),
+                Err(QmpError::EventsMissed(n)) => tracing::warn!("{n} events of QEMU were missed"),
+                Err(e) => {
+                    tracing::debug!("{e}");
+                    monitor_open = false;
+                }
+            },
+            () = &mut deadline => supervision.escalate(),
+        }
+    };
+    let intended = supervision.stage > Stage::PowerButton;
+    let crashed = supervision.crashed;
+    let last_words = if intended { Vec::new() } else { process.last_words().await };
+    drop(lease);
+    Outcome { ending, crashed, intended, last_words }
+}
+
+impl Supervision<'_> {
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::Shutdown => {
+                self.reboot = false;
+                self.stop(Stage::PowerButton);
+            }
+            Order::Destroy => self.stop(Stage::Quit),
+            Order::Reboot => {
+                self.reboot = true;
+                self.tell("system_powerdown", |running| async move {
+                    running.qmp.execute(system_powerdown {}).await.map(drop)
+                });
+            }
+        }
+    }
+
+    /// Asks for the end, unless it is asked for in at least that way already.
+    fn stop(&mut self, stage: Stage) {
+        if self.stage >= stage {
+            return;
+        }
+        self.stage = stage;
+        if self.deadline.is_none() {
+            notify(sd_notify::NotifyState::Stopping);
+        }
+        let patience = match stage {
+            Stage::Running => return,
+            Stage::PowerButton => {
+                self.tell("system_powerdown", |running| async move {
+                    running.qmp.execute(system_powerdown {}).await.map(drop)
+                });
+                self.stop_timeout
+            }
+            Stage::Quit => {
+                self.tell("quit", |running| async move { running.qmp.execute(quit {}).await.map(drop) });
+                QUIT_DEADLINE
+            }
+            Stage::Kill => {
+                self.process.kill();
+                self.deadline = None;
+                return;
+            }
+        };
+        self.deadline = Some(Instant::now() + patience);
+    }
+
+    fn escalate(&mut self) {
+        match self.stage {
+            Stage::Running | Stage::Kill => self.deadline = None,
+            Stage::PowerButton => {
+                tracing::warn!(
+                    "the guest did not power off within {} s: it is ended",
+                    self.stop_timeout.as_secs()
+                );
+                self.stop(Stage::Quit);
+            }
+            Stage::Quit => {
+                tracing::warn!("QEMU did not quit within {} s: it is killed", QUIT_DEADLINE.as_secs());
+                self.stop(Stage::Kill);
+            }
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        if let Some(SHUTDOWN { reason, .. }) = event.get() {
+            self.guest_ended(reason);
+        } else if event.get::<GUEST_PANICKED>().is_some() {
+            tracing::error!("the guest has crashed");
+            self.crashed = true;
+        } else {
+            tracing::debug!("event {}", event.name);
+        }
+    }
+
+    /// QEMU waits with the guest's processors stopped (`-no-shutdown`): here is decided what becomes of it.
+    fn guest_ended(&mut self, reason: ShutdownCause) {
+        let lifecycle = self.running.configuration().domain.lifecycle;
+        let (said, action) = match reason {
+            ShutdownCause::guest_reset => ("the guest restarts", lifecycle.on_reboot),
+            ShutdownCause::guest_panic => ("the guest has crashed", lifecycle.on_crash),
+            ShutdownCause::guest_shutdown => ("the guest has powered off", lifecycle.on_poweroff),
+            // QEMU ends by itself.
+            _ => return,
+        };
+        tracing::info!("{said}");
+        let action = match self.stage {
+            Stage::Running if std::mem::take(&mut self.reboot) => LifecycleAction::Restart,
+            Stage::Running => action,
+            // Somebody wants it to end, whatever the XML says.
+            _ => LifecycleAction::Destroy,
+        };
+        match action {
+            LifecycleAction::Destroy => self.stop(Stage::Quit),
+            LifecycleAction::Preserve => tracing::info!("it is kept as it is until `vmward destroy`"),
+            LifecycleAction::Restart => {
+                self.crashed = false;
+                self.tell("system_reset", |running| async move {
+                    running.qmp.execute(system_reset {}).await?;
+                    running.qmp.execute(cont {}).await.map(drop)
+                });
+            }
+        }
+    }
+
+    /// Gives QEMU a command without waiting for it: nothing may hold up the main loop.
+    fn tell<F>(&self, what: &'static str, command: impl FnOnce(Rc<Running>) -> F)
+    where
+        F: Future<Output = Result<(), QmpError>> + 'static,
+    {
+        let told = command(Rc::clone(self.running));
+        tokio::task::spawn_local(async move {
+            match told.await {
+                // QEMU that quits may close its monitor before it has answered.
+                Err(e) if !e.is_disconnect() => tracing::warn!("{what} failed: {e}"),
+                _ => {}
+            }
+        });
+    }
+}
+
+/// Tells the service manager, if there is one.
+pub(super) fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(e) = sd_notify::notify(&[state]) {
+        tracing::debug!("the service manager was not told: {e}");
+    }
+}
