@@ -131,7 +131,7 @@ impl Disk {
             if self.driver.discard_no_unref == Some(true) && image.format != Format::Qcow2 {
                 diagnostics.error(span, "discard_no_unref is for qcow2");
             }
-            let direct = self.driver.cache.and_then(super::Cache::flags).is_some_and(|f| f.direct);
+            let direct = self.cache().is_some_and(|f| f.direct);
             if matches!(image.source, Source::VhostVdpa(_)) && !direct {
                 diagnostics.error(span, "a vDPA device needs cache='none' or cache='directsync'");
             }

@@ -1,5 +1,6 @@
 //! `<driver>`: how QEMU uses a disk's images.
 
+use crate::domain::devices::virtio::VirtioOptions;
 use crate::xml::{Diagnostics, Element, Span, keywords};
 
 keywords! {
@@ -137,14 +138,8 @@ pub struct Driver {
     pub ioeventfd: Option<bool>,
     /// virtio: fewer interrupts.
     pub event_idx: Option<bool>,
-    /// virtio: DMA through the IOMMU.
-    pub iommu: Option<bool>,
-    /// virtio: PCI Address Translation Services.
-    pub ats: Option<bool>,
-    /// virtio: packed rings.
-    pub packed: Option<bool>,
-    /// virtio: a page of notifications for each queue.
-    pub page_per_vq: Option<bool>,
+    /// virtio: what all virtio devices take.
+    pub virtio: VirtioOptions,
 }
 
 impl Driver {
@@ -172,10 +167,7 @@ impl Driver {
             iothreads: iothreads(e, diagnostics),
             ioeventfd: e.on_off("ioeventfd", diagnostics),
             event_idx: e.on_off("event_idx", diagnostics),
-            iommu: e.on_off("iommu", diagnostics),
-            ats: e.on_off("ats", diagnostics),
-            packed: e.on_off("packed", diagnostics),
-            page_per_vq: e.on_off("page_per_vq", diagnostics),
+            virtio: VirtioOptions::from_xml(e, diagnostics),
         };
         driver.check(diagnostics);
         driver
@@ -209,11 +201,11 @@ impl Driver {
 
     /// Whether it says anything that only virtio devices have.
     pub(super) fn has_virtio_options(&self) -> bool {
-        [self.ioeventfd, self.event_idx, self.iommu, self.ats, self.packed, self.page_per_vq]
-            .iter()
-            .any(Option::is_some)
+        self.ioeventfd.is_some()
+            || self.event_idx.is_some()
             || self.queues.is_some()
             || self.queue_size.is_some()
+            || self.virtio != VirtioOptions::default()
     }
 }
 

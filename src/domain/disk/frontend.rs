@@ -39,18 +39,6 @@ keywords! {
 }
 
 keywords! {
-    /// Which virtio a device speaks.
-    pub enum VirtioModel {
-        /// What the bus makes of it: transitional on PCI, non-transitional on PCI Express.
-        Virtio = "virtio",
-        /// 0.9 and 1.0.
-        Transitional = "virtio-transitional",
-        /// 1.0 only.
-        NonTransitional = "virtio-non-transitional",
-    }
-}
-
-keywords! {
     /// How the BIOS translates a geometry.
     pub enum Translation {
         /// As the BIOS thinks best.

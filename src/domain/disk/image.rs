@@ -163,24 +163,6 @@ impl Image {
         readonly: bool,
         diagnostics: &mut Diagnostics,
     ) -> Result<Option<Self>, Refused> {
-        let found = Self::read_parts(parent, disk, format, metadata_cache, readonly, diagnostics);
-        if found.is_err() {
-            // What was not read because of the error is no news.
-            for name in ["source", "backingStore", "encryption", "auth"] {
-                parent.children(name).for_each(Element::mark_read);
-            }
-        }
-        found
-    }
-
-    fn read_parts(
-        parent: &Element,
-        disk: Option<&Element>,
-        format: Option<Format>,
-        metadata_cache: Option<u64>,
-        readonly: bool,
-        diagnostics: &mut Diagnostics,
-    ) -> Result<Option<Self>, Refused> {
         let element = parent.only_child("source", diagnostics);
         let source = Source::from_xml(parent, disk, element, diagnostics)?;
         let encryption = Encryption::from_places(disk, element, diagnostics)?;

@@ -14,7 +14,7 @@ pub use auth::Auth;
 pub use check::check_all;
 pub use driver::{Cache, CacheFlags, DetectZeroes, Discard, Driver, ErrorPolicy, Io, IothreadQueues};
 pub use encryption::{Encryption, EncryptionFormat, Engine};
-pub use frontend::{BlockIo, Bus, Geometry, Kind, Translation, VirtioModel};
+pub use frontend::{BlockIo, Bus, Geometry, Kind, Translation};
 pub use image::{Backing, Format, Image, Slice};
 pub use iotune::{IoTune, Limits};
 pub use network::{Host, Network, Protocol, Transport, UrlScheme};
@@ -24,6 +24,7 @@ use crate::secret::SecretRef;
 use crate::xml::{Diagnostics, Element, Span};
 
 use super::DeviceInfo;
+use super::devices::virtio::VirtioModel;
 
 /// One disk.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +83,15 @@ impl Disk {
         if let Some(mirror) = element.child("mirror") {
             mirror.mark_read();
         }
+        let found = Self::read(element, diagnostics);
+        if found.is_none() {
+            // What was not read because of the error is no news.
+            element.mark_read();
+        }
+        found
+    }
+
+    fn read(element: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
         let info = DeviceInfo::from_xml(element, diagnostics);
         let kind = match element.attribute("device") {
             None => Kind::Disk,
@@ -121,6 +131,16 @@ impl Disk {
     /// The images from the top to the base.
     pub fn chain(&self) -> impl Iterator<Item = &Image> {
         std::iter::successors(self.image.as_ref(), |image| image.backing_image())
+    }
+
+    /// What the caches may do. A disk that several guests write to is not cached on the host, unless the XML
+    /// says how it is: what one guest wrote would not reach the others.
+    pub fn cache(&self) -> Option<CacheFlags> {
+        let shared = self.shareable && !self.readonly;
+        match self.driver.cache {
+            None | Some(Cache::Default) if shared => Cache::None.flags(),
+            cache => cache.and_then(Cache::flags),
+        }
     }
 
     /// The secrets that it uses: from its top layer to its base, storage before format.

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::domain::Domain;
-use crate::domain::disk::{Bus, Disk, ErrorPolicy, Kind, Source, Translation, VhostUser, VirtioModel};
+use crate::domain::devices::virtio::VirtioModel;
+use crate::domain::disk::{Bus, Disk, ErrorPolicy, Kind, Source, Translation, VhostUser};
 use crate::qemu::JsonObject;
 use crate::qemu::plan::SocketChardev;
 use crate::xml::Diagnostics;
@@ -57,9 +58,9 @@ pub(super) fn device(
     Some(device)
 }
 
-fn driver(disk: &Disk) -> &'static str {
+fn driver(disk: &Disk) -> String {
     let vhost_user = matches!(disk.image.as_ref().map(|i| &i.source), Some(Source::VhostUser(_)));
-    match (disk.bus, disk.kind) {
+    let name = match (disk.bus, disk.kind) {
         (Bus::Ide | Bus::Sata, Kind::Cdrom) => "ide-cd",
         (Bus::Ide | Bus::Sata, _) => "ide-hd",
         (Bus::Scsi, Kind::Lun) => "scsi-block",
@@ -67,23 +68,18 @@ fn driver(disk: &Disk) -> &'static str {
         (Bus::Scsi, _) => "scsi-hd",
         (Bus::Usb, _) => "usb-storage",
         (Bus::Fdc, _) => "floppy",
-        (Bus::Virtio, _) => match (vhost_user, disk.model) {
-            (false, None | Some(VirtioModel::Virtio)) => "virtio-blk-pci",
-            (false, Some(VirtioModel::Transitional)) => "virtio-blk-pci-transitional",
-            (false, Some(VirtioModel::NonTransitional)) => "virtio-blk-pci-non-transitional",
-            (true, None | Some(VirtioModel::Virtio)) => "vhost-user-blk-pci",
-            (true, Some(VirtioModel::Transitional)) => "vhost-user-blk-pci-transitional",
-            (true, Some(VirtioModel::NonTransitional)) => "vhost-user-blk-pci-non-transitional",
-        },
-    }
+        (Bus::Virtio, _) if vhost_user => "vhost-user-blk-pci",
+        (Bus::Virtio, _) => "virtio-blk-pci",
+    };
+    format!("{name}{}", disk.model.map_or("", VirtioModel::suffix))
 }
 
 fn put_virtio(disk: &Disk, device: &mut JsonObject) {
     let driver = &disk.driver;
-    device.put_some("iommu_platform", driver.iommu);
-    device.put_some("ats", driver.ats);
-    device.put_some("packed", driver.packed);
-    device.put_some("page-per-vq", driver.page_per_vq);
+    device.put_some("iommu_platform", driver.virtio.iommu);
+    device.put_some("ats", driver.virtio.ats);
+    device.put_some("packed", driver.virtio.packed);
+    device.put_some("page-per-vq", driver.virtio.page_per_vq);
     device.put_some("iothread", driver.iothread.map(|id| format!("iothread{id}")));
     device.put_some("ioeventfd", driver.ioeventfd);
     device.put_some("event_idx", driver.event_idx);
@@ -119,7 +115,7 @@ fn put_appearance(disk: &Disk, device: &mut JsonObject) {
     device.put_some("removable", removable);
     // scsi-block has the cache of the host's unit.
     if disk.kind != Kind::Lun {
-        let flags = disk.driver.cache.and_then(|c| c.flags());
+        let flags = disk.cache();
         device.put_some("write-cache", flags.map(|f| if f.write_cache { "on" } else { "off" }));
     }
     if let Some(geometry) = disk.geometry {

@@ -126,7 +126,7 @@ impl Layer<'_> {
     }
 
     fn put_cache(&self, node: &mut JsonObject) {
-        let flags = self.disk.driver.cache.and_then(|c| c.flags());
+        let flags = self.disk.cache();
         node.put_some("cache", flags.map(|f| json!({ "direct": f.direct, "no-flush": f.no_flush })));
     }
 

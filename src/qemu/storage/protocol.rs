@@ -242,7 +242,7 @@ fn helper_id(layer: &Layer<'_>, reservations: &Reservations) -> String {
     match reservations {
         Reservations::Managed => MANAGED_HELPER.to_owned(),
         Reservations::Socket(_) => {
-            format!("pr-helper-{}", layer.disk.info.alias.as_deref().unwrap_or(&layer.disk.target))
+            format!("pr-helper-{}", layer.names.storage())
         }
     }
 }
