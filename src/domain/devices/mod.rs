@@ -19,7 +19,7 @@ pub mod watchdog;
 
 use crate::xml::{Diagnostics, Element};
 
-use super::disk::Disk;
+use super::disk::{self, Disk};
 
 /// All of a guest's devices, each kind in the order of the XML.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +73,7 @@ impl Devices {
         }
         Self {
             emulator: element.child_text("emulator").map(str::to_owned),
-            disks: each!("disk", Disk),
+            disks: disk::all_from_xml(element, diagnostics),
             controllers: each!("controller", controller::Controller),
             interfaces: each!("interface", interface::Interface),
             serials: each!("serial", character::Serial),

@@ -177,7 +177,7 @@ impl Disk {
             diagnostics.error(
                 span,
                 format!(
-                    "a disk on the bus '{}' has an address of type '{}'",
+                    "a disk on the bus '{}' takes an address of type '{}'",
                     self.bus.as_str(),
                     wanted.as_str()
                 ),

@@ -153,23 +153,37 @@ impl Disk {
         self.chain().any(|image| image.encryption.is_some())
     }
 
-    /// Puts a disk where libvirt would among others: behind those of its bus with a smaller name. The order
-    /// decides which one is "the first hard disk" and how the nodes are numbered.
-    pub fn insert_into(self, disks: &mut Vec<Disk>) {
-        let index = frontend::name_index(&self.target);
-        let mut place = None;
-        for (i, other) in disks.iter().enumerate().rev().filter(|(_, d)| d.bus == self.bus) {
-            if frontend::name_index(&other.target) > index {
-                place = Some(i);
-            } else if place.is_none() {
-                place = Some(i + 1);
-            }
-        }
-        disks.insert(place.unwrap_or(disks.len()), self);
-    }
-
     /// The number in its name: 0 for `vda`, 27 for `sdab`. libvirt derives aliases and drive addresses from it.
     pub fn index(&self) -> u32 {
         frontend::name_index(&self.target).unwrap_or_default()
     }
 }
+
+/// The disks of `<devices>`, in libvirt's order, and checked against each other.
+pub fn all_from_xml(devices: &Element, diagnostics: &mut Diagnostics) -> Vec<Disk> {
+    let mut disks = Vec::new();
+    for element in devices.children("disk") {
+        if let Some(disk) = Disk::from_xml(element, diagnostics) {
+            insert(&mut disks, disk);
+        }
+    }
+    check_all(&disks, diagnostics);
+    disks
+}
+
+/// Puts a disk where libvirt would among others: behind those of its bus with a smaller name. The order
+/// decides which one is "the first hard disk", and how nodes are numbered.
+fn insert(disks: &mut Vec<Disk>, disk: Disk) {
+    let mut place = None;
+    for (i, other) in disks.iter().enumerate().rev().filter(|(_, d)| d.bus == disk.bus) {
+        if other.index() > disk.index() {
+            place = Some(i);
+        } else if place.is_none() {
+            place = Some(i + 1);
+        }
+    }
+    disks.insert(place.unwrap_or(disks.len()), disk);
+}
+
+#[cfg(test)]
+mod tests;
