@@ -119,6 +119,11 @@ impl Clock {
             Some(ClockOffset::Variable) => {
                 this.adjustment = clock.number("adjustment", diagnostics).unwrap_or_default();
                 this.basis = clock.keyword("basis", diagnostics);
+                if this.basis == Some(ClockBasis::Localtime) && this.adjustment != 0 {
+                    diagnostics
+                        .unsupported(clock.span, "vmward adjusts the guest's clock from UTC only")
+                        .hint("count the adjustment from UTC: basis='utc'");
+                }
             }
             Some(ClockOffset::Absolute) => {
                 clock.require("start", diagnostics);

@@ -22,6 +22,13 @@ pub fn unit_bytes(unit: &str) -> Option<u64> {
     }
 }
 
+/// A number with its unit: `2M`, `1024KiB`.
+pub fn parse(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit = if digits == text.len() { Some(1) } else { unit_bytes(text[digits..].trim()) };
+    text[..digits].parse::<u64>().ok()?.checked_mul(unit?)
+}
+
 /// The text of an element times its unit, in bytes; `default` is the unit in bytes if `unit` is not given.
 pub fn of_element(element: &Element, default: u64, diagnostics: &mut Diagnostics) -> Option<u64> {
     scaled(element.text(), element.text_place(), element, "unit", default, diagnostics)

@@ -29,7 +29,7 @@ pub fn launch_arguments(
     options: &LaunchOptions,
     domain: &Domain,
     capabilities: &Capabilities,
-    line: CommandLine,
+    mut line: CommandLine,
 ) -> CommandLine {
     let mut all = CommandLine::default();
     all.text("-name", format!("guest={},debug-threads=on", comma_escaped(domain.name())));
@@ -50,11 +50,10 @@ pub fn launch_arguments(
     if domain.lifecycle.on_reboot == LifecycleAction::Destroy {
         all.text("-action", "reboot=shutdown");
     }
-    all.arguments.extend(line.arguments);
-    all.descriptors = line.descriptors;
+    all.arguments.append(&mut line.arguments);
     if capabilities.sandbox {
         all.text("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     }
     all.text("-msg", "timestamp=on");
-    all
+    CommandLine { arguments: all.arguments, ..line }
 }

@@ -11,9 +11,9 @@ mod plan;
 pub mod storage;
 
 pub use build::build;
-pub use capabilities::{Capabilities, ProbeError};
+pub use capabilities::{Capabilities, Host, ProbeError};
 pub use launch::{LaunchOptions, MASTER_KEY_FILE, launch_arguments};
 pub use plan::{
-    Argument, CommandLine, Descriptor, DiskPlan, JsonObject, QemuObject, Resource, SecretObject,
+    Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Preparation, QemuObject, Resource, SecretObject,
     SecretSource, SocketChardev, Tap,
 };

@@ -131,6 +131,24 @@ pub enum Argument {
     Json(&'static str, JsonObject),
     /// `-object {"qom-type":"secret",...}`, sealed when it is printed.
     Secret(SecretObject),
+    /// One word of `<qemu:commandline>`, as it is.
+    Raw(String),
+}
+
+/// A file or directory of the host that is to be there when QEMU starts, and QEMU's user's to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preparation {
+    /// A directory of this domain alone, in which QEMU makes the files of its memory.
+    Directory(PathBuf),
+    /// A file that is copied from another one if it is not there: a firmware's variables.
+    Copy {
+        /// What it is copied from.
+        from: PathBuf,
+        /// The file.
+        to: PathBuf,
+        /// Where the XML asks for it.
+        span: Span,
+    },
 }
 
 /// Something outside QEMU that is made or opened before it starts and that it inherits as a descriptor.
@@ -189,6 +207,10 @@ pub struct CommandLine {
     pub descriptors: Vec<Descriptor>,
     /// The arguments of a `block_set_io_throttle` for each disk that has limits, to be sent before the guest runs.
     pub throttles: Vec<JsonObject>,
+    /// Variables of QEMU's environment. No secrets: `/proc` shows them.
+    pub environment: Vec<(String, String)>,
+    /// What is to be there on the host before QEMU starts.
+    pub preparations: Vec<Preparation>,
 }
 
 impl CommandLine {
@@ -244,6 +266,7 @@ impl CommandLine {
         for argument in &self.arguments {
             match argument {
                 Argument::Flag(flag) => out.push((*flag).to_owned()),
+                Argument::Raw(word) => out.push(word.clone()),
                 Argument::Text(flag, value) => out.extend([(*flag).to_owned(), value.clone()]),
                 Argument::Json(flag, value) => {
                     out.extend([(*flag).to_owned(), Value::Object(value.clone()).to_string()]);

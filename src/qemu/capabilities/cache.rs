@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Capabilities, ProbeError};
+use super::{Capabilities, Host, ProbeError};
 
 /// Changes with what is kept: an older file is of no use then.
 const FORMAT: u32 = 1;
@@ -45,7 +45,7 @@ impl Capabilities {
         };
         let file = cache_dir.join(format!("qemu-{:x}-{:x}.json", identity.device, identity.inode));
         if let Some(entry) = read(&file).filter(|e| e.identity == identity) {
-            return Ok(entry.capabilities);
+            return Ok(Self { host: Host::of_this_machine(), ..entry.capabilities });
         }
         let capabilities = Self::probe(path)?;
         let entry = Entry { identity, capabilities };

@@ -1,8 +1,12 @@
 //! What a QEMU program can do. Asked once of each program and kept in a cache (see [`cache`]).
 
 mod cache;
+mod firmware;
+mod host;
 mod probe;
 
+pub use firmware::FirmwareDescriptor;
+pub use host::Host;
 pub use probe::ProbeError;
 
 use std::collections::BTreeSet;
@@ -23,12 +27,15 @@ pub struct Capabilities {
     machines: Option<BTreeSet<String>>,
     /// Whether it was built with `-sandbox`.
     pub sandbox: bool,
+    /// The host that it runs on; it changes without QEMU, so it is not kept.
+    #[serde(skip)]
+    pub host: Host,
 }
 
 impl Capabilities {
     /// QEMU 9.1 with everything built in: for command lines that are looked at, not run.
     pub fn latest() -> Self {
-        Self { version: (9, 1, 0), types: None, machines: None, sandbox: true }
+        Self { version: (9, 1, 0), types: None, machines: None, sandbox: true, host: Host::assumed() }
     }
 
     /// Whether it is this version or a later one.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Capabilities, OLDEST};
+use super::{Capabilities, Host, OLDEST};
 
 /// A QEMU that does not answer for so long hangs: the slowest answer takes 40 ms on a slow machine.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -182,6 +182,7 @@ fn ask(socket: &UnixStream) -> io::Result<((u32, u32, u32), Capabilities)> {
         types: Some(types),
         machines: Some(machines),
         sandbox: options.contains("sandbox"),
+        host: Host::of_this_machine(),
     };
     Ok((version, capabilities))
 }

@@ -1,12 +1,24 @@
 //! The machine: everything of a domain that is no device.
 
+mod boot;
+mod clock;
+mod descriptors;
+mod firmware;
+pub(super) mod memory;
+mod numa;
 mod platform;
 mod processors;
+mod smbios;
+
+use serde_json::json;
 
 use crate::domain::Domain;
 use crate::xml::Diagnostics;
 
-use super::{Capabilities, CommandLine};
+use super::plan::object;
+use super::{Argument, Capabilities, CommandLine};
+
+pub(super) use boot::assign_boot_order;
 
 /// Adds the options of the machine.
 pub(super) fn arguments(
@@ -15,11 +27,51 @@ pub(super) fn arguments(
     line: &mut CommandLine,
     diagnostics: &mut Diagnostics,
 ) {
-    platform::machine(domain, capabilities, line, diagnostics);
+    let firmware = firmware::choose(domain, &capabilities.host, diagnostics);
+    firmware::nodes(domain, firmware.as_ref(), line, diagnostics);
+    platform::machine(domain, firmware.as_ref(), capabilities, line, diagnostics);
     processors::arguments(domain, line);
-    platform::memory(domain, line);
+    firmware::rom(firmware.as_ref(), line);
+    memory::arguments(domain, capabilities, line, diagnostics);
+    line.text("-smp", processors::smp(domain));
+    io_threads(domain, line);
+    numa::arguments(domain, capabilities, line, diagnostics);
     line.text("-uuid", domain.general.uuid.to_string());
-    line.text("-display", "none");
-    line.text("-rtc", "base=utc");
-    platform::boot(domain, line);
+    smbios::arguments(domain, line);
+    clock::arguments(domain, capabilities, line);
+    platform::extras(domain, line);
+    boot::arguments(domain, line);
+}
+
+/// Adds what goes to QEMU as it is: at the end, so that it has the last word.
+pub(super) fn passed_through(domain: &Domain, line: &mut CommandLine) {
+    line.arguments.extend(domain.passed_through.arguments.iter().cloned().map(Argument::Raw));
+    line.environment.extend(domain.passed_through.environment.iter().cloned());
+}
+
+fn io_threads(domain: &Domain, line: &mut CommandLine) {
+    for thread in &domain.iothreads.threads {
+        let mut properties = object(json!({"qom-type": "iothread", "id": format!("iothread{}", thread.id)}));
+        let mut put = |name: &str, value: Option<i128>| {
+            // What QEMU takes fits 63 bits, or it says so.
+            if let Some(value) = value.and_then(|v| i64::try_from(v).ok()) {
+                properties.insert(name.to_owned(), value.into());
+            }
+        };
+        put("thread-pool-min", thread.pool_min.map(i128::from));
+        put("thread-pool-max", thread.pool_max.map(i128::from));
+        put("poll-max-ns", thread.poll_max.map(i128::from));
+        put("poll-grow", thread.poll_grow.map(i128::from));
+        put("poll-shrink", thread.poll_shrink.map(i128::from));
+        line.json("-object", properties);
+    }
+    if let Some((min, max)) = domain.iothreads.main_pool {
+        let mut properties = object(json!({"qom-type": "main-loop", "id": "main-loop"}));
+        for (name, value) in [("thread-pool-min", min), ("thread-pool-max", max)] {
+            if let Some(value) = value {
+                properties.insert(name.to_owned(), value.into());
+            }
+        }
+        line.json("-object", properties);
+    }
 }

@@ -1,77 +1,113 @@
-//! `-machine`, `-accel`, `-m`, `-boot`, `-kernel`.
+//! `-machine`, `-accel`, and small things of the platform.
 
 use serde_json::json;
 
 use crate::domain::Domain;
+use crate::domain::clock::TimerName;
+use crate::domain::features::IoApicDriver;
 use crate::domain::general::DomainType;
-use crate::domain::size::{KIB, MIB};
+use crate::domain::os::Chipset;
+use crate::domain::size::MIB;
 use crate::qemu::plan::{comma_escaped, object};
 use crate::qemu::{Capabilities, CommandLine};
 use crate::xml::Diagnostics;
 
-fn on_off(value: bool) -> &'static str {
+use super::firmware::Chosen;
+use super::memory;
+
+pub(super) fn on_off(value: bool) -> &'static str {
     if value { "on" } else { "off" }
 }
 
-/// The machine type with its properties.
+/// The version in the name of a machine type; an alias, which is the latest, has none.
+pub(super) fn machine_version(machine: &str) -> Option<(u32, u32)> {
+    let (major, minor) = machine.rsplit('-').next()?.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The machine type with its properties, and what executes it.
 pub(super) fn machine(
     domain: &Domain,
+    firmware: Option<&Chosen>,
     capabilities: &Capabilities,
     line: &mut CommandLine,
     diagnostics: &mut Diagnostics,
 ) {
-    let os = &domain.os;
+    let (os, features) = (&domain.os, &domain.features);
     if !capabilities.has_machine(&os.machine) {
         diagnostics
             .error(os.machine_span, format!("this QEMU does not know the machine type '{}'", os.machine))
             .hint("`qemu-system-x86_64 -machine help` lists those it knows");
     }
     let mut machine = format!("{},usb=off", comma_escaped(&os.machine));
-    let mut property = |name: &str, value: Option<bool>| {
+    let mut set = |name: &str, value: &str| machine.push_str(&format!(",{name}={value}"));
+    let secure = firmware.is_some_and(|f| f.needs_smm());
+    for (name, value) in [("vmport", features.vmport), ("smm", features.smm.or(secure.then_some(true)))] {
         if let Some(value) = value {
-            machine.push_str(&format!(",{name}={}", on_off(value)));
+            set(name, on_off(value));
         }
-    };
-    property("vmport", domain.features.vmport);
-    property("smm", domain.features.smm);
-    // What the guest has in memory, keys among it, stays out of QEMU's core dumps.
-    property("dump-guest-core", Some(false));
-    machine.push_str(",memory-backend=pc.ram");
-    let mut property = |name: &str, value: bool| machine.push_str(&format!(",{name}={}", on_off(value)));
-    property("acpi", domain.features.acpi);
-    line.text("-machine", machine);
-    let accelerator = if domain.general.kind == Some(DomainType::Kvm) { "kvm" } else { "tcg" };
-    line.text("-accel", accelerator);
-}
-
-/// The guest's memory. libvirt rounds it up to whole MiB for x86.
-pub(super) fn memory(domain: &Domain, line: &mut CommandLine) {
-    let size = domain.memory.total.next_multiple_of(MIB);
-    line.text("-m", format!("size={}k", size / KIB));
-    line.json("-object", object(json!({"qom-type": "memory-backend-ram", "id": "pc.ram", "size": size})));
-    line.text("-overcommit", "mem-lock=off");
-}
-
-/// What the firmware boots.
-pub(super) fn boot(domain: &Domain, line: &mut CommandLine) {
-    let mut boot = Vec::new();
-    if let Some(menu) = domain.os.menu.enable {
-        boot.push(format!("menu={}", on_off(menu)));
-        boot.extend(domain.os.menu.timeout.map(|t| format!("splash-time={t}")));
     }
-    boot.extend(domain.os.reboot_timeout.map(|t| format!("reboot-timeout={t}")));
-    boot.push("strict=on".to_owned());
-    line.text("-boot", boot.join(","));
-    let direct = &domain.os.direct;
-    let options = [
-        ("-kernel", &direct.kernel),
-        ("-initrd", &direct.initrd),
-        ("-append", &direct.cmdline),
-        ("-dtb", &direct.dtb),
-    ];
-    for (flag, value) in options {
-        if let Some(value) = value {
-            line.text(flag, value);
+    match features.ioapic {
+        Some(IoApicDriver::Kvm) => set("kernel_irqchip", "on"),
+        Some(IoApicDriver::Qemu) => set("kernel_irqchip", "split"),
+        None => {}
+    }
+    if let Some((on, _)) = features.ps2 {
+        set("i8042", on_off(on));
+    }
+    // What the guest has in memory, keys among it, stays out of QEMU's core dumps.
+    set("dump-guest-core", "off");
+    if domain.backing.no_merge {
+        set("mem-merge", "off");
+    }
+    if domain.cpu.numa.has_hmat() {
+        set("hmat", "on");
+    }
+    if let Some(id) = memory::machine_property(domain) {
+        set("memory-backend", id);
+    }
+    for (name, node) in firmware.into_iter().flat_map(Chosen::machine_properties) {
+        set(name, &node);
+    }
+    if let Some(present) = domain.clock.timer(TimerName::Hpet).and_then(|t| t.present) {
+        set("hpet", on_off(present));
+    }
+    set("acpi", on_off(features.acpi));
+    line.text("-machine", machine);
+    line.text("-accel", accelerator(domain));
+}
+
+fn accelerator(domain: &Domain) -> String {
+    let features = &domain.features;
+    if domain.general.kind == Some(DomainType::Kvm) {
+        let ring = features.kvm.dirty_ring.map(|size| format!(",dirty-ring-size={size}"));
+        return format!("kvm{}", ring.unwrap_or_default());
+    }
+    let cache = features.tb_cache.map(|(bytes, _)| format!(",tb-size={}", bytes / MIB));
+    format!("tcg{}", cache.unwrap_or_default())
+}
+
+/// Properties of the chipset, and devices without a bus.
+pub(super) fn extras(domain: &Domain, line: &mut CommandLine) {
+    let power = match domain.os.chipset {
+        Chipset::I440fx => "PIIX4_PM",
+        Chipset::Q35 => "ICH9-LPC",
+    };
+    for (state, enabled) in [("s3", domain.power.suspend_to_mem), ("s4", domain.power.suspend_to_disk)] {
+        if let Some(enabled) = enabled {
+            line.text("-global", format!("{power}.disable_{state}={}", u8::from(!enabled)));
         }
+    }
+    if let Some((bytes, _)) = domain.features.tseg {
+        line.text("-global", format!("mch.extended-tseg-mbytes={}", bytes / MIB));
+    }
+    if domain.features.vmcoreinfo {
+        line.json("-device", object(json!({"driver": "vmcoreinfo"})));
+    }
+    if let Some(genid) = domain.genid {
+        line.json("-device", object(json!({"driver": "vmgenid", "guid": genid.to_string(), "id": "vmgenid0"})));
+    }
+    if let Some(on) = domain.features.async_teardown {
+        line.text("-run-with", format!("async-teardown={}", on_off(on)));
     }
 }

@@ -1,16 +1,137 @@
 //! `-cpu`, `-smp`.
 
 use crate::domain::Domain;
+use crate::domain::clock::TimerName;
+use crate::domain::cpu::{AddressBitsMode, CacheMode, Cpu, CpuMode, FeaturePolicy};
+use crate::domain::devices::panic::PanicModel;
+use crate::domain::general::DomainType;
 use crate::qemu::CommandLine;
+use crate::qemu::plan::comma_escaped;
+
+use super::platform::on_off;
+
+/// QEMU's default on x86_64.
+const DEFAULT_MODEL: &str = "qemu64";
+
+/// A CPU model with its properties.
+struct Model(String);
+
+impl Model {
+    fn set(&mut self, name: &str, value: impl AsRef<str>) {
+        self.0.push_str(&format!(",{name}={}", comma_escaped(value.as_ref())));
+    }
+
+    fn switch(&mut self, name: &str, value: Option<bool>) {
+        if let Some(value) = value {
+            self.set(name, on_off(value));
+        }
+    }
+}
 
 /// The processors.
 pub(super) fn arguments(domain: &Domain, line: &mut CommandLine) {
-    let model = domain.cpu.model.as_ref().map_or("qemu64", |(name, _)| name);
-    line.text("-cpu", model);
-    line.text("-smp", smp(domain));
+    let cpu = &domain.cpu;
+    let mut model = Model(base(domain));
+    if let Some(vendor) = &cpu.vendor_id {
+        model.set("vendor", vendor);
+    }
+    for (name, policy) in &cpu.features {
+        match policy {
+            FeaturePolicy::Force | FeaturePolicy::Require => model.switch(name, Some(true)),
+            FeaturePolicy::Disable | FeaturePolicy::Forbid => model.switch(name, Some(false)),
+            // It is there where the model has it: that is QEMU's default.
+            FeaturePolicy::Optional => {}
+        }
+    }
+    timers(domain, &mut model);
+    model.switch("kvm-pv-eoi", domain.features.apic_eoi);
+    model.switch("kvm-pv-unhalt", domain.features.pvspinlock);
+    hyperv(domain, &mut model);
+    kvm(domain, &mut model);
+    model.switch("pmu", domain.features.pmu);
+    details(cpu, &mut model);
+    line.text("-cpu", model.0);
 }
 
-fn smp(domain: &Domain) -> String {
+fn base(domain: &Domain) -> String {
+    let cpu = &domain.cpu;
+    let kvm = domain.general.kind == Some(DomainType::Kvm);
+    let migratable = format!(",migratable={}", on_off(cpu.migratable.unwrap_or(true)));
+    match cpu.mode {
+        Some(CpuMode::HostPassthrough) => format!("host{migratable}"),
+        Some(CpuMode::Maximum) => format!("max{migratable}"),
+        // The guest sees what the host and QEMU have: no description of all processors is kept here to find
+        // the nearest named model with.
+        Some(CpuMode::HostModel) if kvm => format!("host{migratable}"),
+        Some(CpuMode::HostModel) => "max".to_owned(),
+        Some(CpuMode::Custom) | None => cpu.model.as_ref().map_or(DEFAULT_MODEL, |(name, _)| name).to_owned(),
+    }
+}
+
+fn timers(domain: &Domain, model: &mut Model) {
+    let present = |name| domain.clock.timer(name).and_then(|t| t.present);
+    model.switch("kvmclock", present(TimerName::Kvmclock));
+    model.switch("hv-time", present(TimerName::Hypervclock).filter(|p| *p));
+    if let Some(frequency) = domain.clock.timer(TimerName::Tsc).and_then(|t| t.frequency) {
+        model.set("tsc-frequency", frequency.to_string());
+    }
+}
+
+fn hyperv(domain: &Domain, model: &mut Model) {
+    let hyperv = &domain.features.hyperv;
+    model.switch("hv-passthrough", hyperv.passthrough.then_some(true));
+    for property in &hyperv.switches {
+        model.switch(property, Some(true));
+    }
+    if let Some(retries) = hyperv.spinlocks {
+        model.set("hv-spinlocks", format!("{retries:#x}"));
+    }
+    if let Some(vendor) = &hyperv.vendor_id {
+        model.set("hv-vendor-id", vendor);
+    }
+    if domain.devices.panics.iter().any(|p| p.model == PanicModel::Hyperv) {
+        model.0.push_str(",hv-crash");
+    }
+}
+
+fn kvm(domain: &Domain, model: &mut Model) {
+    let kvm = &domain.features.kvm;
+    model.switch("kvm", kvm.hidden.then_some(false));
+    model.switch("kvm-hint-dedicated", kvm.hint_dedicated.then_some(true));
+    model.switch("kvm-poll-control", kvm.poll_control.then_some(true));
+    // On is KVM's default.
+    model.switch("kvm-pv-ipi", kvm.pv_ipi.filter(|on| !on));
+}
+
+fn details(cpu: &Cpu, model: &mut Model) {
+    if let Some(cache) = cpu.cache {
+        let (l3, host) = match cache {
+            CacheMode::Emulate => (true, false),
+            CacheMode::Passthrough => (false, true),
+            CacheMode::Disable => (false, false),
+        };
+        model.switch("l3-cache", Some(l3));
+        model.switch("host-cache-info", Some(host));
+    }
+    if let Some(bits) = cpu.address_bits {
+        match bits.mode {
+            AddressBitsMode::Emulate => {
+                if let Some(bits) = bits.bits {
+                    model.set("phys-bits", bits.to_string());
+                }
+            }
+            AddressBitsMode::Passthrough => {
+                model.switch("host-phys-bits", Some(true));
+                if let Some(limit) = bits.limit {
+                    model.set("host-phys-bits-limit", limit.to_string());
+                }
+            }
+        }
+    }
+}
+
+/// How many processors there are, and how they are arranged.
+pub(super) fn smp(domain: &Domain) -> String {
     let vcpus = &domain.vcpus;
     let mut smp = vcpus.current.to_string();
     if vcpus.current != vcpus.max {

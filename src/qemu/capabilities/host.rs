@@ -1,0 +1,112 @@
+//! What QEMU finds on the host: places for memory, and what time it is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::domain::size::{KIB, MIB};
+
+use super::FirmwareDescriptor;
+
+/// Linux's name for the list of what is mounted where.
+const MOUNTS: &str = "/proc/self/mounts";
+/// Where Linux says how large huge pages are by default.
+const MEMINFO: &str = "/proc/meminfo";
+/// A domain's part of a path is cut there, as libvirt does to keep socket paths short.
+const SHORT_NAME: usize = 20;
+
+/// What of the host goes into a command line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Host {
+    /// Mounts of hugetlbfs: a directory for guests on each, by the size of its pages in bytes.
+    pub hugetlbfs: BTreeMap<u64, String>,
+    /// The size of huge pages that name none.
+    pub default_hugepage: u64,
+    /// Where memory that is a file lives.
+    pub memory_dir: String,
+    /// What stands before a domain's name in those directories.
+    prefix: &'static str,
+    /// Seconds since 1970.
+    pub now: i64,
+    /// Whether the host's files are not to be looked at.
+    assumed: bool,
+}
+
+impl Host {
+    /// A host with all of libvirt's places, for command lines that are looked at, not run.
+    pub fn assumed() -> Self {
+        let mount = |size: &str| format!("/dev/hugepages{size}/libvirt/qemu");
+        Self {
+            hugetlbfs: BTreeMap::from([(2 * MIB, mount("2M")), (1024 * MIB, mount("1G"))]),
+            default_hugepage: 2 * MIB,
+            memory_dir: "/var/lib/libvirt/qemu/ram".to_owned(),
+            prefix: "-1-",
+            now: 1_234_567_890,
+            assumed: true,
+        }
+    }
+
+    /// This host.
+    pub fn of_this_machine() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let default_hugepage = default_hugepage(&read(MEMINFO));
+        Self {
+            hugetlbfs: hugetlbfs(&read(MOUNTS), default_hugepage),
+            default_hugepage,
+            memory_dir: "/var/lib/vmward/memory".to_owned(),
+            prefix: "",
+            now: i64::try_from(now).unwrap_or(i64::MAX),
+            assumed: false,
+        }
+    }
+
+    /// The firmware that is installed, in the order in which it is preferred.
+    pub fn firmware(&self) -> Vec<FirmwareDescriptor> {
+        if self.assumed { FirmwareDescriptor::assumed() } else { FirmwareDescriptor::of_this_machine() }
+    }
+
+    /// The name of a domain's own directory among those of all domains.
+    pub fn domain_dir(&self, name: &str) -> String {
+        let short: String = name.chars().take(SHORT_NAME).collect();
+        format!("{}{short}", self.prefix)
+    }
+}
+
+fn default_hugepage(meminfo: &str) -> u64 {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("Hugepagesize:"));
+    let number = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok());
+    number.map_or(2 * MIB, |kib| kib * KIB)
+}
+
+/// The first mount of each page size. A mount that names no size has the default one.
+fn hugetlbfs(mounts: &str, default: u64) -> BTreeMap<u64, String> {
+    let mut found = BTreeMap::new();
+    for line in mounts.lines() {
+        let [_, path, "hugetlbfs", options, ..] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
+        let size = options.split(',').find_map(|o| o.strip_prefix("pagesize="));
+        let size = size.map_or(Some(default), crate::domain::size::parse);
+        if let Some(size) = size {
+            found.entry(size).or_insert_with(|| format!("{path}/vmward"));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_hugetlbfs_are_found() {
+        let mounts = "proc /proc proc rw 0 0\n\
+                      hugetlbfs /dev/hugepages hugetlbfs rw,relatime,pagesize=2M 0 0\n\
+                      none /mnt/huge1G hugetlbfs rw,pagesize=1024M 0 0\n\
+                      none /mnt/again hugetlbfs rw 0 0\n";
+        let found = hugetlbfs(mounts, 2 * MIB);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[&(2 * MIB)], "/dev/hugepages/vmward");
+        assert_eq!(found[&(1024 * MIB)], "/mnt/huge1G/vmward");
+        assert_eq!(default_hugepage("MemFree: 3 kB\nHugepagesize:       2048 kB\n"), 2 * MIB);
+    }
+}

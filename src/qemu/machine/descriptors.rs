@@ -1,0 +1,83 @@
+//! Choosing a firmware by what the XML asks of it.
+
+use crate::domain::Domain;
+use crate::domain::firmware::{FirmwareFeature, FirmwareFormat, FirmwareKind, LoaderType};
+use crate::domain::os::Chipset;
+use crate::qemu::Host;
+use crate::qemu::capabilities::FirmwareDescriptor;
+use crate::xml::{Diagnostics, Keyword, Span};
+
+/// A firmware that fits.
+pub(super) struct Found {
+    pub(super) path: String,
+    pub(super) kind: LoaderType,
+    pub(super) format: FirmwareFormat,
+    pub(super) secure: bool,
+    pub(super) template: Option<String>,
+}
+
+/// The first firmware of the host that is what the guest asks for.
+pub(super) fn find(
+    domain: &Domain,
+    host: &Host,
+    kind: FirmwareKind,
+    span: Span,
+    diagnostics: &mut Diagnostics,
+) -> Option<Found> {
+    let found = host.firmware().iter().find_map(|d| fitting(domain, kind, d));
+    if found.is_none() {
+        let said = diagnostics.error(span, format!("the host has no {} firmware as this guest asks for", kind.as_str()));
+        said.hint("install one (Debian: ovmf or seabios), or name its file in <loader>");
+    }
+    found
+}
+
+fn fitting(domain: &Domain, kind: FirmwareKind, descriptor: &FirmwareDescriptor) -> Option<Found> {
+    let interface = if kind == FirmwareKind::Efi { "uefi" } else { "bios" };
+    // Descriptors name versions of machine types, aliases stand for the latest.
+    let machine = match (domain.os.machine.as_str(), domain.os.chipset) {
+        ("q35", _) => "pc-q35-latest",
+        ("pc", _) => "pc-i440fx-latest",
+        (machine, Chipset::I440fx | Chipset::Q35) => machine,
+    };
+    let smm = descriptor.has("requires-smm");
+    let fits = descriptor.is(interface) && descriptor.fits(machine) && !(smm && domain.features.smm == Some(false));
+    if !fits || !features_fit(domain, descriptor) {
+        return None;
+    }
+    if let Some(path) = descriptor.rom() {
+        let (kind, format) = (LoaderType::Rom, FirmwareFormat::Raw);
+        return Some(Found { path: path.to_owned(), kind, format, secure: false, template: None });
+    }
+    let firmware = &domain.os.firmware;
+    let flash = descriptor.flash()?;
+    let format = FirmwareFormat::from_word(&flash.format)?;
+    let loader = firmware.loader.as_ref().and_then(|l| l.format);
+    let nvram = firmware.nvram.as_ref().and_then(|n| n.format);
+    if format != loader.or(nvram).unwrap_or(FirmwareFormat::Raw) {
+        return None;
+    }
+    let template = descriptor.template().map(|t| t.filename.clone());
+    if let Some(wanted) = firmware.nvram.as_ref().and_then(|n| n.template.as_ref())
+        && template.as_ref() != Some(wanted)
+    {
+        return None;
+    }
+    Some(Found { path: flash.filename.clone(), kind: LoaderType::Pflash, format, secure: smm, template })
+}
+
+fn features_fit(domain: &Domain, descriptor: &FirmwareDescriptor) -> bool {
+    let firmware = &domain.os.firmware;
+    let asked = firmware.features.iter().all(|(feature, wanted)| {
+        let name = match feature {
+            FirmwareFeature::EnrolledKeys => "enrolled-keys",
+            FirmwareFeature::SecureBoot => "secure-boot",
+        };
+        descriptor.has(name) == *wanted
+    });
+    let secure = firmware.loader.as_ref().and_then(|l| l.secure);
+    let power = [("acpi-s3", domain.power.suspend_to_mem), ("acpi-s4", domain.power.suspend_to_disk)];
+    asked
+        && secure.is_none_or(|wanted| descriptor.has("secure-boot") == wanted)
+        && power.iter().all(|(name, wanted)| *wanted != Some(true) || descriptor.has(name))
+}

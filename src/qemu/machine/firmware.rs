@@ -1,0 +1,184 @@
+//! The guest's firmware: a ROM, or flash chips with the nodes behind them.
+
+use serde_json::json;
+
+use crate::domain::Domain;
+use crate::domain::disk::Source;
+use crate::domain::firmware::{FirmwareFormat, LoaderType};
+use crate::qemu::plan::object;
+use crate::qemu::{CommandLine, Host, JsonObject, Preparation};
+use crate::xml::{Diagnostics, Span};
+
+use super::descriptors::{self, Found};
+
+/// Where libvirt keeps the variables of guests that say nothing: a guest that moves here keeps its own.
+const NVRAM_DIR: &str = "/var/lib/libvirt/qemu/nvram";
+
+/// A firmware that has been decided on.
+pub(super) struct Chosen {
+    path: String,
+    kind: LoaderType,
+    format: FirmwareFormat,
+    readonly: bool,
+    /// Needs system management mode, which alone may write to its flash.
+    secure: bool,
+    variables: Option<Variables>,
+}
+
+/// Where a firmware keeps its variables.
+struct Variables {
+    source: Source,
+    format: FirmwareFormat,
+    template: Option<String>,
+    span: Span,
+}
+
+/// The firmware of a guest; `None`: QEMU's own.
+pub(super) fn choose(domain: &Domain, host: &Host, diagnostics: &mut Diagnostics) -> Option<Chosen> {
+    let firmware = &domain.os.firmware;
+    if let Some((kind, span)) = firmware.kind {
+        return descriptors::find(domain, host, kind, span, diagnostics).map(|found| of_descriptor(domain, found));
+    }
+    let loader = firmware.loader.as_ref()?;
+    let path = loader.path.clone()?;
+    let kind = loader.kind.unwrap_or(LoaderType::Rom);
+    let format = loader.format.unwrap_or(FirmwareFormat::Raw);
+    let secure = loader.secure == Some(true);
+    let readonly = loader.readonly.unwrap_or(true);
+    let stateful = kind == LoaderType::Pflash && readonly && loader.stateless != Some(true);
+    let variables = stateful.then(|| {
+        let known = host.firmware().into_iter().find(|d| d.flash().is_some_and(|f| f.filename == path));
+        variables(domain, format, known.and_then(|d| d.template().map(|t| t.filename.clone())))
+    });
+    Some(Chosen { path, kind, format, readonly, secure, variables })
+}
+
+fn of_descriptor(domain: &Domain, found: Found) -> Chosen {
+    let stateless = domain.os.firmware.loader.as_ref().is_some_and(|l| l.stateless == Some(true));
+    let (path, kind) = (found.path, found.kind);
+    let variables = (kind == LoaderType::Pflash && !stateless).then(|| variables(domain, found.format, found.template));
+    Chosen { path, kind, format: found.format, readonly: true, secure: found.secure, variables }
+}
+
+fn variables(domain: &Domain, format: FirmwareFormat, template: Option<String>) -> Variables {
+    let nvram = domain.os.firmware.nvram.as_ref();
+    let format = nvram.and_then(|n| n.format).unwrap_or(format);
+    let default = || Source::File(format!("{NVRAM_DIR}/{}_VARS.{}", domain.name(), extension(format)));
+    Variables {
+        source: nvram.and_then(|n| n.source.clone()).unwrap_or_else(default),
+        format,
+        template: nvram.and_then(|n| n.template.clone()).or(template),
+        span: nvram.map_or(domain.os.span, |n| n.span),
+    }
+}
+
+fn extension(format: FirmwareFormat) -> &'static str {
+    match format {
+        FirmwareFormat::Raw => "fd",
+        FirmwareFormat::Qcow2 => "qcow2",
+    }
+}
+
+impl Chosen {
+    /// Whether it only works in a machine with system management mode.
+    pub(super) fn needs_smm(&self) -> bool {
+        self.secure
+    }
+
+    /// The flash chips of the machine with their nodes.
+    pub(super) fn machine_properties(&self) -> Vec<(&'static str, String)> {
+        if self.kind == LoaderType::Rom {
+            return Vec::new();
+        }
+        let variables = self.variables.as_ref().map(|v| ("pflash1", v.node().to_owned()));
+        [("pflash0", "libvirt-pflash0-format".to_owned())].into_iter().chain(variables).collect()
+    }
+}
+
+impl Variables {
+    /// The node that stands for them: raw images have none but that of their storage.
+    fn node(&self) -> &'static str {
+        match self.format {
+            FirmwareFormat::Raw => "libvirt-pflash1-storage",
+            FirmwareFormat::Qcow2 => "libvirt-pflash1-format",
+        }
+    }
+}
+
+/// `-bios`.
+pub(super) fn rom(firmware: Option<&Chosen>, line: &mut CommandLine) {
+    if let Some(firmware) = firmware.filter(|f| f.kind == LoaderType::Rom) {
+        line.text("-bios", firmware.path.clone());
+    }
+}
+
+/// The nodes behind the flash chips.
+pub(super) fn nodes(
+    domain: &Domain,
+    firmware: Option<&Chosen>,
+    line: &mut CommandLine,
+    diagnostics: &mut Diagnostics,
+) {
+    let Some(firmware) = firmware.filter(|f| f.kind == LoaderType::Pflash) else { return };
+    line.json(
+        "-blockdev",
+        object(json!({
+            "driver": "file",
+            "filename": firmware.path,
+            "node-name": "libvirt-pflash0-storage",
+            "auto-read-only": true,
+            "discard": "unmap",
+        })),
+    );
+    line.json("-blockdev", format_node("pflash0", firmware.format, firmware.readonly));
+    if let Some(variables) = &firmware.variables {
+        variables.add(domain, line, diagnostics);
+    }
+    if firmware.secure {
+        line.text("-global", "driver=cfi.pflash01,property=secure,value=on");
+    }
+}
+
+fn format_node(chip: &str, format: FirmwareFormat, readonly: bool) -> JsonObject {
+    object(json!({
+        "node-name": format!("libvirt-{chip}-format"),
+        "read-only": readonly,
+        "driver": format.as_str(),
+        "file": format!("libvirt-{chip}-storage"),
+    }))
+}
+
+impl Variables {
+    fn add(&self, _domain: &Domain, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+        let mut node = match &self.source {
+            Source::File(path) => {
+                if let Some(template) = &self.template {
+                    line.preparations.push(Preparation::Copy {
+                        from: template.into(),
+                        to: path.into(),
+                        span: self.span,
+                    });
+                }
+                object(json!({"driver": "file", "filename": path}))
+            }
+            Source::Block { path, .. } => object(json!({"driver": "host_device", "filename": path})),
+            _ => {
+                diagnostics.unsupported(self.span, "vmward keeps a firmware's variables in a file or on a block device");
+                return;
+            }
+        };
+        node.insert("node-name".to_owned(), "libvirt-pflash1-storage".into());
+        match self.format {
+            FirmwareFormat::Raw => {
+                node.insert("read-only".to_owned(), false.into());
+                line.json("-blockdev", node);
+            }
+            FirmwareFormat::Qcow2 => {
+                node.insert("auto-read-only".to_owned(), true.into());
+                node.insert("discard".to_owned(), "unmap".into());
+                line.json("-blockdev", node);
+                line.json("-blockdev", format_node("pflash1", self.format, false));
+            }
+        }
+    }
+}
