@@ -43,7 +43,7 @@ apt_install() {
     apt_update
     say "installing $*"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends --no-remove \
-        -o Dpkg::Use-Pty=0 "$@" >&2
+        -o Dpkg::Use-Pty=0 "$@" >/dev/null
 }
 
 # rust_install: sees to a Rust toolchain that is new enough for Cargo.toml's rust-version.
