@@ -56,24 +56,21 @@ impl Disk {
                 .error(element.span, "device='lun' passes SCSI commands, which needs the bus 'scsi'")
                 .hint("QEMU's virtio-blk passes no SCSI commands any more");
         }
-        match &self.image {
-            Some(image) => {
-                let passes = match &image.source {
-                    Source::Block { .. } => true,
-                    Source::Network(n) => matches!(n.protocol, super::Protocol::Iscsi { .. }),
-                    _ => false,
-                };
-                if !passes || image.format != Format::Raw {
-                    diagnostics.error(image.span, "device='lun' needs a raw block device or an iSCSI unit");
-                }
-                if let Some(encryption) = &image.encryption {
-                    diagnostics.error(
-                        encryption.span,
-                        "device='lun' passes commands to the unit past QEMU's decryption",
-                    );
-                }
+        if let Some(image) = &self.image {
+            let passes = match &image.source {
+                Source::Block { .. } => true,
+                Source::Network(n) => matches!(n.protocol, super::Protocol::Iscsi { .. }),
+                _ => false,
+            };
+            if !passes || image.format != Format::Raw {
+                diagnostics.error(image.span, "device='lun' needs a raw block device or an iSCSI unit");
             }
-            None => {}
+            if let Some(encryption) = &image.encryption {
+                diagnostics.error(
+                    encryption.span,
+                    "device='lun' passes commands to the unit past QEMU's decryption",
+                );
+            }
         }
         for name in ["serial", "wwn", "vendor", "product"] {
             if let Some(e) = element.child(name) {

@@ -134,7 +134,7 @@ pub(super) fn name_index(name: &str) -> Option<u32> {
     let letters = name.get(prefix.len()..name.len() - rest.len())?;
     letters
         .bytes()
-        .fold(Some(0u32), |n, b| n?.checked_mul(26)?.checked_add(u32::from(b - b'a') + 1))?
+        .try_fold(0u32, |n, b| n.checked_mul(26)?.checked_add(u32::from(b - b'a') + 1))?
         .checked_sub(1)
 }
 

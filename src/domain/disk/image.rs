@@ -125,6 +125,20 @@ pub struct Image {
 }
 
 impl Image {
+    /// A writable image without anything special about it.
+    pub fn plain(source: Source, format: Format, span: Span) -> Self {
+        Self {
+            span,
+            source,
+            format,
+            encryption: None,
+            slice: None,
+            metadata_cache: None,
+            readonly: false,
+            backing: Backing::AsInHeader,
+        }
+    }
+
     /// The image of a `<disk>`; `None` if there is no medium. Everything of the source that cannot be read
     /// is refused: a disk without its encryption, or on another source, must not start.
     pub(super) fn top_from_xml(

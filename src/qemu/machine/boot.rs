@@ -22,7 +22,8 @@ pub(in crate::qemu) fn assign_boot_order(domain: &mut Domain) {
     }
     for (order, kind) in (1..).zip(kinds) {
         let mut of_kind = |wanted: &[Kind]| {
-            let first = devices.disks.iter_mut().find(|d| wanted.contains(&d.kind) && d.info.boot_order.is_none());
+            let first =
+                devices.disks.iter_mut().find(|d| wanted.contains(&d.kind) && d.info.boot_order.is_none());
             if let Some(disk) = first {
                 disk.info.boot_order = Some(order);
             }
@@ -53,8 +54,12 @@ pub(super) fn arguments(domain: &Domain, line: &mut CommandLine) {
     boot.push("strict=on".to_owned());
     line.text("-boot", boot.join(","));
     let direct = &os.direct;
-    let options =
-        [("-kernel", &direct.kernel), ("-initrd", &direct.initrd), ("-append", &direct.cmdline), ("-dtb", &direct.dtb)];
+    let options = [
+        ("-kernel", &direct.kernel),
+        ("-initrd", &direct.initrd),
+        ("-append", &direct.cmdline),
+        ("-dtb", &direct.dtb),
+    ];
     for (flag, value) in options {
         if let Some(value) = value {
             line.text(flag, value);

@@ -26,7 +26,8 @@ pub(super) fn find(
 ) -> Option<Found> {
     let found = host.firmware().iter().find_map(|d| fitting(domain, kind, d));
     if found.is_none() {
-        let said = diagnostics.error(span, format!("the host has no {} firmware as this guest asks for", kind.as_str()));
+        let said = diagnostics
+            .error(span, format!("the host has no {} firmware as this guest asks for", kind.as_str()));
         said.hint("install one (Debian: ovmf or seabios), or name its file in <loader>");
     }
     found
@@ -41,7 +42,8 @@ fn fitting(domain: &Domain, kind: FirmwareKind, descriptor: &FirmwareDescriptor)
         (machine, Chipset::I440fx | Chipset::Q35) => machine,
     };
     let smm = descriptor.has("requires-smm");
-    let fits = descriptor.is(interface) && descriptor.fits(machine) && !(smm && domain.features.smm == Some(false));
+    let fits =
+        descriptor.is(interface) && descriptor.fits(machine) && !(smm && domain.features.smm == Some(false));
     if !fits || !features_fit(domain, descriptor) {
         return None;
     }

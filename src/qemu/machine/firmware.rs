@@ -37,7 +37,8 @@ struct Variables {
 pub(super) fn choose(domain: &Domain, host: &Host, diagnostics: &mut Diagnostics) -> Option<Chosen> {
     let firmware = &domain.os.firmware;
     if let Some((kind, span)) = firmware.kind {
-        return descriptors::find(domain, host, kind, span, diagnostics).map(|found| of_descriptor(domain, found));
+        return descriptors::find(domain, host, kind, span, diagnostics)
+            .map(|found| of_descriptor(domain, found));
     }
     let loader = firmware.loader.as_ref()?;
     let path = loader.path.clone()?;
@@ -56,7 +57,8 @@ pub(super) fn choose(domain: &Domain, host: &Host, diagnostics: &mut Diagnostics
 fn of_descriptor(domain: &Domain, found: Found) -> Chosen {
     let stateless = domain.os.firmware.loader.as_ref().is_some_and(|l| l.stateless == Some(true));
     let (path, kind) = (found.path, found.kind);
-    let variables = (kind == LoaderType::Pflash && !stateless).then(|| variables(domain, found.format, found.template));
+    let variables =
+        (kind == LoaderType::Pflash && !stateless).then(|| variables(domain, found.format, found.template));
     Chosen { path, kind, format: found.format, readonly: true, secure: found.secure, variables }
 }
 
@@ -163,7 +165,10 @@ impl Variables {
             }
             Source::Block { path, .. } => object(json!({"driver": "host_device", "filename": path})),
             _ => {
-                diagnostics.unsupported(self.span, "vmward keeps a firmware's variables in a file or on a block device");
+                diagnostics.unsupported(
+                    self.span,
+                    "vmward keeps a firmware's variables in a file or on a block device",
+                );
                 return;
             }
         };

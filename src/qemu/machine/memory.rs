@@ -103,10 +103,15 @@ pub(in crate::qemu) fn add(
     if page.is_some_and(|p| !piece.size.is_multiple_of(p)) {
         diagnostics.error(
             piece.span,
-            format!("{} MiB of memory are not made of whole pages of {} KiB", piece.size / MIB, page.unwrap_or(PAGE) / KIB),
+            format!(
+                "{} MiB of memory are not made of whole pages of {} KiB",
+                piece.size / MIB,
+                page.unwrap_or(PAGE) / KIB
+            ),
         );
     }
-    let prealloc = page.is_some() && !is_memfd(domain) || domain.backing.allocation == Some(MemoryAllocation::Immediate);
+    let prealloc =
+        page.is_some() && !is_memfd(domain) || domain.backing.allocation == Some(MemoryAllocation::Immediate);
     if prealloc {
         properties.insert("prealloc".to_owned(), true.into());
         if let Some(threads) = domain.backing.allocation_threads {
@@ -128,7 +133,10 @@ pub(in crate::qemu) fn add(
         // qapi/qom: thread-context came with 7.2. The threads that fill the memory run near it.
         if prealloc && capabilities.has_object("thread-context") {
             let id = format!("tc-{}", piece.id);
-            line.json("-object", object(json!({"qom-type": "thread-context", "id": id, "node-affinity": list})));
+            line.json(
+                "-object",
+                object(json!({"qom-type": "thread-context", "id": id, "node-affinity": list})),
+            );
             properties.insert("prealloc-context".to_owned(), id.into());
         }
     }
@@ -190,10 +198,14 @@ fn kind(
                     prepare(line, dir);
                 }
                 None => {
-                    let span = backing.page_of(Some(piece.cell.unwrap_or_default())).map_or(piece.span, |p| p.span);
+                    let span =
+                        backing.page_of(Some(piece.cell.unwrap_or_default())).map_or(piece.span, |p| p.span);
                     diagnostics
                         .error(span, format!("the host has no hugetlbfs with pages of {} KiB", page / KIB))
-                        .hint(format!("mount one: mount -t hugetlbfs -o pagesize={}K hugetlbfs DIRECTORY", page / KIB));
+                        .hint(format!(
+                            "mount one: mount -t hugetlbfs -o pagesize={}K hugetlbfs DIRECTORY",
+                            page / KIB
+                        ));
                 }
             },
         }

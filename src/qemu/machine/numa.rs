@@ -25,7 +25,11 @@ pub(super) fn arguments(
         let size = memory::rounded(cell.memory);
         let mut node = format!("node,nodeid={}", cell.id);
         for (first, last) in cell.cpus.ranges() {
-            node.push_str(&if first == last { format!(",cpus={first}") } else { format!(",cpus={first}-{last}") });
+            node.push_str(&if first == last {
+                format!(",cpus={first}")
+            } else {
+                format!(",cpus={first}-{last}")
+            });
         }
         if numa.has_hmat()
             && let Some(initiator) = initiator(domain, cell)
@@ -72,7 +76,8 @@ fn initiator(domain: &Domain, cell: &Cell) -> Option<u32> {
             .filter_map(move |l| Some((value(&l.value)?, l.initiator)))
     };
     let latency = |v: &InterconnectValue| if let InterconnectValue::Latency(n) = v { Some(*n) } else { None };
-    let bandwidth = |v: &InterconnectValue| if let InterconnectValue::Bandwidth(n) = v { Some(*n) } else { None };
+    let bandwidth =
+        |v: &InterconnectValue| if let InterconnectValue::Bandwidth(n) = v { Some(*n) } else { None };
     let best = to_memory(latency).min_by_key(|(n, _)| *n).or(to_memory(bandwidth).max_by_key(|(n, _)| *n));
     best.map(|(_, id)| id).or_else(|| numa.cells.iter().find(|c| !c.cpus.is_empty()).map(|c| c.id))
 }
@@ -100,8 +105,12 @@ fn interconnect(link: &Interconnect) -> String {
     let hierarchy = ["memory", "first-level", "second-level", "third-level"][link.cache.min(3) as usize];
     let access = link.access.as_str();
     let value = match link.value {
-        InterconnectValue::Latency(nanoseconds) => format!("data-type={access}-latency,latency={nanoseconds}"),
-        InterconnectValue::Bandwidth(bytes) => format!("data-type={access}-bandwidth,bandwidth={}K", bytes / KIB),
+        InterconnectValue::Latency(nanoseconds) => {
+            format!("data-type={access}-latency,latency={nanoseconds}")
+        }
+        InterconnectValue::Bandwidth(bytes) => {
+            format!("data-type={access}-bandwidth,bandwidth={}K", bytes / KIB)
+        }
     };
     format!("hmat-lb,initiator={},target={},hierarchy={hierarchy},{value}", link.initiator, link.target)
 }

@@ -105,7 +105,10 @@ pub(super) fn extras(domain: &Domain, line: &mut CommandLine) {
         line.json("-device", object(json!({"driver": "vmcoreinfo"})));
     }
     if let Some(genid) = domain.genid {
-        line.json("-device", object(json!({"driver": "vmgenid", "guid": genid.to_string(), "id": "vmgenid0"})));
+        line.json(
+            "-device",
+            object(json!({"driver": "vmgenid", "guid": genid.to_string(), "id": "vmgenid0"})),
+        );
     }
     if let Some(on) = domain.features.async_teardown {
         line.text("-run-with", format!("async-teardown={}", on_off(on)));

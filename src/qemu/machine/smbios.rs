@@ -14,7 +14,8 @@ pub(super) fn arguments(domain: &Domain, line: &mut CommandLine) {
     let sysinfo = &domain.sysinfo;
     if domain.os.smbios.is_some_and(|(mode, _)| mode == SmbiosMode::Sysinfo) {
         for table in &sysinfo.tables {
-            let entries = table.entries.iter().map(|(name, value)| format!(",{name}={}", comma_escaped(value)));
+            let entries =
+                table.entries.iter().map(|(name, value)| format!(",{name}={}", comma_escaped(value)));
             line.text("-smbios", format!("type={}{}", table.kind, entries.collect::<String>()));
         }
         if !sysinfo.oem_strings.is_empty() {

@@ -14,10 +14,10 @@ mod protocol;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Domain;
-use crate::domain::disk::{Disk, Source};
+use crate::domain::disk::{Disk, EncryptionFormat, Image, Source};
 use crate::xml::Diagnostics;
 
-use super::{Capabilities, DiskPlan};
+use super::{Capabilities, DiskPlan, JsonObject, QemuObject};
 
 /// Hands out the numbers of nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +94,14 @@ pub fn plan_disk(
     Some(plan)
 }
 
+/// What QEMU is told of an image that belongs to no disk (a firmware's variables), and the name of the node that
+/// stands for it. `name` is in front of the names of all its nodes and objects.
+pub fn plan_image(image: &Image, name: &str) -> (Vec<QemuObject>, Vec<JsonObject>, String) {
+    let mut plan = DiskPlan::default();
+    let top = node::single(image, name, &mut plan);
+    (plan.objects, plan.nodes, top)
+}
+
 /// What this QEMU cannot do of what the disk asks for.
 fn check(disk: &Disk, capabilities: &Capabilities, diagnostics: &mut Diagnostics) {
     let driver = &disk.driver;
@@ -109,7 +117,6 @@ fn check(disk: &Disk, capabilities: &Capabilities, diagnostics: &mut Diagnostics
     }
     for image in disk.chain() {
         let Some(encryption) = &image.encryption else { continue };
-        use crate::domain::disk::EncryptionFormat;
         let layered = encryption.secrets.len() > 1;
         let any = encryption.format == EncryptionFormat::LuksAny;
         // qapi/block-core: RbdEncryptionOptions has luks-any and parent since 8.0.

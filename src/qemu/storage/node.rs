@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::domain::disk::{Backing, Disk, Encryption, Engine, Format, Image};
+use crate::domain::disk::{Backing, CacheFlags, Disk, Driver, Encryption, Engine, Format, Image, Kind};
 use crate::qemu::plan::object;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource};
 
@@ -14,59 +14,81 @@ pub(super) fn chain(disk: &Disk, numbers: &[u32], plan: &mut DiskPlan) -> String
     let images: Vec<_> = disk.chain().zip(numbers).collect();
     let mut behind: Option<String> = None;
     for (depth, (image, number)) in images.iter().enumerate().rev() {
-        let layer = Layer { disk, image, names: Names(**number), is_top: depth == 0 };
+        let names = Names(format!("libvirt-{number}"));
+        let layer = Layer {
+            image,
+            names,
+            driver: &disk.driver,
+            cache: disk.cache(),
+            kind: disk.kind,
+            is_top: depth == 0,
+        };
         behind = Some(layer.add(behind.as_deref(), plan));
     }
     behind.unwrap_or_default()
 }
 
-/// The names around one image, all made of its number.
-#[derive(Clone, Copy)]
-pub(super) struct Names(u32);
+/// Adds the nodes of an image that belongs to no disk; the name of the topmost is the result.
+pub(super) fn single(image: &Image, name: &str, plan: &mut DiskPlan) -> String {
+    let layer = Layer {
+        image,
+        names: Names(name.to_owned()),
+        driver: &Driver::default(),
+        cache: None,
+        kind: Kind::Disk,
+        is_top: true,
+    };
+    layer.add(None, plan)
+}
+
+/// The names around one image, all made of its own.
+pub(super) struct Names(String);
 
 impl Names {
     /// The protocol node.
-    pub fn storage(self) -> String {
-        format!("libvirt-{}-storage", self.0)
+    pub fn storage(&self) -> String {
+        format!("{}-storage", self.0)
     }
 
-    fn slice(self) -> String {
-        format!("libvirt-{}-slice-sto", self.0)
+    fn slice(&self) -> String {
+        format!("{}-slice-sto", self.0)
     }
 
-    fn format(self) -> String {
-        format!("libvirt-{}-format", self.0)
+    fn format(&self) -> String {
+        format!("{}-format", self.0)
     }
 
     /// The password of the protocol.
-    pub fn auth_secret(self) -> String {
-        format!("libvirt-{}-storage-auth-secret0", self.0)
+    pub fn auth_secret(&self) -> String {
+        format!("{}-storage-auth-secret0", self.0)
     }
 
     /// The cookies of the protocol.
-    pub fn cookie_secret(self) -> String {
-        format!("libvirt-{}-storage-httpcookie-secret0", self.0)
+    pub fn cookie_secret(&self) -> String {
+        format!("{}-storage-httpcookie-secret0", self.0)
     }
 
     /// The TLS credentials of the protocol.
-    pub fn tls(self) -> String {
-        format!("objlibvirt-{}-storage_tls0", self.0)
+    pub fn tls(&self) -> String {
+        format!("obj{}-storage_tls0", self.0)
     }
 
     /// A passphrase of the image: who decrypts decides about the name.
-    pub fn encryption_secret(self, engine: Engine, index: usize) -> String {
+    pub fn encryption_secret(&self, engine: Engine, index: usize) -> String {
         match engine {
-            Engine::Qemu => format!("libvirt-{}-format-encryption-secret{index}", self.0),
-            Engine::Librbd => format!("libvirt-{}-storage-encryption-secret{index}", self.0),
+            Engine::Qemu => format!("{}-format-encryption-secret{index}", self.0),
+            Engine::Librbd => format!("{}-storage-encryption-secret{index}", self.0),
         }
     }
 }
 
-/// One image of a disk on its way to its nodes.
+/// One image on its way to its nodes.
 pub(super) struct Layer<'a> {
-    pub disk: &'a Disk,
     pub image: &'a Image,
     pub names: Names,
+    pub driver: &'a Driver,
+    pub kind: Kind,
+    cache: Option<CacheFlags>,
     is_top: bool,
 }
 
@@ -119,14 +141,14 @@ impl Layer<'_> {
     /// What the topmost node of an image says of the image.
     fn put_effective(&self, node: &mut JsonObject) {
         node.put("read-only", self.image.readonly);
-        node.put_some("discard", self.disk.driver.discard.map(|d| d.as_str()));
+        node.put_some("discard", self.driver.discard.map(|d| d.as_str()));
         if self.is_top {
-            node.put_some("detect-zeroes", self.disk.driver.effective_detect_zeroes().map(|d| d.as_str()));
+            node.put_some("detect-zeroes", self.driver.effective_detect_zeroes().map(|d| d.as_str()));
         }
     }
 
     fn put_cache(&self, node: &mut JsonObject) {
-        let flags = self.disk.cache();
+        let flags = self.cache;
         node.put_some("cache", flags.map(|f| json!({ "direct": f.direct, "no-flush": f.no_flush })));
     }
 
@@ -164,7 +186,7 @@ impl Layer<'_> {
                 node.put("driver", "qcow2");
                 node.put_some("encrypt", secret.map(|s| json!({ "format": "luks", "key-secret": s })));
                 node.put_some("cache-size", self.image.metadata_cache);
-                node.put_some("discard-no-unref", self.disk.driver.discard_no_unref);
+                node.put_some("discard-no-unref", self.driver.discard_no_unref);
             }
             (Format::Vhd, _) => node.put("driver", "vhdx"),
             (Format::Ploop, _) => node.put("driver", "parallels"),

@@ -19,7 +19,7 @@ const MANAGED_HELPER: &str = "pr-helper0";
 
 /// The protocol node of an image, without what all nodes have.
 pub(super) fn properties(layer: &Layer<'_>) -> JsonObject {
-    let driver = &layer.disk.driver;
+    let driver = layer.driver;
     let mut node = JsonObject::new();
     match &layer.image.source {
         Source::File(path) => {
@@ -28,7 +28,7 @@ pub(super) fn properties(layer: &Layer<'_>) -> JsonObject {
             node.put_some("aio", driver.io.map(|io| io.as_str()));
         }
         Source::Block { path, reservations } => {
-            let is_cdrom = layer.disk.kind == Kind::Cdrom && is_cdrom_device(path);
+            let is_cdrom = layer.kind == Kind::Cdrom && is_cdrom_device(path);
             node.put("driver", if is_cdrom { "host_cdrom" } else { "host_device" });
             node.put("filename", path.as_str());
             node.put_some("aio", driver.io.map(|io| io.as_str()));
@@ -37,7 +37,7 @@ pub(super) fn properties(layer: &Layer<'_>) -> JsonObject {
         Source::Directory(path) => {
             node.put("driver", "vvfat");
             node.put("dir", path.as_str());
-            node.put("floppy", layer.disk.kind == Kind::Floppy);
+            node.put("floppy", layer.kind == Kind::Floppy);
             node.put("rw", !layer.image.readonly);
         }
         Source::Nvme(nvme) => {
@@ -66,7 +66,7 @@ fn is_cdrom_device(path: &str) -> bool {
 }
 
 fn put_network(layer: &Layer<'_>, network: &Network, node: &mut JsonObject) {
-    let names = layer.names;
+    let names = &layer.names;
     match &network.protocol {
         Protocol::Rbd { pool, image, snapshot, config } => {
             node.put("driver", "rbd");
@@ -201,7 +201,7 @@ fn url(scheme: UrlScheme, host: &Host, path: &str, query: Option<&str>) -> Strin
 
 /// What a protocol node needs beforehand: reservation helper, credentials, cookies, TLS.
 pub(super) fn objects(layer: &Layer<'_>, plan: &mut DiskPlan) {
-    let names = layer.names;
+    let names = &layer.names;
     let mut secret = |id, source| plan.objects.push(QemuObject::Secret(SecretObject { id, source }));
     match &layer.image.source {
         Source::Network(network) => {
