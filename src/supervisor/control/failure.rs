@@ -1,0 +1,69 @@
+//! What the supervisor's errors are on the wire.
+
+use std::error::Error;
+
+use crate::keystore::Unresolved;
+use crate::qmp::QmpError;
+use crate::supervisor::hotplug::{HotplugError, Refusal};
+use crate::xml::Diagnostics;
+
+use super::api::{ControlError, Failure, Problem};
+
+impl From<HotplugError> for ControlError {
+    fn from(error: HotplugError) -> Self {
+        use HotplugError as E;
+        let failure = Failure::of(&error).with_hint(error.hint());
+        match &error {
+            E::Xml(diagnostics) => Self::InvalidXml(Failure { problems: problems(diagnostics), ..failure }),
+            E::Secrets(unresolved) => {
+                let problems = unresolved.iter().map(Problem::from).collect();
+                Self::SecretUnavailable(Failure { problems, ..failure })
+            }
+            E::Step { .. } | E::Unplug { .. } => match error.refusal() {
+                Some(Refusal::WrongKey) => Self::WrongKey(failure),
+                Some(Refusal::InUse) => Self::ImageInUse(failure),
+                Some(Refusal::Other) => Self::QemuRefused(failure),
+                None => Self::QemuUnavailable(failure),
+            },
+            E::Ended { .. } => Self::QemuUnavailable(failure),
+            E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
+            E::GuestRefused(_) => Self::GuestRefused(failure),
+            E::StillThere { .. } => Self::DeviceStillThere(failure),
+            E::LeftOver { .. } | E::Save(_) | E::Aborted => Self::Failed(failure),
+        }
+    }
+}
+
+impl From<QmpError> for ControlError {
+    fn from(error: QmpError) -> Self {
+        let failure = Failure::of(&error);
+        match error {
+            QmpError::Refused { .. } => Self::QemuRefused(failure),
+            QmpError::Arguments { .. } | QmpError::Reply { .. } => Self::Failed(failure),
+            _ => Self::QemuUnavailable(failure),
+        }
+    }
+}
+
+/// Everything that was said about XML.
+pub(super) fn problems(diagnostics: &Diagnostics) -> Vec<Problem> {
+    diagnostics.sorted().into_iter().map(Problem::from).collect()
+}
+
+impl From<&Unresolved> for Problem {
+    fn from(unresolved: &Unresolved) -> Self {
+        let mut message = unresolved.error.to_string();
+        let mut cause = unresolved.error.source();
+        while let Some(e) = cause {
+            message.push_str(&format!(": {e}"));
+            cause = e.source();
+        }
+        Self {
+            severity: "error".to_owned(),
+            message,
+            start: unresolved.secret.span.start as u64,
+            end: unresolved.secret.span.end as u64,
+            hint: unresolved.error.hint(),
+        }
+    }
+}

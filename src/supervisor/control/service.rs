@@ -1,0 +1,196 @@
+//! The methods of `org.vmward.Domain`.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::Value;
+use zlink::Reply;
+use zlink::futures_util::stream::{self, Stream};
+
+use crate::qmp::{Events, QmpError, SLOW_COMMAND_DEADLINE};
+use crate::supervisor::hotplug::{self, DETACH_DEADLINE};
+use crate::supervisor::{Order, Running};
+
+use super::api::{Attached, ControlError, DiskStatus, Failure, GuestEvent, LiveXml, Problem, QmpReply, Status};
+use super::failure::problems;
+
+/// One client's view of the domain.
+pub(super) struct Service {
+    pub(super) running: Rc<Running>,
+}
+
+#[zlink::service(
+    interface = "org.vmward.Domain",
+    types = [DiskStatus, Problem],
+    vendor = "vmward",
+    product = "vmward",
+    version = env!("CARGO_PKG_VERSION")
+)]
+impl Service {
+    /// How the guest is.
+    async fn status(&self) -> Result<Status, ControlError> {
+        let state = self.running.qmp.execute_json("query-status", None::<&()>, STATUS_DEADLINE).await?;
+        let version = self.running.qmp.version();
+        let running = &self.running;
+        let configuration = running.configuration();
+        let disks = configuration.domain.devices.disks.iter();
+        Ok(Status {
+            name: running.name(),
+            uuid: running.uuid().to_string(),
+            // As text: a later QEMU may have states that this program has no name for.
+            state: state.get("status").and_then(Value::as_str).unwrap_or("unknown").to_owned(),
+            supervisor: std::process::id(),
+            qemu: running.qemu_pid,
+            version: format!("{}.{}.{}", version.major, version.minor, version.micro),
+            started: running.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            disks: disks
+                .map(|disk| DiskStatus {
+                    target: disk.target.clone(),
+                    alias: disk.info.alias.clone().unwrap_or_default(),
+                    encrypted: disk.is_encrypted(),
+                })
+                .collect(),
+        })
+    }
+
+    /// The live XML: what was assigned is filled in, passwords are not shown.
+    #[zlink(rename = "DumpXML")]
+    async fn dump_xml(&self) -> LiveXml {
+        LiveXml { xml: self.running.configuration().xml.to_string() }
+    }
+
+    /// Presses the power button. Returns at once: what the guest does about it shows later.
+    async fn shutdown(&self) -> Result<(), ControlError> {
+        self.running.order(Order::Shutdown);
+        Ok(())
+    }
+
+    /// Ends the guest at once. Returns when that has begun.
+    async fn destroy(&self) -> Result<(), ControlError> {
+        self.running.order(Order::Destroy);
+        Ok(())
+    }
+
+    /// Presses the power button, and starts the guest again when it has powered off.
+    async fn reboot(&self) -> Result<(), ControlError> {
+        self.running.order(Order::Reboot);
+        Ok(())
+    }
+
+    /// Presses the reset button.
+    async fn reset(&self) -> Result<(), ControlError> {
+        self.running.qmp.execute(qapi::qmp::system_reset {}).await?;
+        Ok(())
+    }
+
+    /// Stops the guest's processors.
+    async fn suspend(&self) -> Result<(), ControlError> {
+        self.running.qmp.execute(qapi::qmp::stop {}).await?;
+        Ok(())
+    }
+
+    /// Lets them go on.
+    async fn resume(&self) -> Result<(), ControlError> {
+        self.running.qmp.execute(qapi::qmp::cont {}).await?;
+        Ok(())
+    }
+
+    /// Plugs in the disk of a `<disk>` document. `unsupported`: what vmward does not honour is a warning.
+    async fn attach_device(&self, xml: String, unsupported: Option<bool>) -> Result<Attached, ControlError> {
+        let running = Rc::clone(&self.running);
+        let attached = to_the_end(async move {
+            hotplug::attach(&running, &xml, unsupported.unwrap_or(false)).await
+        })
+        .await??;
+        Ok(Attached {
+            target: attached.target,
+            alias: attached.alias,
+            warnings: problems(&attached.warnings),
+        })
+    }
+
+    /// Takes out the disk with a target. `timeout`: how many seconds the guest may take (30).
+    async fn detach_device(&self, target: String, timeout: Option<u32>) -> Result<(), ControlError> {
+        let running = Rc::clone(&self.running);
+        let deadline = timeout.map_or(DETACH_DEADLINE, |s| Duration::from_secs(s.into()));
+        to_the_end(async move { hotplug::detach(&running, &target, deadline).await }).await??;
+        Ok(())
+    }
+
+    /// Sends QEMU a command, past all of vmward's checks: what it plugs in vmward does not know, and what it
+    /// copies may not be encrypted. Objects that carry secrets in the clear are refused.
+    async fn qmp(&self, command: String, arguments: Option<Value>) -> Result<QmpReply, ControlError> {
+        if carries_plain_secret(&command, arguments.as_ref()) {
+            return Err(ControlError::NotAllowed(Failure {
+                message: "vmward hands no secret to QEMU in the clear".to_owned(),
+                hint: Some("name the secret in the disk's XML, or use a secret object with a keyid".to_owned()),
+                ..Failure::default()
+            }));
+        }
+        let qmp = &self.running.qmp;
+        let reply = qmp.execute_json(&command, arguments.as_ref(), SLOW_COMMAND_DEADLINE).await?;
+        Ok(QmpReply { reply })
+    }
+
+    /// Everything that happens from now on, until the guest ends.
+    #[zlink(more)]
+    async fn events(&self, more: bool) -> impl Stream<Item = Result<Reply<GuestEvent>, ControlError>> + Unpin {
+        Box::pin(stream::unfold(Some(self.running.qmp.events()), move |events| next(events, more)))
+    }
+}
+
+/// How long QEMU may take to say how it is, busy with keys or not.
+const STATUS_DEADLINE: Duration = crate::qmp::COMMAND_DEADLINE;
+
+/// Runs a change to its end even if the client that asked for it goes away meanwhile.
+async fn to_the_end<T: 'static>(change: impl Future<Output = T> + 'static) -> Result<T, ControlError> {
+    tokio::task::spawn_local(change).await.map_err(|e| ControlError::Failed(Failure::of(&e)))
+}
+
+/// Whether a command would put a secret into the monitor, and into `qom-get`, in the clear.
+fn carries_plain_secret(command: &str, arguments: Option<&Value>) -> bool {
+    let Some(arguments) = arguments.filter(|_| command == "object-add") else { return false };
+    arguments.get("qom-type").and_then(Value::as_str) == Some("secret")
+        && arguments.get("data").is_some()
+        && arguments.get("keyid").is_none()
+}
+
+/// The next event for a client; without `more` it is the last.
+async fn next(
+    events: Option<Events>,
+    more: bool,
+) -> Option<(Result<Reply<GuestEvent>, ControlError>, Option<Events>)> {
+    let mut events = events?;
+    let event = match events.next().await {
+        Ok(event) => GuestEvent {
+            name: event.name.clone(),
+            data: Value::Object(event.data.clone()),
+            microseconds: event.microseconds,
+        },
+        Err(QmpError::EventsMissed(count)) => GuestEvent {
+            name: "EVENTS_MISSED".to_owned(),
+            data: serde_json::json!({ "count": count }),
+            microseconds: None,
+        },
+        Err(e) => return Some((Err(e.into()), None)),
+    };
+    let reply = Reply::new(Some(event)).set_continues(Some(more));
+    Some((Ok(reply), more.then_some(events)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_secrets_in_the_clear_are_refused() {
+        let add = |arguments: Value| carries_plain_secret("object-add", Some(&arguments));
+        assert!(add(json!({"qom-type": "secret", "id": "x", "data": "hunter2"})));
+        assert!(!add(json!({"qom-type": "secret", "id": "x", "data": "zzz", "keyid": "masterKey0"})));
+        assert!(!add(json!({"qom-type": "iothread", "id": "x"})));
+        assert!(!carries_plain_secret("query-status", None));
+    }
+}

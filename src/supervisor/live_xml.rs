@@ -1,0 +1,150 @@
+//! A running guest's XML: what was assigned is filled in, what is secret is not shown.
+
+use crate::domain::{Address, DeviceInfo, PciAddress};
+use crate::xml::Element;
+
+/// What stands where a secret stood.
+const REDACTED: &str = "[redacted]";
+
+/// Attributes whose value is a password, by the element they stand in (`graphics` of VNC and SPICE).
+const SECRET_ATTRIBUTES: [(&str, &str); 1] = [("graphics", "passwd")];
+
+/// Elements whose text is a secret: HTTP cookies.
+const SECRET_TEXTS: [&str; 1] = ["cookie"];
+
+/// Takes every secret out of a tree.
+pub fn redact(element: &mut Element) {
+    let secret = |name: &str| SECRET_ATTRIBUTES.contains(&(element.name.as_str(), name));
+    let secrets: Vec<String> =
+        element.attributes.iter().filter(|a| secret(&a.name)).map(|a| a.name.clone()).collect();
+    for name in secrets {
+        element.set(&name, REDACTED);
+    }
+    if SECRET_TEXTS.contains(&element.name.as_str()) && !element.text.is_empty() {
+        element.text = REDACTED.to_owned();
+    }
+    element.children.iter_mut().for_each(redact);
+}
+
+/// Fills in what a device was assigned.
+pub fn fill_in(device: &mut Element, info: &DeviceInfo) {
+    if let Some(alias) = &info.alias {
+        replace(device, Element::new("alias").with("name", alias));
+    }
+    if let Some(address) = &info.address {
+        replace(device, address_element(address));
+    }
+}
+
+/// The `<devices>` of a `<domain>`.
+pub fn devices(domain: &mut Element) -> Option<&mut Element> {
+    domain.children.iter_mut().find(|c| c.name == "devices")
+}
+
+/// The target of a `<disk>`.
+pub fn target(disk: &Element) -> Option<&str> {
+    disk.child("target")?.get("dev")
+}
+
+fn replace(device: &mut Element, element: Element) {
+    match device.children.iter_mut().find(|c| c.name == element.name) {
+        Some(old) => *old = element,
+        None => device.children.push(element),
+    }
+}
+
+fn address_element(address: &Address) -> Element {
+    let typed = |kind: &str| Element::new("address").with("type", kind);
+    let number = |n: u32| n.to_string();
+    match address {
+        Address::Pci(PciAddress { domain, bus, slot, function, multifunction }) => {
+            let mut element = typed("pci")
+                .with("domain", format!("0x{domain:04x}"))
+                .with("bus", format!("0x{bus:02x}"))
+                .with("slot", format!("0x{slot:02x}"))
+                .with("function", format!("0x{function:x}"));
+            if let Some(on) = multifunction {
+                element.set("multifunction", if *on { "on" } else { "off" });
+            }
+            element
+        }
+        Address::Drive(a) => typed("drive")
+            .with("controller", number(a.controller))
+            .with("bus", number(a.bus))
+            .with("target", number(a.target))
+            .with("unit", number(a.unit)),
+        Address::Usb(a) => {
+            let element = typed("usb").with("bus", number(a.bus));
+            if a.port.is_empty() { element } else { element.with("port", a.port_path()) }
+        }
+        Address::VirtioSerial(a) => typed("virtio-serial")
+            .with("controller", number(a.controller))
+            .with("bus", number(a.bus))
+            .with("port", number(a.port)),
+        Address::Ccid(a) => {
+            typed("ccid").with("controller", number(a.controller)).with("slot", number(a.slot))
+        }
+        Address::Isa(a) => {
+            let mut element = typed("isa");
+            if let Some(iobase) = a.iobase {
+                element.set("iobase", format!("0x{iobase:x}"));
+            }
+            if let Some(irq) = a.irq {
+                element.set("irq", format!("0x{irq:x}"));
+            }
+            element
+        }
+        Address::Dimm(a) => {
+            let mut element = typed("dimm");
+            if let Some(slot) = a.slot {
+                element.set("slot", number(slot));
+            }
+            if let Some(base) = a.base {
+                element.set("base", format!("0x{base:x}"));
+            }
+            element
+        }
+        Address::Unassigned => typed("unassigned"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xml::{self, Diagnostics};
+
+    fn parsed(text: &str) -> Element {
+        xml::parse(text, &mut Diagnostics::new()).unwrap()
+    }
+
+    #[test]
+    fn what_was_assigned_is_filled_in_and_reads_back() {
+        let mut disk = parsed("<disk><target dev='vdb'/><address type='pci'/></disk>");
+        let address = Address::Pci(PciAddress { bus: 3, slot: 1, ..PciAddress::default() });
+        let info = DeviceInfo {
+            alias: Some("virtio-disk1".into()),
+            address: Some(address.clone()),
+            ..DeviceInfo::default()
+        };
+        fill_in(&mut disk, &info);
+        let again = parsed(&disk.to_string());
+        let mut diagnostics = Diagnostics::new();
+        assert_eq!(again.child("alias").unwrap().get("name"), Some("virtio-disk1"));
+        assert_eq!(Address::from_xml(again.child("address").unwrap(), &mut diagnostics), Some(address));
+        assert!(diagnostics.is_empty());
+        assert_eq!(target(&again), Some("vdb"));
+    }
+
+    #[test]
+    fn passwords_and_cookies_are_not_shown() {
+        let mut domain = parsed(
+            "<domain><devices><graphics type='vnc' passwd='hunter2' passwdValidTo='x'/>\
+             <disk><source><cookies><cookie name='session'>hunter2</cookie></cookies></source></disk>\
+             </devices></domain>",
+        );
+        redact(&mut domain);
+        let text = domain.to_string();
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(text.contains("passwd='[redacted]'") && text.contains("passwdValidTo='x'"), "{text}");
+    }
+}
