@@ -10,7 +10,7 @@ use super::{CliError, Exit};
 
 /// A keystore's failure as a command's.
 pub(crate) fn keystore_failure(error: KeystoreError) -> CliError {
-    let (exit, hint) = (exit_of(&error), hint_for(&error));
+    let (exit, hint) = (exit_of(&error), error.hint());
     let mut failure = CliError::new(exit, error.to_string());
     // The message is the error's own: what follows are its causes.
     failure.source = source_text(&error);
@@ -30,7 +30,7 @@ pub(crate) fn unresolved_failure(unresolved: &[Unresolved], path: &str, source: 
             cause = e.source();
         }
         let said = diagnostics.error(u.secret.span, message);
-        if let Some(hint) = hint_for(&u.error) {
+        if let Some(hint) = u.error.hint() {
             said.hint(hint);
         }
     }
@@ -53,38 +53,6 @@ fn exit_of(error: &KeystoreError) -> Exit {
         E::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
         E::Io { .. } | E::Unsupported { .. } | E::KeyringFull | E::Keyring { .. } => Exit::Unavailable,
     }
-}
-
-fn hint_for(error: &KeystoreError) -> Option<String> {
-    use KeystoreError as E;
-    Some(match error {
-        E::NotDefined { .. } => {
-            "define it with `vmward secret define`, or see what there is with `vmward secret list`".into()
-        }
-        E::NoValue { uuid } => format!("set it with `vmward secret set-value {uuid}`"),
-        E::Ambiguous { .. } => "name it by its UUID".into(),
-        E::NoIdentity { tried, .. } => format!("put the key back at {}", tried.join(" or ")),
-        E::WrongIdentity { .. } => {
-            "put back the key with which the secret was stored, or set its value again".into()
-        }
-        E::Unsafe { path, .. } => {
-            format!(
-                "see who changed it; then `chown` it to the right user and `chmod go-rwx {}`",
-                path.display()
-            )
-        }
-        E::KeyringFull => {
-            "undefine ephemeral secrets, or raise kernel.keys.maxkeys and kernel.keys.maxbytes with sysctl"
-                .into()
-        }
-        E::NoStore => {
-            "add file:/directory to the keystores, or define the secret with ephemeral='yes'".into()
-        }
-        E::Damaged { .. } => {
-            "restore the file from a backup, or undefine the secret and define it again".into()
-        }
-        _ => return None,
-    })
 }
 
 fn source_text(error: &KeystoreError) -> Option<Box<dyn Error + Send + Sync>> {

@@ -2,6 +2,7 @@
 
 mod error;
 pub mod file;
+mod hint;
 mod keyring;
 mod resolve;
 mod stores;

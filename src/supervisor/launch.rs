@@ -111,20 +111,20 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         lib_dir: lib_dir.path(),
     })?;
     let started = SystemTime::now();
-    let nodes = NodeNumbers::after_start(&domain);
+    let configuration = Configuration::at_start(domain, xml, &capabilities);
     let state_file = StateFile::new(
         Rc::clone(lib_dir),
         State {
             phase: Phase::Starting,
-            uuid: domain.general.uuid,
+            uuid: configuration.domain.general.uuid,
             process: process.id(),
             started: started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            nodes: nodes.clone(),
-            xml: xml.to_string(),
+            nodes: configuration.nodes.clone(),
+            disks: configuration.disks.clone(),
+            xml: configuration.xml.to_string(),
         },
     );
     state_file.save_phase(Phase::Starting)?;
-    let configuration = Configuration { domain, xml, nodes };
     let ids = line.secrets().map(|s| s.id.clone()).collect();
     let monitor = lib_dir.path().join(MONITOR_SOCKET);
     let (qmp, events) = while_alive(&process, hand_shake(&monitor, ids)).await?;

@@ -1,7 +1,8 @@
 //! A running guest's XML: what was assigned is filled in, what is secret is not shown.
 
-use crate::domain::{Address, DeviceInfo, PciAddress};
-use crate::xml::Element;
+use crate::domain::devices::Devices;
+use crate::domain::{Address, DeviceInfo, Domain, PciAddress};
+use crate::xml::{Element, Span};
 
 /// What stands where a secret stood.
 const REDACTED: &str = "[redacted]";
@@ -34,6 +35,46 @@ pub fn fill_in(device: &mut Element, info: &DeviceInfo) {
     if let Some(address) = &info.address {
         replace(device, address_element(address));
     }
+}
+
+/// Fills in what the devices of a domain were assigned.
+pub fn fill_in_all(domain_xml: &mut Element, domain: &Domain) {
+    let Some(devices) = devices(domain_xml) else { return };
+    for info in infos(&domain.devices) {
+        // Devices that vmward added have no place in the text.
+        let place = devices.children.iter_mut().find(|e| e.span == info.span && info.span != Span::default());
+        if let Some(device) = place {
+            fill_in(device, info);
+        }
+    }
+}
+
+fn infos(devices: &Devices) -> Vec<&DeviceInfo> {
+    /// The infos of each list.
+    macro_rules! infos {
+        ($($list:ident),+) => {{
+            let mut all: Vec<&DeviceInfo> = Vec::new();
+            $(all.extend(devices.$list.iter().map(|d| &d.info));)+
+            all
+        }};
+    }
+    infos!(
+        disks,
+        controllers,
+        interfaces,
+        serials,
+        parallels,
+        consoles,
+        channels,
+        inputs,
+        videos,
+        sounds,
+        hubs,
+        watchdogs,
+        memballoon,
+        rngs,
+        panics
+    )
 }
 
 /// The `<devices>` of a `<domain>`.

@@ -2,8 +2,10 @@
 
 pub mod control;
 mod error;
+pub mod hotplug;
 mod launch;
 mod lib_dir;
+pub mod live_xml;
 mod process;
 mod running;
 mod signals;

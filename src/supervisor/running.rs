@@ -1,6 +1,7 @@
 //! The state of one running domain, as its parts share it.
 
 use std::cell::{Ref, RefCell};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::{Mutex, MutexGuard, mpsc};
@@ -14,8 +15,9 @@ use crate::qmp::Qmp;
 use crate::secret::MasterKey;
 use crate::xml::Element;
 
-use super::SupervisorError;
+use super::hotplug::DiskParts;
 use super::state::StateFile;
+use super::{SupervisorError, live_xml};
 
 /// What somebody wants of the guest as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,19 @@ pub struct Configuration {
     pub xml: Element,
     /// The numbers of the nodes that hotplug makes.
     pub nodes: NodeNumbers,
+    /// What each disk consists of in QEMU.
+    pub disks: Vec<DiskParts>,
+}
+
+impl Configuration {
+    /// The configuration of a domain that is being started.
+    pub fn at_start(domain: Domain, mut xml: Element, capabilities: &Capabilities) -> Self {
+        live_xml::fill_in_all(&mut xml, &domain);
+        live_xml::redact(&mut xml);
+        let nodes = NodeNumbers::after_start(&domain);
+        let disks = DiskParts::of_all(&domain, capabilities);
+        Self { domain, xml, nodes, disks }
+    }
 }
 
 /// One running domain. Everything runs on one thread: parts share it as `Rc<Running>`.
@@ -48,7 +63,7 @@ pub struct Running {
     /// What secrets are encrypted with for this QEMU.
     pub master_key: MasterKey,
     /// Where hotplug finds secrets. Those of the start are gone by now.
-    pub keystores: Keystores,
+    pub keystores: Arc<Keystores>,
     /// QEMU's process id.
     pub qemu_pid: u32,
     /// When QEMU was started.

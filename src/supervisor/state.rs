@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::qemu::storage::NodeNumbers;
 
+use super::hotplug::DiskParts;
 use super::lib_dir::LibDir;
 use super::process::ProcessId;
 use super::{Configuration, SupervisorError};
@@ -37,6 +38,8 @@ pub(super) struct State {
     pub(super) started: u64,
     /// See [`Configuration::nodes`].
     pub(super) nodes: NodeNumbers,
+    /// See [`Configuration::disks`].
+    pub(super) disks: Vec<DiskParts>,
     /// See [`Configuration::xml`].
     pub(super) xml: String,
 }
@@ -71,7 +74,8 @@ impl StateFile {
     pub(super) fn save_configuration(&self, configuration: &Configuration) -> Result<(), SupervisorError> {
         {
             let mut state = self.state.borrow_mut();
-            state.nodes = configuration.nodes.clone();
+            state.nodes.clone_from(&configuration.nodes);
+            state.disks.clone_from(&configuration.disks);
             state.xml = configuration.xml.to_string();
         }
         self.save()

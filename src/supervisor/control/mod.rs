@@ -27,9 +27,6 @@ use service::Service;
 
 use super::Running;
 
-/// The control socket's name in the lib dir.
-pub const CONTROL_SOCKET: &str = "control.sock";
-
 /// Connections that are served at once. Each costs a buffer of some kilobytes; people and their tools need a
 /// handful.
 const MAX_CONNECTIONS: usize = 64;

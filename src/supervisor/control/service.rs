@@ -12,7 +12,9 @@ use crate::qmp::{Events, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::supervisor::hotplug::{self, DETACH_DEADLINE};
 use crate::supervisor::{Order, Running};
 
-use super::api::{Attached, ControlError, DiskStatus, Failure, GuestEvent, LiveXml, Problem, QmpReply, Status};
+use super::api::{
+    Attached, ControlError, DiskStatus, Failure, GuestEvent, LiveXml, Problem, QmpReply, Status,
+};
 use super::failure::problems;
 
 /// One client's view of the domain.
@@ -99,10 +101,9 @@ impl Service {
     /// Plugs in the disk of a `<disk>` document. `unsupported`: what vmward does not honour is a warning.
     async fn attach_device(&self, xml: String, unsupported: Option<bool>) -> Result<Attached, ControlError> {
         let running = Rc::clone(&self.running);
-        let attached = to_the_end(async move {
-            hotplug::attach(&running, &xml, unsupported.unwrap_or(false)).await
-        })
-        .await??;
+        let attached =
+            to_the_end(async move { hotplug::attach(&running, &xml, unsupported.unwrap_or(false)).await })
+                .await??;
         Ok(Attached {
             target: attached.target,
             alias: attached.alias,
@@ -124,7 +125,9 @@ impl Service {
         if carries_plain_secret(&command, arguments.as_ref()) {
             return Err(ControlError::NotAllowed(Failure {
                 message: "vmward hands no secret to QEMU in the clear".to_owned(),
-                hint: Some("name the secret in the disk's XML, or use a secret object with a keyid".to_owned()),
+                hint: Some(
+                    "name the secret in the disk's XML, or use a secret object with a keyid".to_owned(),
+                ),
                 ..Failure::default()
             }));
         }
@@ -135,7 +138,10 @@ impl Service {
 
     /// Everything that happens from now on, until the guest ends.
     #[zlink(more)]
-    async fn events(&self, more: bool) -> impl Stream<Item = Result<Reply<GuestEvent>, ControlError>> + Unpin {
+    async fn events(
+        &self,
+        more: bool,
+    ) -> impl Stream<Item = Result<Reply<GuestEvent>, ControlError>> + Unpin {
         Box::pin(stream::unfold(Some(self.running.qmp.events()), move |events| next(events, more)))
     }
 }

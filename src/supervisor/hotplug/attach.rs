@@ -2,9 +2,9 @@
 
 use crate::domain::disk::Disk;
 use crate::keystore::ResolvedSecrets;
-use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, addresses, storage};
+use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, storage};
 use crate::secret::{SecretRef, os_random};
-use crate::supervisor::{Configuration, Running, live_xml};
+use crate::supervisor::{Running, SupervisorError, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
 use super::steps::{self, Failed, Parts};
@@ -49,18 +49,26 @@ pub async fn attach(
     let Prepared { disk, mut element, plan, numbers } = prepared;
 
     let secrets = resolve(running, &plan).await?;
-    let mut parts = DiskParts::from(&plan);
+    let mut parts = DiskParts::of(&disk.target, &plan);
     // An object that a disk before this one brought (a helper, a throttle group) serves both.
     let shared = |id: &str| running.configuration().disks.iter().any(|d| d.objects.iter().any(|o| o == id));
     let objects = plan.objects.iter().filter(|o| !shared(o.id()));
     let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<_, _>>()?;
-    steps::make(&running.qmp, &Parts { objects, nodes: &plan.nodes, device: &plan.device }).await.map_err(
-        |Failed { step, source, undone }| match source.is_disconnect() {
-            true => HotplugError::Ended { step, source },
-            false => HotplugError::Step { step, undone, source },
-        },
-    )?;
+    let made = steps::make(&running.qmp, &Parts { objects, plan: &plan }).await;
     drop(secrets);
+    match made {
+        Ok(()) => {}
+        Err(Failed { step, source, .. }) if source.is_disconnect() => {
+            return Err(HotplugError::Ended { step, source });
+        }
+        Err(Failed { step, source, undone }) => {
+            if !undone.left.is_empty() {
+                // What could not be undone goes when the guest lets go of the device.
+                change.commit(|configuration| configuration.disks.push(parts)).map_err(save)?;
+            }
+            return Err(HotplugError::Step { step, undone, source: source.into() });
+        }
+    }
 
     // The disk is open: QEMU needs no secret any more. One that cannot be removed goes with the disk.
     let secrets = plan.objects.iter().filter(|o| matches!(o, QemuObject::Secret(_)));
@@ -81,37 +89,29 @@ pub async fn attach(
             }
             disk.insert_into(&mut configuration.domain.devices.disks);
             configuration.disks.push(parts);
-            configuration.node_numbers = numbers;
+            configuration.nodes = numbers;
         })
-        .map_err(|e| HotplugError::Save(Box::new(e)))?;
+        .map_err(save)?;
     Ok(attached)
+}
+
+fn save(error: SupervisorError) -> HotplugError {
+    HotplugError::Save(Box::new(error))
 }
 
 /// Everything that can be said and decided without QEMU and without a keystore.
 fn prepare(running: &Running, source: &str, diagnostics: &mut Diagnostics) -> Option<Prepared> {
     let element = xml::parse(source, diagnostics)?;
-    let mut disk = Disk::from_xml(&element, diagnostics)?;
+    let disk = Disk::from_xml(&element, diagnostics)?;
     element.report_unread(diagnostics);
     let configuration = running.configuration();
-    check(&disk, &configuration, diagnostics);
-    addresses::assign_disk(&mut disk, &configuration.domain, &running.capabilities, diagnostics);
-    let mut numbers = configuration.node_numbers.clone();
-    let plan = storage::plan_disk(&disk, &mut numbers, &running.capabilities, diagnostics)?;
+    let mut numbers = configuration.nodes.clone();
+    let plan =
+        storage::plan_disk(&disk, &configuration.domain, &mut numbers, &running.capabilities, diagnostics)?;
+    for descriptor in &plan.descriptors {
+        diagnostics.error(descriptor.span, "vmward plugs in no disk that needs a descriptor opened for it");
+    }
     Some(Prepared { disk, element, plan, numbers })
-}
-
-/// The rules between the disk and those that are there.
-fn check(disk: &Disk, configuration: &Configuration, diagnostics: &mut Diagnostics) {
-    let disks = &configuration.domain.devices.disks;
-    if let Some(other) = disks.iter().find(|d| d.target == disk.target) {
-        let alias = other.info.alias.as_deref().unwrap_or("a disk");
-        diagnostics
-            .error(disk.target_span, format!("the guest already has a disk '{}' ({alias})", disk.target))
-            .hint("`vmward status` shows the targets that are taken");
-    }
-    if let Some(alias) = disk.info.alias.as_ref().filter(|a| disks.iter().any(|d| d.info.alias.as_ref() == Some(*a))) {
-        diagnostics.error(disk.info.span, format!("the guest already has a device with the alias '{alias}'"));
-    }
 }
 
 async fn resolve(running: &Running, plan: &DiskPlan) -> Result<ResolvedSecrets, HotplugError> {
@@ -119,7 +119,9 @@ async fn resolve(running: &Running, plan: &DiskPlan) -> Result<ResolvedSecrets, 
         .objects
         .iter()
         .filter_map(|o| match o {
-            QemuObject::Secret(SecretObject { source: SecretSource::Keystore(secret), .. }) => Some(secret.clone()),
+            QemuObject::Secret(SecretObject { source: SecretSource::Keystore(secret), .. }) => {
+                Some(secret.clone())
+            }
             _ => None,
         })
         .collect();

@@ -36,7 +36,9 @@ pub async fn watch(running: Rc<Running>) {
     let mut events = running.qmp.events();
     loop {
         let gone = match events.next().await {
-            Ok(event) if event.name == "DEVICE_DELETED" => event.text("device").map(str::to_owned).into_iter().collect(),
+            Ok(event) if event.name == "DEVICE_DELETED" => {
+                event.text("device").map(str::to_owned).into_iter().collect()
+            }
             Ok(_) => continue,
             Err(QmpError::EventsMissed(_)) => missing(&running).await,
             Err(_) => return,
@@ -64,8 +66,7 @@ async fn missing(running: &Running) -> Vec<String> {
 }
 
 fn alias(running: &Running, target: &str) -> Option<String> {
-    let configuration = running.configuration();
-    configuration.domain.devices.disks.iter().find(|d| d.target == target)?.info.alias.clone()
+    running.configuration().disks.iter().find(|d| d.target == target).map(|d| d.alias.clone())
 }
 
 fn parts(running: &Running, alias: &str) -> Option<DiskParts> {
@@ -78,13 +79,10 @@ async fn forget(running: &Running, change: &Change<'_>, alias: &str) -> Result<(
     let others = running.configuration().disks.clone();
     let keep = |id: &str| others.iter().any(|d| d.alias != alias && d.objects.iter().any(|o| o == id));
     let undone = steps::clean_up(&running.qmp, &parts, keep).await;
-    let mut target = String::new();
+    let target = parts.target.clone();
     let saved = change.commit(|configuration| {
         configuration.disks.retain(|d| d.alias != alias);
-        let disks = &mut configuration.domain.devices.disks;
-        if let Some(at) = disks.iter().position(|d| d.info.alias.as_deref() == Some(alias)) {
-            target = disks.remove(at).target;
-        }
+        configuration.domain.devices.disks.retain(|d| d.target != target);
         if let Some(devices) = live_xml::devices(&mut configuration.xml) {
             devices.children.retain(|e| e.name != "disk" || live_xml::target(e) != Some(&target));
         }

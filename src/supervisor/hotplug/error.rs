@@ -27,7 +27,7 @@ pub enum HotplugError {
         undone: Undone,
         /// What QEMU said.
         #[source]
-        source: QmpError,
+        source: Box<QmpError>,
     },
     /// QEMU ended, and all that had been made with it.
     #[error("QEMU ended while {step} was being made")]
@@ -95,7 +95,11 @@ pub enum Refusal {
 impl HotplugError {
     /// What QEMU's refusal comes down to, if there is one.
     pub fn refusal(&self) -> Option<Refusal> {
-        let (Self::Step { source, .. } | Self::Unplug { source, .. }) = self else { return None };
+        let source = match self {
+            Self::Step { source, .. } => source.as_ref(),
+            Self::Unplug { source, .. } => source,
+            _ => return None,
+        };
         let (_, desc) = source.refusal()?;
         // crypto/block-luks.c, block/file-posix.c
         Some(if desc.contains("Invalid password") {

@@ -6,27 +6,59 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::qemu::{DiskPlan, JsonObject};
+use crate::domain::Domain;
+use crate::qemu::{Capabilities, DiskPlan, JsonObject, QemuObject, storage};
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
+use crate::xml::Diagnostics;
+
+/// How long the guest may take to let go of a device that came in only to be taken out again.
+const UNDO_DEADLINE: Duration = Duration::from_secs(15);
 
 /// What a disk consists of in QEMU, by name, in the order in which it was made.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DiskParts {
+    /// The disk's target.
+    pub target: String,
     /// The id of the frontend.
     pub alias: String,
+    /// The id of the character device of a vhost-user disk, which has no nodes.
+    pub chardev: Option<String>,
     /// The objects that stay as long as the disk does (its secrets do not).
     pub objects: Vec<String>,
     /// The block nodes, base image first.
     pub nodes: Vec<String>,
 }
 
-impl From<&DiskPlan> for DiskParts {
-    fn from(plan: &DiskPlan) -> Self {
+impl DiskParts {
+    /// The parts of a disk that is made from a plan.
+    pub fn of(target: &str, plan: &DiskPlan) -> Self {
         Self {
+            target: target.to_owned(),
             alias: text(&plan.device, "id"),
+            chardev: plan.chardev.as_ref().map(|c| c.id.clone()),
             objects: plan.objects.iter().map(|o| o.id().to_owned()).collect(),
             nodes: plan.nodes.iter().map(|n| text(n, "node-name")).collect(),
         }
+    }
+
+    /// The parts of all disks that a guest was started with. Its secret objects are gone by then.
+    pub fn of_all(domain: &Domain, capabilities: &Capabilities) -> Vec<Self> {
+        // The plans were made for the command line before: there is nothing new to say about them.
+        let plans = storage::plan_disks(domain, capabilities, &mut Diagnostics::new());
+        let with_disks = domain.devices.disks.iter().zip(plans);
+        with_disks
+            .map(|(disk, mut plan)| {
+                plan.objects.retain(|o| !matches!(o, QemuObject::Secret(_)));
+                Self::of(&disk.target, &plan)
+            })
+            .collect()
+    }
+
+    /// The steps that made it, without the device.
+    fn steps(&self, keep: impl Fn(&str) -> bool) -> Vec<Step> {
+        let objects = self.objects.iter().filter(|id| !keep(id)).cloned().map(Step::Object);
+        let chardev = self.chardev.iter().cloned().map(Step::Chardev);
+        objects.chain(chardev).chain(self.nodes.iter().cloned().map(Step::Node)).collect()
     }
 }
 
@@ -35,18 +67,24 @@ impl From<&DiskPlan> for DiskParts {
 pub enum Step {
     /// `object-add`.
     Object(String),
+    /// `chardev-add`.
+    Chardev(String),
     /// `blockdev-add`.
     Node(String),
     /// `device_add`.
     Device(String),
+    /// `block_set_io_throttle`, of a device.
+    Throttle(String),
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object(id) => write!(f, "object {id}"),
+            Self::Chardev(id) => write!(f, "character device {id}"),
             Self::Node(name) => write!(f, "block node {name}"),
             Self::Device(alias) => write!(f, "device {alias}"),
+            Self::Throttle(alias) => write!(f, "limits of {alias}"),
         }
     }
 }
@@ -88,22 +126,27 @@ pub(super) struct Failed {
 /// What is to be made in QEMU, with the secrets sealed.
 pub(super) struct Parts<'a> {
     pub objects: Vec<JsonObject>,
-    pub nodes: &'a [JsonObject],
-    pub device: &'a JsonObject,
+    pub plan: &'a DiskPlan,
 }
 
 /// Makes all of it, or, where a step fails, none.
 pub(super) async fn make(qmp: &Qmp, parts: &Parts<'_>) -> Result<(), Failed> {
     let objects = parts.objects.iter().map(|o| (Step::Object(text(o, "id")), o));
-    let nodes = parts.nodes.iter().map(|n| (Step::Node(text(n, "node-name")), n));
-    let device = (Step::Device(text(parts.device, "id")), parts.device);
+    let plan = parts.plan;
+    let chardev = plan.chardev.as_ref().map(|c| (c.id.clone(), c.properties()));
+    let chardev = chardev.iter().map(|(id, properties)| (Step::Chardev(id.clone()), properties));
+    let nodes = plan.nodes.iter().map(|n| (Step::Node(text(n, "node-name")), n));
+    let device = (Step::Device(text(&plan.device, "id")), &plan.device);
+    let throttle = plan.throttle.iter().map(|t| (Step::Throttle(text(t, "id")), t));
     let mut made = Vec::new();
-    for (step, arguments) in objects.chain(nodes).chain([device]) {
+    for (step, arguments) in objects.chain(chardev).chain(nodes).chain([device]).chain(throttle) {
         let (command, deadline) = match step {
             Step::Object(_) => ("object-add", COMMAND_DEADLINE),
             // Derives a LUKS key, or waits for a server.
             Step::Node(_) => ("blockdev-add", SLOW_COMMAND_DEADLINE),
+            Step::Chardev(_) => ("chardev-add", COMMAND_DEADLINE),
             Step::Device(_) => ("device_add", COMMAND_DEADLINE),
+            Step::Throttle(_) => ("block_set_io_throttle", COMMAND_DEADLINE),
         };
         match qmp.execute_json(command, Some(arguments), deadline).await {
             Ok(_) => made.push(step),
@@ -136,8 +179,16 @@ pub(super) async fn undo(qmp: &Qmp, made: Vec<Step>) -> Undone {
 async fn remove(qmp: &Qmp, step: &Step) -> Result<(), QmpError> {
     let (command, arguments): (_, Value) = match step {
         Step::Object(id) => ("object-del", json!({ "id": id })),
+        Step::Chardev(id) => ("chardev-remove", json!({ "id": id })),
         Step::Node(name) => ("blockdev-del", json!({ "node-name": name })),
-        Step::Device(alias) => ("device_del", json!({ "id": alias })),
+        Step::Device(alias) => {
+            return match unplug(qmp, alias, UNDO_DEADLINE).await? {
+                Unplug::Gone => Ok(()),
+                _ => Err(QmpError::Timeout { command: "device_del".to_owned(), deadline: UNDO_DEADLINE }),
+            };
+        }
+        // They go with the device.
+        Step::Throttle(_) => return Ok(()),
     };
     match qmp.execute_json(command, Some(&arguments), COMMAND_DEADLINE).await {
         Err(e) if is_absent(&e) => Ok(()),
@@ -207,8 +258,7 @@ pub(super) async fn is_there(qmp: &Qmp, alias: &str) -> Result<bool, QmpError> {
 
 /// Removes what is behind a frontend that is gone: nodes from the top down, then objects.
 pub(super) async fn clean_up(qmp: &Qmp, parts: &DiskParts, keep: impl Fn(&str) -> bool) -> Undone {
-    let objects = parts.objects.iter().filter(|id| !keep(id)).cloned().map(Step::Object);
-    undo(qmp, objects.chain(parts.nodes.iter().cloned().map(Step::Node)).collect()).await
+    undo(qmp, parts.steps(keep)).await
 }
 
 fn text(properties: &JsonObject, name: &str) -> String {
