@@ -11,9 +11,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use zlink::tokio::unix::{Connection, Stream};
 
-use crate::supervisor::CONTROL_SOCKET;
-use crate::supervisor::control::DomainProxy;
 use crate::supervisor::control::api::{ControlError, diagnostics};
+use crate::supervisor::control::{CONTROL_SOCKET, DomainProxy};
 
 use super::config::Paths;
 use super::input::Input;

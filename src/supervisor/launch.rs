@@ -1,8 +1,10 @@
 //! The start of a domain. Whatever goes wrong, and whenever its future is dropped: QEMU is killed, and nothing
 //! is left in the lib dir or of it.
 
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use command_fds::FdMapping;
@@ -11,7 +13,6 @@ use tokio::sync::mpsc;
 
 use crate::domain::Domain;
 use crate::keystore::{Keystores, ResolvedSecrets};
-use crate::qemu::storage::NodeNumbers;
 use crate::qemu::{
     Capabilities, CommandLine, Descriptor, LaunchOptions, MASTER_KEY_FILE, SecretObject, SecretSource,
     launch_arguments,
@@ -20,6 +21,7 @@ use crate::qmp::{Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{MasterKey, SealedSecret, os_random};
 use crate::xml::Element;
 
+use super::control::CONTROL_SOCKET;
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
 use super::process::{Program, QemuProcess};
 use super::running::Parts;
@@ -77,6 +79,8 @@ pub struct Started {
     pub(super) events: Events,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
     pub(super) process: QemuProcess,
+    /// Where clients connect.
+    pub(super) control: UnixListener,
     pub(super) lease: Lease,
 }
 
@@ -102,6 +106,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     let line = launch_arguments(&options, &domain, &capabilities, line);
     let arguments = line.render(|secret| seal(secret, &secrets, &master_key))?;
     drop(secrets);
+    let control = lib_dir.listen(CONTROL_SOCKET)?;
     let descriptors = descriptors(lib_dir, &line.descriptors)?;
     let process = QemuProcess::spawn(Program {
         path: &program,
@@ -135,14 +140,14 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         qmp,
         capabilities,
         master_key,
-        keystores,
+        keystores: Arc::new(keystores),
         qemu_pid: process.id().pid,
         started,
         configuration,
         state_file,
         orders: sender,
     }));
-    Ok(Started { running, events, orders, process, lease })
+    Ok(Started { running, events, orders, process, control, lease })
 }
 
 /// The value of a secret as QEMU gets it.

@@ -80,7 +80,7 @@ pub(super) struct Parts {
     pub(super) qmp: Qmp,
     pub(super) capabilities: Capabilities,
     pub(super) master_key: MasterKey,
-    pub(super) keystores: Keystores,
+    pub(super) keystores: Arc<Keystores>,
     pub(super) qemu_pid: u32,
     pub(super) started: SystemTime,
     pub(super) configuration: Configuration,

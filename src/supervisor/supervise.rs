@@ -14,7 +14,7 @@ use crate::qmp::{Event, QmpError};
 use super::launch::Started;
 use super::process::{Ending, QemuProcess};
 use super::signals::Signals;
-use super::{Order, Running};
+use super::{Order, Running, control};
 
 /// How long QEMU may take to write out its caches and end once it is told to quit.
 const QUIT_DEADLINE: Duration = Duration::from_secs(15);
@@ -59,7 +59,9 @@ struct Supervision<'a> {
 
 /// Stays with a guest until its end.
 pub(super) async fn supervise(started: Started, mut signals: Signals, stop_timeout: Duration) -> Outcome {
-    let Started { running, mut events, mut orders, process, lease } = started;
+    let Started { running, mut events, mut orders, process, control, lease } = started;
+    let mut control = pin!(control::serve(control, Rc::clone(&running)));
+    let mut control_open = true;
     let mut supervision = Supervision {
         running: &running,
         process: &process,
@@ -96,6 +98,12 @@ pub(super) async fn supervise(started: Started, mut signals: Signals, stop_timeo
                     monitor_open = false;
                 }
             },
+            served = &mut control, if control_open => {
+                control_open = false;
+                if let Err(e) = served {
+                    tracing::error!("the control socket is closed: {e}");
+                }
+            }
             () = &mut deadline => supervision.escalate(),
         }
     };

@@ -27,12 +27,17 @@ use service::Service;
 
 use super::Running;
 
+/// The control socket's name in the lib dir.
+pub const CONTROL_SOCKET: &str = "control.sock";
+
 /// Connections that are served at once. Each costs a buffer of some kilobytes; people and their tools need a
 /// handful.
 const MAX_CONNECTIONS: usize = 64;
 
 /// Serves clients as long as it is polled. Dropping it drops all connections, and the changes they asked for.
-pub async fn serve(listener: UnixListener, running: Rc<Running>) -> io::Result<()> {
+pub async fn serve(listener: std::os::unix::net::UnixListener, running: Rc<Running>) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
     LocalSet::new().run_until(accept(listener, running)).await
 }
 
