@@ -87,7 +87,7 @@ pub async fn attach(
             if let Some(devices) = live_xml::devices(&mut configuration.xml) {
                 devices.children.push(element);
             }
-            disk.insert_into(&mut configuration.domain.devices.disks);
+            configuration.domain.devices.disks.push(disk);
             configuration.disks.push(parts);
             configuration.nodes = numbers;
         })
