@@ -119,8 +119,8 @@ vm secret generate --usage-volume "$work/system.qcow2" | tee "$work/uuid"
 system_secret=$(tail -n 1 "$work/uuid" | tr -d ' ')
 vm secret generate --usage-volume "$work/data.luks" | tee "$work/uuid"
 data_secret=$(tail -n 1 "$work/uuid" | tr -d ' ')
-vm volume create "$work/system.qcow2" 256M --secret "$system_secret"
-vm volume create "$work/data.luks" 64M --format raw --secret "$data_secret"
+vm volume create "$work/system.qcow2" --format qcow2 --size 256M --secret "$system_secret"
+vm volume create "$work/data.luks" --format raw --size 64M --secret "$data_secret"
 vm secret list
 check "qemu-img says that the first is encrypted" encrypted "$work/system.qcow2"
 check "and the second" encrypted "$work/data.luks"

@@ -99,7 +99,7 @@ fn qemu_killed_in_the_middle_of_an_attach_leaves_nothing() {
     // A passphrase that a person typed gets the slow key derivation: QEMU is at it for seconds.
     let secret = user.define(&format!("<usage type='volume'><volume>{path}</volume></usage>"));
     user.ok(&["secret", "set-value", &secret], b"correct horse battery staple");
-    user.ok(&["volume", "create", path, "16M", "--format", "raw", "--secret", &secret], b"");
+    user.ok(&["volume", "create", path, "--size", "16M", "--format", "raw", "--secret", &secret], b"");
     let slow = guest::disk_xml(path, "raw", &secret, "vdb", "virtio");
     let guest = Guest::boot(user, &files, &Description::default());
     let qemu = nix::unistd::Pid::from_raw(guest.qemu());

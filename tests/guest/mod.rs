@@ -59,7 +59,7 @@ pub fn disk(user: &User, name: &str, target: &str, bus: &str) -> String {
     let path = path.to_str().unwrap();
     let format = if name.ends_with(".qcow2") { "qcow2" } else { "raw" };
     let uuid = user.uuid(&["secret", "generate", "--usage-volume", path], b"");
-    user.ok(&["volume", "create", path, "16M", "--format", format, "--secret", &uuid], b"");
+    user.ok(&["volume", "create", path, "--size", "16M", "--format", format, "--secret", &uuid], b"");
     disk_xml(path, format, &uuid, target, bus)
 }
 
