@@ -2,14 +2,12 @@
 
 use serde_json::Value;
 
-use crate::domain::Domain;
 use crate::domain::devices::virtio::VirtioModel;
 use crate::domain::disk::{Bus, Disk, ErrorPolicy, Kind, Source, Translation, VhostUser};
 use crate::qemu::JsonObject;
 use crate::qemu::plan::SocketChardev;
 use crate::xml::Diagnostics;
 
-use super::place;
 use super::properties::Properties;
 
 /// The character device that a vhost-user disk talks through.
@@ -24,7 +22,6 @@ fn vhost_user_chardev_id(disk: &Disk) -> String {
 /// `-device` of a disk. `drive` is the topmost node; an empty drive and a vhost-user disk have none.
 pub(super) fn device(
     disk: &Disk,
-    domain: &Domain,
     drive: Option<String>,
     diagnostics: &mut Diagnostics,
 ) -> Option<JsonObject> {
@@ -37,7 +34,7 @@ pub(super) fn device(
     if disk.bus == Bus::Virtio {
         put_virtio(disk, &mut device);
     }
-    place::put(disk, domain, &mut device);
+    device.extend(disk.info.place.clone());
     if disk.bus == Bus::Scsi && disk.kind != Kind::Lun {
         // QEMU once put the name of `-drive` here, and guests know their disks by it.
         let page = disk.serial.clone().unwrap_or_else(|| format!("drive-{alias}"));

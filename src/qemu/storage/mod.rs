@@ -7,7 +7,6 @@ mod filter;
 mod frontend;
 pub mod image;
 mod node;
-mod place;
 mod properties;
 mod protocol;
 
@@ -61,16 +60,15 @@ pub fn plan_disks(
         .disks
         .iter()
         .rev()
-        .filter_map(|disk| plan_disk(disk, domain, &mut numbers, capabilities, diagnostics))
+        .filter_map(|disk| plan_disk(disk, &mut numbers, capabilities, diagnostics))
         .collect();
     plans.reverse();
     plans
 }
 
-/// What QEMU is told of one disk of a guest. For a hotplug, `domain` is the guest as it runs.
+/// What QEMU is told of one disk, whose alias and address are assigned before.
 pub fn plan_disk(
     disk: &Disk,
-    domain: &Domain,
     numbers: &mut NodeNumbers,
     capabilities: &Capabilities,
     diagnostics: &mut Diagnostics,
@@ -90,7 +88,7 @@ pub fn plan_disk(
         None => None,
     };
     plan.throttle = filter::throttle(disk);
-    plan.device = frontend::device(disk, domain, drive, diagnostics)?;
+    plan.device = frontend::device(disk, drive, diagnostics)?;
     Some(plan)
 }
 

@@ -1,8 +1,8 @@
 use super::*;
-use crate::domain::{Address, DriveAddress, PciAddress};
+use crate::domain::disk::Bus;
 use crate::qemu::{QemuObject, SecretSource};
 use crate::xml;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A guest with the disks of a fixture, with aliases and addresses as a domain's get them.
 fn guest(source: &str) -> Domain {
@@ -16,17 +16,18 @@ fn guest(source: &str) -> Domain {
     };
     assert!(!diagnostics.has_errors(), "{}", diagnostics.render("disk.xml", source));
     for disk in &mut domain.devices.disks {
-        use crate::domain::disk::Bus;
         let unit = disk.index();
-        let slot = u8::try_from(unit).unwrap() + 4;
-        let (alias, address) = match disk.bus {
-            Bus::Virtio => (format!("virtio-disk{unit}"), Address::Pci(PciAddress::at(0, slot))),
-            bus => (
-                format!("{}0-0-{unit}", bus.as_str()),
-                Address::Drive(DriveAddress { unit, ..DriveAddress::default() }),
+        let (alias, place) = match disk.bus {
+            Bus::Virtio => {
+                (format!("virtio-disk{unit}"), json!({"bus": "pci.0", "addr": format!("{:#x}", unit + 4)}))
+            }
+            _ => (
+                format!("scsi0-0-{unit}"),
+                json!({"bus": "scsi0.0", "channel": 0, "scsi-id": 0, "lun": unit}),
             ),
         };
-        (disk.info.alias, disk.info.address) = (Some(alias), Some(address));
+        disk.info.alias = Some(alias);
+        disk.info.place = crate::qemu::plan::object(place);
     }
     domain
 }
@@ -131,8 +132,7 @@ fn hotplug_counts_on() {
     let mut numbers = NodeNumbers::after_start(&domain);
     let hot = guest(include_str!("../../../fixtures/disk/qcow2-luks.xml"));
     let mut diagnostics = Diagnostics::new();
-    let plan =
-        plan_disk(&hot.devices.disks[0], &domain, &mut numbers, &Capabilities::latest(), &mut diagnostics);
+    let plan = plan_disk(&hot.devices.disks[0], &mut numbers, &Capabilities::latest(), &mut diagnostics);
     assert_eq!(plan.unwrap().device["drive"], "libvirt-3-format");
 }
 
