@@ -106,8 +106,7 @@ fn prepare(running: &Running, source: &str, diagnostics: &mut Diagnostics) -> Op
     element.report_unread(diagnostics);
     let configuration = running.configuration();
     let mut numbers = configuration.nodes.clone();
-    let plan =
-        storage::plan_disk(&disk, &configuration.domain, &mut numbers, &running.capabilities, diagnostics)?;
+    let plan = storage::plan_disk(&disk, &mut numbers, &running.capabilities, diagnostics)?;
     for descriptor in &plan.descriptors {
         diagnostics.error(descriptor.span, "vmward plugs in no disk that needs a descriptor opened for it");
     }
