@@ -7,6 +7,8 @@ pub mod xml;
 
 pub mod secret;
 
+pub mod luks;
+
 pub mod domain;
 
 pub mod keystore;

@@ -1,0 +1,301 @@
+//! `vmward volume create`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::cli::config::{Config, keystore_failure, unresolved_failure};
+use crate::cli::input::Input;
+use crate::cli::{CliError, Exit, Global};
+use crate::keystore::{KeystoreError, Keystores};
+use crate::secret::{SecretDefinition, SecretLookup, SecretRef, SecretValue, Usage, UsageKind};
+use crate::volume::{
+    self, Backing, Cipher, HashName, Interrupts, Kdf, NewVolume, Owner, Preallocation, Qcow2Options, QemuImg,
+    VolumeError, VolumeFormat, VolumeXml,
+};
+use crate::xml::{self, Diagnostics, Element, Keyword, Span};
+
+use super::failure::failure;
+use super::progress::Progress;
+
+/// Arguments of `vmward volume create`.
+#[derive(clap::Args)]
+pub(super) struct CreateArgs {
+    /// Where the volume is to be
+    #[arg(required_unless_present = "volume_xml")]
+    path: Option<PathBuf>,
+    /// What the guest sees: 10G or 10GiB (powers of 1024), 10GB (powers of 1000), or bytes
+    #[arg(long, value_parser = volume::parse_size)]
+    size: Option<u64>,
+    /// qcow2, or raw with LUKS around it
+    #[arg(long, value_parser = keyword::<VolumeFormat>)]
+    format: Option<VolumeFormat>,
+    #[command(flatten)]
+    secret: SecretArgs,
+    /// The volume as libvirt's storage volume XML (- for stdin), instead of the options here
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["size", "format", "SecretArgs", "cipher", "hash", "preallocation", "backing"])]
+    volume_xml: Option<PathBuf>,
+    /// NAME-BITS-MODE[-IV[:HASH]], as in aes-256-xts-plain64 (the default) or serpent-256-cbc-essiv:sha256
+    #[arg(long, value_parser = Cipher::parse)]
+    cipher: Option<Cipher>,
+    /// The hash of the key derivation: sha256 (the default), sha512, sha1, ripemd160
+    #[arg(long, value_parser = keyword::<HashName>)]
+    hash: Option<HashName>,
+    /// What opening the volume costs: auto (cheap for generated keys), fast (random keys only), slow
+    #[arg(long, value_parser = keyword::<Kdf>, default_value = "auto")]
+    kdf: Kdf,
+    /// What is allocated from the start: off, metadata, falloc, full
+    #[arg(long, value_parser = keyword::<Preallocation>)]
+    preallocation: Option<Preallocation>,
+    /// The image that a qcow2 volume stands on, relative to the volume
+    #[arg(long, value_name = "PATH", requires = "backing_format")]
+    backing: Option<PathBuf>,
+    /// The format of the image that it stands on: qcow2 or raw
+    #[arg(long, value_name = "FORMAT", value_parser = keyword::<VolumeFormat>, requires = "backing")]
+    backing_format: Option<VolumeFormat>,
+    /// Replace what is there, once the new volume is complete
+    #[arg(long)]
+    force: bool,
+    /// Print an object with the path, the format, the size and the secret's UUID
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct SecretArgs {
+    /// The secret with its passphrase
+    #[arg(long, value_name = "UUID|USAGE")]
+    secret: Option<String>,
+    /// Make a secret with the volume's path as its usage and print its UUID
+    #[arg(long)]
+    generate: bool,
+}
+
+fn keyword<K: Keyword>(word: &str) -> Result<K, String> {
+    K::from_word(word).ok_or_else(|| format!("it takes {}", K::expected()))
+}
+
+/// Where the passphrase comes from.
+enum Source {
+    Named(SecretRef),
+    New,
+}
+
+/// What is to be made, from options or XML.
+struct Request {
+    volume: NewVolume,
+    source: Source,
+    /// The document and where it came from.
+    xml: Option<(Input, Element)>,
+}
+
+impl CreateArgs {
+    fn request(self) -> Result<Request, CliError> {
+        let mut request = match &self.volume_xml {
+            Some(file) => self.xml_request(file)?,
+            None => self.options_request()?,
+        };
+        let volume = &mut request.volume;
+        volume.path = std::path::absolute(&volume.path)
+            .map(|path| volume::canonical(&path))
+            .map_err(|e| CliError::new(Exit::Usage, "the volume has no path").caused_by(e))?;
+        volume.kdf = self.kdf;
+        volume.replace = self.force;
+        Ok(request)
+    }
+
+    fn options_request(&self) -> Result<Request, CliError> {
+        let source = match (&self.secret.secret, self.secret.generate) {
+            (Some(name), _) => Source::Named(SecretRef {
+                lookup: Uuid::try_parse(name)
+                    .map_or_else(|_| SecretLookup::Usage(name.clone()), SecretLookup::Uuid),
+                kind: UsageKind::Volume,
+                span: Span::default(),
+            }),
+            (None, true) => Source::New,
+            (None, false) => {
+                return Err(CliError::new(Exit::Usage, "a volume needs a secret with its passphrase")
+                    .hint("name one with --secret UUID, or have one made with --generate"));
+            }
+        };
+        let mut cipher = self.cipher.unwrap_or_default();
+        cipher.hash = self.hash;
+        let backing = self.backing.clone().zip(self.backing_format);
+        let volume = NewVolume {
+            path: self.path.clone().unwrap_or_default(),
+            format: self.format.unwrap_or_default(),
+            size: self.size,
+            cipher,
+            kdf: self.kdf,
+            preallocation: self.preallocation.unwrap_or_default(),
+            backing: backing.map(|(path, format)| Backing { path, format }),
+            qcow2: Qcow2Options::default(),
+            mode: 0o600,
+            owner: Owner::default(),
+            replace: self.force,
+        };
+        Ok(Request { volume, source, xml: None })
+    }
+
+    fn xml_request(&self, file: &Path) -> Result<Request, CliError> {
+        let input = Input::read(file)?;
+        let mut diagnostics = Diagnostics::new();
+        let root = xml::parse(&input.source, &mut diagnostics);
+        let understood = root.as_ref().and_then(|root| VolumeXml::from_xml(root, &mut diagnostics));
+        let VolumeXml { mut volume, secret } = input.judge(understood, diagnostics, false)?;
+        match &self.path {
+            Some(path) if volume.path.as_os_str().is_empty() => volume.path.clone_from(path),
+            Some(path) if *path != volume.path => {
+                let message = format!(
+                    "the path is {} here and {} in {}",
+                    path.display(),
+                    volume.path.display(),
+                    input.name
+                );
+                return Err(CliError::new(Exit::Usage, message).hint("leave one of them out"));
+            }
+            _ if volume.path.as_os_str().is_empty() => {
+                return Err(CliError::new(Exit::Usage, format!("{} has no <path> in <target>", input.name))
+                    .hint("add it, or give the path as an argument"));
+            }
+            _ => {}
+        }
+        let source = secret.map_or(Source::New, Source::Named);
+        Ok(Request { volume, source, xml: root.map(|root| (input, root)) })
+    }
+}
+
+/// Runs `vmward volume create`.
+pub(super) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, CliError> {
+    let as_json = args.json;
+    let Request { volume, source, xml } = args.request()?;
+    let keystores = Config::load(global)?.open_keystores()?;
+    // All that can be said without making anything is said first.
+    volume.check().map_err(failure)?;
+    let qemu_img = QemuImg::find().map_err(failure)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::new(Exit::Internal, "vmward could not start").caused_by(e))?;
+    let (uuid, made) = runtime.block_on(async {
+        let mut interrupts = Interrupts::catch()
+            .map_err(|e| CliError::new(Exit::Internal, "signals cannot be handled").caused_by(e))?;
+        let secret = Passphrase::take(&keystores, &source, &volume, xml.as_ref().map(|(input, _)| input))?;
+        let progress = Progress::new(format!("making {}", volume.path.display()));
+        let made = volume::create(&qemu_img, &volume, &secret.value, &mut interrupts, &mut |share| {
+            progress.show(share);
+        })
+        .await;
+        drop(progress);
+        Ok::<_, CliError>((secret.uuid, made))
+    })?;
+    let is_new = matches!(source, Source::New);
+    match made {
+        Ok(()) => {}
+        Err(e) => {
+            let interrupted = match &e {
+                VolumeError::Interrupted(signal) => Some(*signal),
+                _ => None,
+            };
+            let mut failure = failure(e);
+            if is_new && let Err(e) = forget(&keystores, uuid) {
+                failure = failure.hint(format!("the new secret {uuid} could not be removed again: {e}"));
+            }
+            if let Some(signal) = interrupted {
+                // As a shell shows a command that a signal ended.
+                failure.report();
+                return Ok(ExitCode::from(128 + signal as u8));
+            }
+            return Err(failure);
+        }
+    }
+    if as_json {
+        let object = json!({
+            "path": volume.path,
+            "format": volume.format.as_str(),
+            "size": volume.size,
+            "secret": uuid.to_string(),
+        });
+        println!("{object}");
+    } else if is_new {
+        match xml {
+            Some((_, root)) => print!("{}", VolumeXml::with_secret(root, uuid)),
+            None => println!("{uuid}"),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The passphrase and whose it is.
+struct Passphrase {
+    uuid: Uuid,
+    value: SecretValue,
+}
+
+impl Passphrase {
+    fn take(
+        keystores: &Keystores,
+        source: &Source,
+        volume: &NewVolume,
+        input: Option<&Input>,
+    ) -> Result<Self, CliError> {
+        let found = match source {
+            Source::Named(secret) => Self::find(keystores, secret).map_err(|error| match input {
+                Some(input) => {
+                    let unresolved = crate::keystore::Unresolved { secret: secret.clone(), error };
+                    unresolved_failure(&[unresolved], &input.name, &input.source)
+                }
+                None => keystore_failure(error),
+            }),
+            Source::New => Self::generate(keystores, volume),
+        }?;
+        // Said before the derivation of a key that could not be used.
+        found.value.as_passphrase().map_err(|e| failure(VolumeError::Passphrase(e)))?;
+        Ok(found)
+    }
+
+    fn find(keystores: &Keystores, secret: &SecretRef) -> Result<Self, KeystoreError> {
+        let found = keystores.find(&secret.lookup, Some(secret.kind))?;
+        let uuid = found.definition.uuid;
+        let value = found.store.value(uuid)?.ok_or(KeystoreError::NoValue { uuid })?;
+        Ok(Self { uuid, value })
+    }
+
+    fn generate(keystores: &Keystores, volume: &NewVolume) -> Result<Self, CliError> {
+        let id = volume.path.to_str().ok_or_else(|| {
+            CliError::new(Exit::Usage, "a secret's usage is UTF-8 text, which this path is not")
+                .hint("make a secret of another usage, and name it with --secret")
+        })?;
+        let definition = SecretDefinition {
+            uuid: Uuid::new_v4(),
+            ephemeral: false,
+            private: false,
+            description: None,
+            usage: Some(Usage { kind: UsageKind::Volume, id: id.to_owned() }),
+        };
+        let uuid = definition.uuid;
+        let taken = |error| match error {
+            KeystoreError::Definition(_) => keystore_failure(error)
+                .hint(format!("there is a secret for this path already: use it with --secret {id}")),
+            _ => keystore_failure(error),
+        };
+        let store = keystores.generate(&definition).map_err(taken)?;
+        match store.value(uuid) {
+            Ok(Some(value)) => Ok(Self { uuid, value }),
+            // A key that the store keeps but will not give back would be a volume that nobody opens.
+            other => {
+                let error = other.err().unwrap_or(KeystoreError::NoValue { uuid });
+                let _ = store.undefine(uuid);
+                Err(keystore_failure(error))
+            }
+        }
+    }
+}
+
+/// Takes back the secret of a volume that was not made.
+fn forget(keystores: &Keystores, uuid: Uuid) -> Result<(), KeystoreError> {
+    keystores.find(&SecretLookup::Uuid(uuid), None)?.store.undefine(uuid)
+}

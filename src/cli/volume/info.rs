@@ -1,0 +1,169 @@
+//! `vmward volume info`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::cli::config::Config;
+use crate::cli::{CliError, Global};
+use crate::keystore::KeystoreError;
+use crate::luks::Luks1Header;
+use crate::secret::{SecretDefinition, SecretLookup, UsageKind};
+use crate::volume::{self, Image, ImageEncryption};
+
+use super::failure::failure;
+
+/// A start that takes longer than this is worth a word.
+const SLOW_SECONDS: f64 = 0.1;
+
+/// Arguments of `vmward volume info`.
+#[derive(clap::Args)]
+pub(super) struct InfoArgs {
+    /// The volume
+    path: PathBuf,
+    /// Print an object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `vmward volume info`.
+pub(super) fn run(global: &Global, args: &InfoArgs) -> Result<ExitCode, CliError> {
+    let image = Image::probe(&args.path).map_err(failure)?;
+    let path = volume::canonical(&args.path);
+    let secret = secret_of(global, &path, &args.path);
+    if let Err(e) = &secret {
+        eprintln!("warning: the keystores could not be asked for its secret: {e}");
+    }
+    let secret = secret.ok().flatten();
+    if args.json {
+        println!("{}", as_json(&path, &image, secret.as_ref()));
+    } else {
+        print!("{}", as_text(&path, &image, secret.as_ref()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The secret whose usage is this volume's path, as it is or as it was written.
+fn secret_of(global: &Global, path: &Path, written: &Path) -> Result<Option<SecretDefinition>, String> {
+    let keystores = Config::load(global).and_then(|c| c.open_keystores()).map_err(|e| e.message)?;
+    for path in [path, written] {
+        let Some(id) = path.to_str() else { continue };
+        match keystores.find(&SecretLookup::Usage(id.to_owned()), Some(UsageKind::Volume)) {
+            Ok(found) => return Ok(Some(found.definition)),
+            Err(KeystoreError::NotDefined { .. }) => {}
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+    Ok(None)
+}
+
+fn as_json(path: &Path, image: &Image, secret: Option<&SecretDefinition>) -> Value {
+    let encryption = image.encryption.as_ref().map(|encryption| match encryption {
+        ImageEncryption::Luks1(header) => json!({
+            "format": "luks",
+            "version": 1,
+            "uuid": header.uuid,
+            "cipher": header.cipher,
+            "mode": header.mode,
+            "hash": header.hash,
+            "key-bits": header.key_len * 8,
+            "digest-iterations": header.digest_iterations,
+            "payload-offset": header.payload_offset,
+            "slots": header.slots.iter().map(|slot| match slot.active {
+                true => json!({ "active": true, "iterations": slot.iterations }),
+                false => json!({ "active": false }),
+            }).collect::<Vec<_>>(),
+            "opening-seconds": image.opening_seconds(),
+        }),
+        ImageEncryption::Luks2(header) => {
+            json!({ "format": "luks2", "version": 2, "uuid": header.uuid, "label": header.label })
+        }
+        ImageEncryption::QcowAes => json!({ "format": "qcow" }),
+    });
+    json!({
+        "path": path,
+        "format": image.format.as_str(),
+        "virtual-size": image.virtual_size,
+        "file-size": image.file_size,
+        "allocated": image.allocated,
+        "encryption": encryption,
+        "backing": image.backing.as_ref().map(|b| json!({ "path": b.name, "format": b.format })),
+        "data-file": image.data_file,
+        "secret": secret.map(|s| s.uuid.to_string()),
+    })
+}
+
+fn as_text(path: &Path, image: &Image, secret: Option<&SecretDefinition>) -> String {
+    let mut lines = Lines::default();
+    lines.add("Path", path.display());
+    lines.add("Format", image.format.as_str());
+    lines.add("Virtual size", size(image.virtual_size));
+    lines.add("On disk", size(image.allocated));
+    match &image.encryption {
+        None => lines.add("Encryption", "none"),
+        Some(ImageEncryption::QcowAes) => {
+            lines.add("Encryption", "the old AES of qcow2, which QEMU's system emulators refuse");
+        }
+        Some(ImageEncryption::Luks2(header)) => {
+            lines.add("Encryption", "LUKS2, which QEMU does not open by itself");
+            lines.add("LUKS UUID", &header.uuid);
+        }
+        Some(ImageEncryption::Luks1(header)) => luks(&mut lines, header, image),
+    }
+    if let Some(backing) = &image.backing {
+        let format = backing.format.as_deref().unwrap_or("format not said");
+        lines.add("Backing image", format!("{} ({format})", backing.name));
+    }
+    if image.data_file {
+        lines.add("Data", "in another file");
+    }
+    if image.encryption.is_some() {
+        match secret {
+            Some(secret) => lines.add("Secret", secret.uuid),
+            None => lines.add("Secret", "none in the keystores has this path as its usage"),
+        }
+    }
+    lines.0
+}
+
+fn luks(lines: &mut Lines, header: &Luks1Header, image: &Image) {
+    lines.add("Encryption", "LUKS1");
+    let bits = header.key_len * 8;
+    lines.add("Cipher", format!("{}-{} with a key of {bits} bits", header.cipher, header.mode));
+    lines.add("Hash", &header.hash);
+    lines.add("LUKS UUID", &header.uuid);
+    let active = header.active_slots().count();
+    lines.add("Key slots", format!("{active} of {} in use", header.slots.len()));
+    for (n, slot) in header.active_slots() {
+        lines.add(&format!("  slot {n}"), format!("{} iterations", slot.iterations));
+    }
+    lines.add("  digest", format!("{} iterations", header.digest_iterations));
+    match image.opening_seconds() {
+        None => lines.add("Opening", "impossible: no key slot is in use"),
+        Some(s) if s < SLOW_SECONDS => lines.add("Opening", format!("about {:.0} ms", (s * 1000.0).max(1.0))),
+        Some(s) => lines.add("Opening", format!("about {s:.1} s at each start")),
+    }
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.0.push_str(&format!("{:<16}{value}\n", format!("{name}:")));
+    }
+}
+
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut scaled, mut unit) = (bytes as f64, 0);
+    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} bytes"),
+        _ => format!("{scaled:.1} {} ({bytes} bytes)", UNITS[unit]),
+    }
+}

@@ -1,0 +1,269 @@
+//! The header at the start of a LUKS container.
+
+use std::ops::Range;
+
+/// What every LUKS header begins with.
+pub const MAGIC: &[u8; 6] = b"LUKS\xba\xbe";
+/// The length of a LUKS1 header without its key material.
+pub const LUKS1_HEADER_LEN: usize = 592;
+/// The length of a LUKS2 binary header up to and with its UUID, the last field that is read here.
+const LUKS2_READ_LEN: usize = 208;
+/// Offsets in the header count in these, whatever the device.
+const SECTOR: u64 = 512;
+const SLOTS: usize = 8;
+const FIRST_SLOT: usize = 208;
+const SLOT_LEN: usize = 48;
+const SLOT_ACTIVE: u32 = 0x00AC_71F3;
+const SLOT_INACTIVE: u32 = 0x0000_DEAD;
+
+/// Why bytes are no LUKS header.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LuksError {
+    /// The magic is not there.
+    #[error("there is no LUKS header")]
+    NotLuks,
+    /// It ends too early.
+    #[error("the LUKS header is cut off")]
+    Truncated,
+    /// A version that nobody knows.
+    #[error("LUKS version {0} is not known")]
+    Version(u16),
+    /// A field does not hold what it should.
+    #[error("the LUKS header is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// A header of either version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LuksHeader {
+    /// The version that QEMU makes and opens.
+    V1(Box<Luks1Header>),
+    /// The version that cryptsetup makes by default, and that QEMU's own driver does not open.
+    V2(Luks2Header),
+}
+
+/// A LUKS1 header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Luks1Header {
+    /// `aes`, `serpent`, ...
+    pub cipher: String,
+    /// The mode with its IV generator: `xts-plain64`, `cbc-essiv:sha256`, ...
+    pub mode: String,
+    /// The hash of the key derivation and of the anti-forensic splitter.
+    pub hash: String,
+    /// Where the data begins, in bytes from the start of the container.
+    pub payload_offset: u64,
+    /// The length of the volume key in bytes.
+    pub key_len: u32,
+    /// The PBKDF2 iterations of the volume key's digest.
+    pub digest_iterations: u32,
+    /// The container's name.
+    pub uuid: String,
+    /// All eight.
+    pub slots: [KeySlot; SLOTS],
+}
+
+/// A place for the volume key, encrypted under one passphrase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeySlot {
+    /// Whether there is a key in it.
+    pub active: bool,
+    /// The PBKDF2 iterations of its passphrase.
+    pub iterations: u32,
+    /// Where its key material begins, in bytes from the start of the container.
+    pub material_offset: u64,
+    /// Into how many stripes the key is split.
+    pub stripes: u32,
+}
+
+/// What is read of a LUKS2 header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Luks2Header {
+    /// The container's name.
+    pub uuid: String,
+    /// Its label, which is mostly empty.
+    pub label: String,
+}
+
+impl LuksHeader {
+    /// Reads the header at the start of `bytes`; what follows it is not looked at.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LuksError> {
+        if !bytes.starts_with(MAGIC) {
+            return Err(LuksError::NotLuks);
+        }
+        match u16::from_be_bytes(array(bytes, MAGIC.len())?) {
+            1 => Luks1Header::parse(bytes).map(|h| Self::V1(Box::new(h))),
+            2 => Luks2Header::parse(bytes).map(Self::V2),
+            version => Err(LuksError::Version(version)),
+        }
+    }
+}
+
+impl Luks1Header {
+    fn parse(bytes: &[u8]) -> Result<Self, LuksError> {
+        if bytes.len() < LUKS1_HEADER_LEN {
+            return Err(LuksError::Truncated);
+        }
+        let mut slots = [KeySlot { active: false, iterations: 0, material_offset: 0, stripes: 0 }; SLOTS];
+        for (n, slot) in slots.iter_mut().enumerate() {
+            *slot = KeySlot::parse(bytes, FIRST_SLOT + n * SLOT_LEN)?;
+        }
+        let header = Self {
+            cipher: text(bytes, 8, 32)?,
+            mode: text(bytes, 40, 32)?,
+            hash: text(bytes, 72, 32)?,
+            payload_offset: u64::from(number(bytes, 104)?) * SECTOR,
+            key_len: number(bytes, 108)?,
+            digest_iterations: number(bytes, 164)?,
+            uuid: text(bytes, 168, 40)?,
+            slots,
+        };
+        if header.cipher.is_empty() || header.mode.is_empty() || header.hash.is_empty() {
+            return Err(LuksError::Damaged("it names no cipher, mode or hash"));
+        }
+        if header.key_len == 0 {
+            return Err(LuksError::Damaged("the volume key has no length"));
+        }
+        Ok(header)
+    }
+
+    /// The active slots with their numbers.
+    pub fn active_slots(&self) -> impl Iterator<Item = (usize, &KeySlot)> {
+        self.slots.iter().enumerate().filter(|(_, s)| s.active)
+    }
+
+    /// The bytes of the container in which a slot's key material is.
+    pub fn material(&self, slot: &KeySlot) -> Range<u64> {
+        let len = u64::from(self.key_len) * u64::from(slot.stripes);
+        slot.material_offset..slot.material_offset + len
+    }
+}
+
+impl KeySlot {
+    fn parse(bytes: &[u8], at: usize) -> Result<Self, LuksError> {
+        let active = match number(bytes, at)? {
+            SLOT_ACTIVE => true,
+            SLOT_INACTIVE => false,
+            _ => return Err(LuksError::Damaged("a key slot is neither active nor inactive")),
+        };
+        Ok(Self {
+            active,
+            iterations: number(bytes, at + 4)?,
+            material_offset: u64::from(number(bytes, at + 40)?) * SECTOR,
+            stripes: number(bytes, at + 44)?,
+        })
+    }
+}
+
+impl Luks2Header {
+    fn parse(bytes: &[u8]) -> Result<Self, LuksError> {
+        if bytes.len() < LUKS2_READ_LEN {
+            return Err(LuksError::Truncated);
+        }
+        Ok(Self { label: text(bytes, 24, 48)?, uuid: text(bytes, 168, 40)? })
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], LuksError> {
+    bytes.get(at..at + N).and_then(|part| part.try_into().ok()).ok_or(LuksError::Truncated)
+}
+
+fn number(bytes: &[u8], at: usize) -> Result<u32, LuksError> {
+    array(bytes, at).map(u32::from_be_bytes)
+}
+
+/// Text up to the first NUL. It is printed, so it has to be plain.
+fn text(bytes: &[u8], at: usize, len: usize) -> Result<String, LuksError> {
+    let field = bytes.get(at..at + len).ok_or(LuksError::Truncated)?;
+    let field = field.split(|b| *b == 0).next().unwrap_or_default();
+    if !field.iter().all(|b| b.is_ascii_graphic() || *b == b' ') {
+        return Err(LuksError::Damaged("a text field holds no text"));
+    }
+    Ok(String::from_utf8_lossy(field).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The header that QEMU 7.2 wrote for a 10 MiB raw image, its digest and salts zeroed.
+    fn sample() -> Vec<u8> {
+        let mut header = vec![0; LUKS1_HEADER_LEN];
+        let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, MAGIC);
+        put(6, &1u16.to_be_bytes());
+        put(8, b"aes");
+        put(40, b"xts-plain64");
+        put(72, b"sha256");
+        put(104, &4040u32.to_be_bytes());
+        put(108, &64u32.to_be_bytes());
+        put(164, &10833u32.to_be_bytes());
+        put(168, b"6fe7e47d-487c-4505-9ea5-2f5207c8537f");
+        for n in 0..SLOTS {
+            let at = FIRST_SLOT + n * SLOT_LEN;
+            put(at, &if n == 0 { SLOT_ACTIVE } else { SLOT_INACTIVE }.to_be_bytes());
+            put(at + 4, &if n == 0 { 42946u32 } else { 0 }.to_be_bytes());
+            put(at + 40, &(8 + 504 * n as u32).to_be_bytes());
+            put(at + 44, &4000u32.to_be_bytes());
+        }
+        header
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let LuksHeader::V1(header) = LuksHeader::parse(&sample()).unwrap() else { panic!() };
+        assert_eq!((&*header.cipher, &*header.mode, &*header.hash), ("aes", "xts-plain64", "sha256"));
+        assert_eq!((header.payload_offset, header.key_len), (2_068_480, 64));
+        assert_eq!(header.digest_iterations, 10833);
+        assert_eq!(header.uuid, "6fe7e47d-487c-4505-9ea5-2f5207c8537f");
+        let active: Vec<_> = header.active_slots().collect();
+        assert_eq!(active.len(), 1);
+        assert_eq!((active[0].0, active[0].1.iterations), (0, 42946));
+        assert_eq!(header.material(&header.slots[0]), 4096..4096 + 64 * 4000);
+        assert_eq!(header.material(&header.slots[7]).start, 1_810_432);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let broken = |at: usize, byte: u8| {
+            let mut bytes = sample();
+            bytes[at] = byte;
+            LuksHeader::parse(&bytes).unwrap_err()
+        };
+        assert_eq!(broken(0, b'X'), LuksError::NotLuks);
+        assert_eq!(broken(7, 3), LuksError::Version(3));
+        assert!(matches!(broken(FIRST_SLOT, 1), LuksError::Damaged(_)));
+        assert!(matches!(broken(8, 0x1b), LuksError::Damaged(_)));
+        assert!(matches!(broken(111, 0), LuksError::Damaged(_)));
+        assert_eq!(LuksHeader::parse(&sample()[..591]), Err(LuksError::Truncated));
+        assert_eq!(LuksHeader::parse(MAGIC), Err(LuksError::Truncated));
+        assert_eq!(LuksHeader::parse(b""), Err(LuksError::NotLuks));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..700)) {
+            let _ = LuksHeader::parse(&bytes);
+        }
+
+        #[test]
+        fn no_damage_makes_it_panic(
+            at in proptest::collection::vec((0..LUKS1_HEADER_LEN, any::<u8>()), 0..20),
+            len in 0..=LUKS1_HEADER_LEN,
+            version in 1u8..=2,
+        ) {
+            let mut bytes = sample();
+            bytes[7] = version;
+            for (at, byte) in at {
+                bytes[at] = byte;
+            }
+            if let Ok(LuksHeader::V1(header)) = LuksHeader::parse(&bytes[..len]) {
+                for slot in &header.slots {
+                    prop_assert!(header.material(slot).end >= slot.material_offset);
+                }
+            }
+        }
+    }
+}

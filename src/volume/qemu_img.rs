@@ -1,0 +1,233 @@
+//! The one place that runs qemu-img.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command as StdCommand, Stdio};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::pipe2;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+
+use crate::secret::SecretValue;
+
+use super::VolumeError;
+
+/// The first descriptor after the standard ones.
+const FIRST_FD: i32 = 3;
+/// A pipe of one page takes this without a reader, whatever the user's limits on pipes are. LUKS passphrases
+/// are far shorter (cryptsetup's limit is 512 bytes).
+const LONGEST_PASSPHRASE: usize = 4096;
+/// How often progress is shown.
+const TICK: Duration = Duration::from_millis(100);
+/// QEMU up to 9.1 measures the speed of the key derivation with the thread's CPU time, and gives up with this
+/// message when the kernel's accounting has not moved in between. On some machines that is every other time,
+/// so it is tried again: 40 times, after which it has another reason.
+const BAD_CLOCK: &str = "Unable to get accurate CPU usage";
+const BAD_CLOCK_TRIES: u32 = 40;
+
+/// The signals that ask vmward to stop, kept from ending it in the middle of something.
+pub struct Interrupts(Vec<(Signal, SignalStream)>);
+
+impl Interrupts {
+    /// From here on the signals wait to be asked for. Needs a tokio runtime.
+    pub fn catch() -> io::Result<Self> {
+        [
+            (Signal::SIGINT, SignalKind::interrupt()),
+            (Signal::SIGTERM, SignalKind::terminate()),
+            (Signal::SIGHUP, SignalKind::hangup()),
+        ]
+        .into_iter()
+        .map(|(number, kind)| Ok((number, signal(kind)?)))
+        .collect::<io::Result<_>>()
+        .map(Self)
+    }
+
+    /// Waits for one of them.
+    pub async fn wait(&mut self) -> Signal {
+        let [(a, first), (b, second), (c, third)] = &mut self.0[..] else {
+            unreachable!("three signals were registered")
+        };
+        tokio::select! {
+            _ = first.recv() => *a,
+            _ = second.recv() => *b,
+            _ = third.recv() => *c,
+        }
+    }
+
+    /// Whether one of them has come.
+    pub async fn check(&mut self) -> Result<(), VolumeError> {
+        tokio::select! {
+            biased;
+            signal = self.wait() => Err(VolumeError::Interrupted(signal)),
+            () = std::future::ready(()) => Ok(()),
+        }
+    }
+}
+
+/// One run of qemu-img: its arguments, and the descriptors that it inherits.
+#[derive(Default)]
+pub(super) struct Call {
+    verb: &'static str,
+    objects: Vec<OsString>,
+    args: Vec<OsString>,
+    inherited: Vec<OwnedFd>,
+}
+
+impl Call {
+    pub(super) fn new(verb: &'static str) -> Self {
+        Self { verb, ..Self::default() }
+    }
+
+    pub(super) fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Has qemu-img inherit a file, and returns the path under which it finds it.
+    pub(super) fn file(&mut self, file: &File) -> Result<String, VolumeError> {
+        let fd = file.as_fd().try_clone_to_owned().map_err(VolumeError::Handover)?;
+        Ok(self.inherit(fd))
+    }
+
+    /// Hands over a passphrase as the secret object `id`. It goes through a pipe: its bytes are in the kernel's
+    /// memory until qemu-img has read them once, and in no file.
+    pub(super) fn secret(&mut self, id: &str, value: &SecretValue) -> Result<(), VolumeError> {
+        value.as_passphrase().map_err(VolumeError::Passphrase)?;
+        if value.len() > LONGEST_PASSPHRASE {
+            return Err(VolumeError::PassphraseTooLong(LONGEST_PASSPHRASE));
+        }
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| VolumeError::Handover(e.into()))?;
+        File::from(write).write_all(value.expose()).map_err(VolumeError::Handover)?;
+        let path = self.inherit(read);
+        self.objects.push("--object".into());
+        self.objects.push(format!("secret,id={id},file={path}").into());
+        Ok(())
+    }
+
+    fn inherit(&mut self, fd: OwnedFd) -> String {
+        self.inherited.push(fd);
+        let last = i32::try_from(self.inherited.len()).unwrap_or(i32::MAX) - 1;
+        format!("/dev/fd/{}", FIRST_FD + last)
+    }
+}
+
+/// The qemu-img program.
+#[derive(Debug, Clone)]
+pub struct QemuImg {
+    program: PathBuf,
+}
+
+impl QemuImg {
+    /// The one that `PATH` finds.
+    pub fn find() -> Result<Self, VolumeError> {
+        let executable =
+            |p: &PathBuf| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+        env::split_paths(&env::var_os("PATH").unwrap_or_default())
+            .filter(|dir| dir.is_absolute())
+            .map(|dir| dir.join("qemu-img"))
+            .find(executable)
+            .map(|program| Self { program })
+            .ok_or(VolumeError::NoQemuImg)
+    }
+
+    /// Runs what `call` makes, to its end. `tick` is called now and then. A signal to vmward kills qemu-img.
+    pub(super) async fn run(
+        &self,
+        mut call: impl FnMut() -> Result<Call, VolumeError>,
+        interrupts: &mut Interrupts,
+        tick: &mut dyn FnMut(),
+    ) -> Result<(), VolumeError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.run_once(call()?, interrupts, tick).await {
+                Err(VolumeError::QemuImg { message, .. })
+                    if message.contains(BAD_CLOCK) && tries < BAD_CLOCK_TRIES => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn run_once(
+        &self,
+        call: Call,
+        interrupts: &mut Interrupts,
+        tick: &mut dyn FnMut(),
+    ) -> Result<(), VolumeError> {
+        interrupts.check().await?;
+        let spawn_failed = |source| VolumeError::Spawn { program: self.program.clone(), source };
+        // The limit is inherited: a qemu-img that crashes must not leave the passphrase in a core dump. This
+        // process, which has it as well, keeps the limit.
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| spawn_failed(e.into()))?;
+        let mut command = StdCommand::new(&self.program);
+        command
+            .arg(call.verb)
+            .args(&call.objects)
+            .args(&call.args)
+            .env_clear()
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mappings = (FIRST_FD..)
+            .zip(call.inherited)
+            .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
+            .collect();
+        command.fd_mappings(mappings).map_err(|e| spawn_failed(io::Error::other(e)))?;
+        let mut command = Command::from(command);
+        let mut child = command.kill_on_drop(true).spawn().map_err(spawn_failed)?;
+        // The command still holds this side's copies of the descriptors.
+        drop(command);
+        let stderr = child.stderr.take();
+        let said = async move {
+            let mut said = Vec::new();
+            if let Some(mut stderr) = stderr {
+                // Its complaint is wanted for a message, so what cannot be read of it is no failure.
+                let _ = (&mut stderr).take(64 * 1024).read_to_end(&mut said).await;
+            }
+            said
+        };
+        let finished = async { tokio::join!(child.wait(), said) };
+        let mut finished = Box::pin(finished);
+        let mut ticks = tokio::time::interval(TICK);
+        let (status, said) = loop {
+            tokio::select! {
+                done = &mut finished => break done,
+                signal = interrupts.wait() => {
+                    drop(finished);
+                    child.kill().await.map_err(spawn_failed)?;
+                    return Err(VolumeError::Interrupted(signal));
+                }
+                _ = ticks.tick() => tick(),
+            }
+        };
+        let status = status.map_err(spawn_failed)?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(VolumeError::QemuImg { verb: call.verb.to_owned(), status, message: complaint(&said) })
+    }
+}
+
+/// What qemu-img said, on one line. It could not delete the file that it was given as a descriptor, which is
+/// how it should be.
+fn complaint(said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    let lines: Vec<_> = said
+        .lines()
+        .map(|l| l.trim().trim_start_matches("qemu-img: "))
+        .filter(|l| !l.is_empty() && !l.starts_with("Error when deleting file"))
+        .collect();
+    if lines.is_empty() { "it did not say why".to_owned() } else { lines.join("; ") }
+}
