@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::cli::config::{Config, keystore_failure, unresolved_failure};
+use crate::cli::config::Config;
 use crate::cli::input::Input;
+use crate::cli::keystore_failure::{keystore_failure, unresolved_failure};
 use crate::cli::{CliError, Exit, Global};
 use crate::keystore::{KeystoreError, Keystores};
 use crate::secret::{SecretDefinition, SecretLookup, SecretRef, SecretValue, Usage, UsageKind};

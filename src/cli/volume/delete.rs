@@ -4,7 +4,8 @@ use std::io::{self, BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::cli::config::{Config, keystore_failure};
+use crate::cli::config::Config;
+use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::{CliError, Exit, Global};
 use crate::keystore::{KeystoreError, Keystores};
 use crate::secret::{SecretLookup, UsageKind};
