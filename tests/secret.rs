@@ -138,6 +138,8 @@ fn a_generated_value_is_a_passphrase_of_256_bits() {
     assert!(user.fails(65, &["secret", "generate", "--uuid", &uuid], b"").contains("already"));
     assert_eq!(user.ok(&["secret", "get-value", "/a"], b""), value);
     user.fails(64, &["secret", "generate", "--usage-volume", "/b", "--usage-ceph", "b"], b"");
+    user.fails(65, &["secret", "generate", "--usage-volume", "/b\x1b[2J"], b"");
+    user.fails(65, &["secret", "generate", "--usage-volume", ""], b"");
 }
 
 #[test]

@@ -107,8 +107,8 @@ fn keystore(store: &dyn Keystore) -> Finding {
     let started = Instant::now();
     let tried = store.list().and_then(|listing| {
         for definition in &listing.definitions {
-            if store.has_value(definition.uuid)? {
-                store.value(definition.uuid)?;
+            if store.has_value(definition)? {
+                store.value(definition)?;
                 break;
             }
         }

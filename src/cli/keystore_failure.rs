@@ -22,18 +22,7 @@ pub(crate) fn keystore_failure(error: KeystoreError) -> CliError {
 /// `source` is the document's text.
 pub(crate) fn unresolved_failure(unresolved: &[Unresolved], path: &str, source: &str) -> CliError {
     let mut diagnostics = Diagnostics::new();
-    for u in unresolved {
-        let mut message = u.error.to_string();
-        let mut cause = Error::source(&u.error);
-        while let Some(e) = cause {
-            message.push_str(&format!(": {e}"));
-            cause = e.source();
-        }
-        let said = diagnostics.error(u.secret.span, message);
-        if let Some(hint) = u.error.hint() {
-            said.hint(hint);
-        }
-    }
+    unresolved.iter().for_each(|u| u.say(&mut diagnostics));
     // One secret that may come with a second try does not help while another is missing for good.
     let exits: Vec<_> = unresolved.iter().map(|u| exit_of(&u.error)).collect();
     let exit = exits.iter().find(|e| **e != Exit::TryAgain).or(exits.first()).copied();

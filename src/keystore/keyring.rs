@@ -148,14 +148,15 @@ impl Keystore for KeyringStore {
         }
     }
 
-    fn value(&self, uuid: Uuid) -> Result<Option<SecretValue>, KeystoreError> {
+    fn value(&self, secret: &SecretDefinition) -> Result<Option<SecretValue>, KeystoreError> {
+        let uuid = secret.uuid;
         let Some(keyring) = user_keyring()? else { return Ok(None) };
         search(&keyring, VALUE, uuid)?.map_or(Ok(None), |key| payload(key, uuid))
     }
 
-    fn has_value(&self, uuid: Uuid) -> Result<bool, KeystoreError> {
+    fn has_value(&self, secret: &SecretDefinition) -> Result<bool, KeystoreError> {
         let Some(keyring) = user_keyring()? else { return Ok(false) };
-        Ok(search(&keyring, VALUE, uuid)?.is_some())
+        Ok(search(&keyring, VALUE, secret.uuid)?.is_some())
     }
 
     fn list(&self) -> Result<Listing, KeystoreError> {
@@ -186,7 +187,8 @@ impl Keystore for KeyringStore {
         Ok(())
     }
 
-    fn set_value(&self, uuid: Uuid, value: &SecretValue) -> Result<(), KeystoreError> {
+    fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError> {
+        let uuid = secret.uuid;
         let keyring = writable_keyring()?;
         if search(&keyring, DEFINITION, uuid)?.is_none() {
             return Err(KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None });
@@ -198,7 +200,8 @@ impl Keystore for KeyringStore {
         Ok(())
     }
 
-    fn undefine(&self, uuid: Uuid) -> Result<(), KeystoreError> {
+    fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError> {
+        let uuid = secret.uuid;
         let keyring = writable_keyring()?;
         let not_defined = KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None };
         let definition = search(&keyring, DEFINITION, uuid)?.ok_or(not_defined)?;
@@ -219,11 +222,11 @@ mod tests {
     use crate::secret::Usage;
 
     /// Takes the secret out of this user's real keyring again, whatever the test does.
-    struct Cleanup(Uuid);
+    struct Cleanup(SecretDefinition);
 
     impl Drop for Cleanup {
         fn drop(&mut self) {
-            let _ = KeyringStore.undefine(self.0);
+            let _ = KeyringStore.undefine(&self.0);
         }
     }
 
@@ -241,14 +244,14 @@ mod tests {
         }
         let stores = Keystores { stores: vec![Box::new(KeyringStore)] };
         let (secret, rival) = (ephemeral(), ephemeral());
-        let _cleanup = (Cleanup(secret.uuid), Cleanup(rival.uuid));
+        let _cleanup = (Cleanup(secret.clone()), Cleanup(rival.clone()));
         let usage = SecretLookup::Usage(secret.usage.clone().unwrap().id);
         stores.define(&secret).unwrap();
-        assert!(KeyringStore.value(secret.uuid).unwrap().is_none());
+        assert!(KeyringStore.value(&secret).unwrap().is_none());
         for len in [1, 1024, 1025, MAX_PAYLOAD] {
             let value = SecretValue::copy_of(&vec![b'x'; len]).unwrap();
-            KeyringStore.set_value(secret.uuid, &value).unwrap();
-            assert_eq!(KeyringStore.value(secret.uuid).unwrap(), Some(value));
+            KeyringStore.set_value(&secret, &value).unwrap();
+            assert_eq!(KeyringStore.value(&secret).unwrap(), Some(value));
         }
         assert_eq!(stores.find(&usage, Some(UsageKind::Volume)).unwrap().definition, secret);
         assert!(KeyringStore.list().unwrap().definitions.contains(&secret));
@@ -257,9 +260,9 @@ mod tests {
         let lasting = SecretDefinition { ephemeral: false, ..rival };
         assert!(matches!(KeyringStore.define(&lasting), Err(KeystoreError::Unsupported { .. })));
         let long = SecretValue::zeroed(MAX_PAYLOAD + 1).unwrap();
-        assert!(matches!(KeyringStore.set_value(secret.uuid, &long), Err(KeystoreError::TooLong { .. })));
-        KeyringStore.undefine(secret.uuid).unwrap();
+        assert!(matches!(KeyringStore.set_value(&secret, &long), Err(KeystoreError::TooLong { .. })));
+        KeyringStore.undefine(&secret).unwrap();
         assert!(matches!(stores.find(&usage, None), Err(KeystoreError::NotDefined { .. })));
-        assert!(KeyringStore.value(secret.uuid).unwrap().is_none());
+        assert!(KeyringStore.value(&secret).unwrap().is_none());
     }
 }

@@ -11,8 +11,6 @@ pub use error::KeystoreError;
 pub use resolve::{ResolvedSecrets, Unresolved};
 pub use stores::{Keystores, SecretFound};
 
-use uuid::Uuid;
-
 use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
 
 /// Everything that a store has, and what of it could not be read: one secret's trouble hides no other.
@@ -24,7 +22,8 @@ pub struct Listing {
     pub broken: Vec<KeystoreError>,
 }
 
-/// A place that keeps secrets.
+/// A place that keeps secrets. What it is asked about a secret it is asked with the definition that it gave: some know
+/// their secrets by UUID, some by usage.
 pub trait Keystore: Send + Sync {
     /// Its URI, for messages; without credentials in it.
     fn uri(&self) -> &str;
@@ -40,15 +39,15 @@ pub trait Keystore: Send + Sync {
         kind: Option<UsageKind>,
     ) -> Result<Option<SecretDefinition>, KeystoreError>;
     /// A secret's value; `None` if it is defined but has none.
-    fn value(&self, uuid: Uuid) -> Result<Option<SecretValue>, KeystoreError>;
+    fn value(&self, secret: &SecretDefinition) -> Result<Option<SecretValue>, KeystoreError>;
     /// Whether a secret has a value, without reading it.
-    fn has_value(&self, uuid: Uuid) -> Result<bool, KeystoreError>;
+    fn has_value(&self, secret: &SecretDefinition) -> Result<bool, KeystoreError>;
     /// All definitions.
     fn list(&self) -> Result<Listing, KeystoreError>;
     /// Adds a definition, or changes it within libvirt's rules.
     fn define(&self, definition: &SecretDefinition) -> Result<(), KeystoreError>;
     /// Sets or replaces a defined secret's value.
-    fn set_value(&self, uuid: Uuid, value: &SecretValue) -> Result<(), KeystoreError>;
+    fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError>;
     /// Forgets a secret, its value first.
-    fn undefine(&self, uuid: Uuid) -> Result<(), KeystoreError>;
+    fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError>;
 }

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::error::Error;
 
 use uuid::Uuid;
 
 use crate::secret::{SecretLookup, SecretRef, SecretValue, UsageKind};
+use crate::xml::Diagnostics;
 
 use super::{KeystoreError, Keystores};
 
@@ -30,6 +32,22 @@ pub struct Unresolved {
     pub secret: SecretRef,
     /// What was wrong.
     pub error: KeystoreError,
+}
+
+impl Unresolved {
+    /// Says it at its place.
+    pub fn say(&self, diagnostics: &mut Diagnostics) {
+        let mut message = self.error.to_string();
+        let mut cause = self.error.source();
+        while let Some(e) = cause {
+            message.push_str(&format!(": {e}"));
+            cause = e.source();
+        }
+        let said = diagnostics.error(self.secret.span, message);
+        if let Some(hint) = self.error.hint() {
+            said.hint(hint);
+        }
+    }
 }
 
 impl Keystores {
@@ -61,7 +79,7 @@ impl Keystores {
         let found = self.find(&secret.lookup, Some(secret.kind))?;
         let uuid = found.definition.uuid;
         if let Entry::Vacant(entry) = values.entry(uuid) {
-            entry.insert(found.store.value(uuid)?.ok_or(KeystoreError::NoValue { uuid })?);
+            entry.insert(found.store.value(&found.definition)?.ok_or(KeystoreError::NoValue { uuid })?);
         }
         Ok(uuid)
     }

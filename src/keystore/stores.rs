@@ -64,6 +64,7 @@ impl Keystores {
     /// Adds a definition, or changes it where it is. Returns the store that has it now: a new secret goes to the
     /// first one that keeps secrets of its kind, ephemeral or not.
     pub fn define(&self, definition: &SecretDefinition) -> Result<&dyn Keystore, KeystoreError> {
+        definition.check_text().map_err(KeystoreError::Definition)?;
         let mut home = None;
         for store in &self.stores {
             let same_uuid = store.find(&SecretLookup::Uuid(definition.uuid), None)?;
@@ -93,9 +94,9 @@ impl Keystores {
         }
         let value = random_passphrase().map_err(|source| KeystoreError::Value { uuid, source })?;
         let store = self.define(definition)?;
-        if let Err(e) = store.set_value(uuid, &value) {
+        if let Err(e) = store.set_value(definition, &value) {
             // Of the two errors the first one says what is wrong.
-            let _ = store.undefine(uuid);
+            let _ = store.undefine(definition);
             return Err(e);
         }
         Ok(store)

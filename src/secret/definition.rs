@@ -70,6 +70,9 @@ pub enum DefinitionError {
     /// A new secret was to be made.
     #[error("the secret {0} is defined already")]
     Exists(Uuid),
+    /// It could not be read back as it was written.
+    #[error("the {0} begins or ends with white space, is empty, or has characters that XML does not take")]
+    NotText(&'static str),
     /// Same UUID, other usage.
     #[error("the secret {0} is defined already, with another usage")]
     OtherUsage(Uuid),
@@ -152,6 +155,22 @@ impl SecretDefinition {
         root
     }
 
+    /// Whether its texts come back from XML as they are. Those of a definition that was read do; others come from people
+    /// and programs.
+    pub fn check_text(&self) -> Result<(), DefinitionError> {
+        let is_text = |text: &str| {
+            let line = |c: char| c.is_control() && c != '\n' && c != '\t';
+            !text.is_empty() && text.trim() == text && !text.contains(line)
+        };
+        if self.description.as_deref().is_some_and(|d| !is_text(d)) {
+            return Err(DefinitionError::NotText("description"));
+        }
+        if self.usage.as_ref().is_some_and(|u| !is_text(&u.id) || u.id.contains(char::is_control)) {
+            return Err(DefinitionError::NotText("usage"));
+        }
+        Ok(())
+    }
+
     /// Whether this definition may be added to those that are there, or replace the one of the same UUID.
     pub fn check_against<'a>(
         &self,
@@ -218,6 +237,22 @@ mod tests {
         assert!(parse("<secret><usage type='disk'/></secret>").unwrap_err().contains("volume, ceph, iscsi"));
         assert!(parse("<secret privat='yes'/>").unwrap_err().contains("'privat'"));
         assert!(parse("<domain/>").unwrap_err().contains("not <secret>"));
+    }
+
+    #[test]
+    fn texts_that_would_change_in_xml_are_refused() {
+        let with = |id: &str, description: &str| SecretDefinition {
+            usage: Some(Usage { kind: UsageKind::Tls, id: id.to_owned() }),
+            description: Some(description.to_owned()),
+            ..parse(FULL).unwrap()
+        };
+        let good = with("ä <'&\"> b", "two\nlines");
+        assert_eq!(good.check_text(), Ok(()));
+        assert_eq!(parse(&good.to_xml().to_string()), Ok(good));
+        for id in ["", " a", "a\n", "a\nb", "a\0b", "\u{1b}[31m", "a\u{9b}"] {
+            assert_eq!(with(id, "x").check_text(), Err(DefinitionError::NotText("usage")), "{id:?}");
+        }
+        assert_eq!(with("a", "\u{1b}]0;x").check_text(), Err(DefinitionError::NotText("description")));
     }
 
     #[test]

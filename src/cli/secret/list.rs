@@ -36,7 +36,7 @@ pub(super) fn list(keystores: &Keystores, args: &ListArgs) -> Result<ExitCode, C
                     exit = Exit::Data.into();
                 }
                 rows.extend(listing.definitions.into_iter().map(|definition| Row {
-                    has_value: store.has_value(definition.uuid).ok(),
+                    has_value: store.has_value(&definition).ok(),
                     definition,
                     store: store.uri(),
                 }));

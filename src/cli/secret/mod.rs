@@ -12,10 +12,11 @@ use uuid::Uuid;
 
 use crate::keystore::{Keystores, SecretFound};
 use crate::secret::SecretLookup;
+use crate::supervisor;
 
 use super::config::Config;
 use super::keystore_failure::keystore_failure;
-use super::{CliError, Global};
+use super::{CliError, Exit, Global};
 
 /// Arguments of `vmward secret`.
 #[derive(clap::Args)]
@@ -63,6 +64,7 @@ impl SecretName {
 
 /// Runs `vmward secret`.
 pub(crate) fn run(global: &Global, args: SecretArgs) -> Result<ExitCode, CliError> {
+    supervisor::harden().map_err(|e| CliError::new(Exit::Internal, e.to_string()))?;
     let keystores = Config::load(global)?.open_keystores()?;
     match args.command {
         SecretCommand::Define(args) => definition::define(&keystores, &args),

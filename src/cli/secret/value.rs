@@ -41,13 +41,13 @@ pub(super) fn set_value(keystores: &Keystores, args: &SetValueArgs) -> Result<Ex
     // Before the value is asked for: nobody types a passphrase for nothing.
     let found = args.name.find(keystores)?;
     let value = args.source.read()?;
-    let for_volume = found.definition.usage.is_some_and(|u| u.kind == UsageKind::Volume);
+    let for_volume = found.definition.usage.as_ref().is_some_and(|u| u.kind == UsageKind::Volume);
     if for_volume && value.as_passphrase().is_err() {
         eprintln!(
             "warning: QEMU opens LUKS images only with passphrases that are UTF-8 text without NUL, and this value is not"
         );
     }
-    found.store.set_value(found.definition.uuid, &value).map_err(keystore_failure)?;
+    found.store.set_value(&found.definition, &value).map_err(keystore_failure)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,7 +63,7 @@ pub(super) fn get_value(keystores: &Keystores, args: &GetValueArgs) -> Result<Ex
     }
     let value = found
         .store
-        .value(uuid)
+        .value(&found.definition)
         .and_then(|value| value.ok_or(KeystoreError::NoValue { uuid }))
         .map_err(keystore_failure)?;
     print_value(&value, args.base64)

@@ -177,7 +177,8 @@ impl Keystore for FileStore {
         }
     }
 
-    fn value(&self, uuid: Uuid) -> Result<Option<SecretValue>, KeystoreError> {
+    fn value(&self, secret: &SecretDefinition) -> Result<Option<SecretValue>, KeystoreError> {
+        let uuid = secret.uuid;
         let path = self.value_path(uuid);
         let Some(content) = disk::read(&path)? else { return Ok(None) };
         let damaged = |e: DecryptError| KeystoreError::Damaged { path: path.clone(), why: e.to_string() };
@@ -193,8 +194,8 @@ impl Keystore for FileStore {
         SecretValue::read_from(plain).map(Some).map_err(|source| KeystoreError::Value { uuid, source })
     }
 
-    fn has_value(&self, uuid: Uuid) -> Result<bool, KeystoreError> {
-        let path = self.value_path(uuid);
+    fn has_value(&self, secret: &SecretDefinition) -> Result<bool, KeystoreError> {
+        let path = self.value_path(secret.uuid);
         path.try_exists().map_err(KeystoreError::io(path, "read"))
     }
 
@@ -229,7 +230,8 @@ impl Keystore for FileStore {
         })
     }
 
-    fn set_value(&self, uuid: Uuid, value: &SecretValue) -> Result<(), KeystoreError> {
+    fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError> {
+        let uuid = secret.uuid;
         let lock = self.write_lock()?;
         if self.definition(uuid)?.is_none() {
             return Err(KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None });
@@ -239,7 +241,8 @@ impl Keystore for FileStore {
         self.keeping_index(&lock, || disk::replace(&path, &sealed))
     }
 
-    fn undefine(&self, uuid: Uuid) -> Result<(), KeystoreError> {
+    fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError> {
+        let uuid = secret.uuid;
         let lock = self.write_lock()?;
         // A definition that cannot be read can still be removed.
         let path = self.definition_path(uuid);

@@ -41,17 +41,17 @@ fn a_secret_comes_back_as_it_was_put_in() {
     let store = store(&home);
     let disk = secret(1, UsageKind::Volume, "/images/a.qcow2");
     store.define(&disk).unwrap();
-    assert!(store.value(disk.uuid).unwrap().is_none());
-    store.set_value(disk.uuid, &value("first")).unwrap();
-    store.set_value(disk.uuid, &value("second")).unwrap();
-    assert_eq!(store.value(disk.uuid).unwrap(), Some(value("second")));
+    assert!(store.value(&disk).unwrap().is_none());
+    store.set_value(&disk, &value("first")).unwrap();
+    store.set_value(&disk, &value("second")).unwrap();
+    assert_eq!(store.value(&disk).unwrap(), Some(value("second")));
     assert_eq!(store.find(&SecretLookup::Uuid(disk.uuid), None).unwrap(), Some(disk.clone()));
     assert_eq!(by_usage(&store, UsageKind::Volume, "/images/a.qcow2"), Some(1));
     assert_eq!(by_usage(&store, UsageKind::Ceph, "/images/a.qcow2"), None);
-    store.undefine(disk.uuid).unwrap();
+    store.undefine(&disk).unwrap();
     assert_eq!(by_usage(&store, UsageKind::Volume, "/images/a.qcow2"), None);
     assert!(store.list().unwrap().definitions.is_empty());
-    assert!(matches!(store.undefine(disk.uuid), Err(KeystoreError::NotDefined { .. })));
+    assert!(matches!(store.undefine(&disk), Err(KeystoreError::NotDefined { .. })));
 }
 
 #[test]
@@ -94,34 +94,35 @@ fn a_broken_definition_is_no_missing_one_and_hides_no_other() {
 fn without_the_right_key_a_value_is_an_error_of_its_own() {
     let home = TempDir::new().unwrap();
     let store = store(&home);
-    for n in [1, 2] {
-        store.define(&secret(n, UsageKind::Volume, &n.to_string())).unwrap();
-    }
-    store.set_value(Uuid::from_u128(1), &value("x")).unwrap();
+    let (one, two) = (secret(1, UsageKind::Volume, "a"), secret(2, UsageKind::Volume, "b"));
+    store.define(&one).unwrap();
+    store.define(&two).unwrap();
+    store.set_value(&one, &value("x")).unwrap();
     let key = home.path().join("etc/keystore.key");
     fs::rename(&key, home.path().join("away")).unwrap();
-    assert!(matches!(store.value(Uuid::from_u128(1)), Err(KeystoreError::NoIdentity { .. })));
-    assert!(matches!(store.value(Uuid::from_u128(2)), Ok(None)));
+    assert!(matches!(store.value(&one), Err(KeystoreError::NoIdentity { .. })));
+    assert!(matches!(store.value(&two), Ok(None)));
     // Setting needs the public half alone, and makes no new key.
-    store.set_value(Uuid::from_u128(1), &value("y")).unwrap();
+    store.set_value(&one, &value("y")).unwrap();
     assert!(!key.exists());
     store.identity.recipients_or_new().unwrap();
-    assert!(matches!(store.value(Uuid::from_u128(1)), Err(KeystoreError::WrongIdentity { .. })));
+    assert!(matches!(store.value(&one), Err(KeystoreError::WrongIdentity { .. })));
     fs::rename(home.path().join("away"), &key).unwrap();
-    assert_eq!(store.value(Uuid::from_u128(1)).unwrap(), Some(value("y")));
+    assert_eq!(store.value(&one).unwrap(), Some(value("y")));
 }
 
 #[test]
 fn what_others_could_have_written_is_refused() {
     let home = TempDir::new().unwrap();
     let store = store(&home);
-    let uuid = Uuid::from_u128(1);
-    store.define(&secret(1, UsageKind::Volume, "a")).unwrap();
-    store.set_value(uuid, &value("x")).unwrap();
+    let secret = secret(1, UsageKind::Volume, "a");
+    let uuid = secret.uuid;
+    store.define(&secret).unwrap();
+    store.set_value(&secret, &value("x")).unwrap();
     let refused = |path: &std::path::Path, mode: u32| {
         let before = fs::metadata(path).unwrap().permissions();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        let found = store.find(&SecretLookup::Uuid(uuid), None).and_then(|_| store.value(uuid));
+        let found = store.find(&SecretLookup::Uuid(uuid), None).and_then(|_| store.value(&secret));
         assert!(matches!(found, Err(KeystoreError::Unsafe { .. })), "{}: {found:?}", path.display());
         fs::set_permissions(path, before).unwrap();
     };
@@ -129,15 +130,16 @@ fn what_others_could_have_written_is_refused() {
     refused(&store.definition_path(uuid), 0o664);
     refused(&store.value_path(uuid), 0o606);
     refused(&store.identity.key_file, 0o640);
-    assert_eq!(store.value(uuid).unwrap(), Some(value("x")));
+    assert_eq!(store.value(&secret).unwrap(), Some(value("x")));
 }
 
 #[test]
 fn all_that_is_missing_is_said_at_once() {
     let home = TempDir::new().unwrap();
     let store = store(&home);
-    store.define(&secret(1, UsageKind::Volume, "a")).unwrap();
-    store.set_value(Uuid::from_u128(1), &value("x")).unwrap();
+    let one = secret(1, UsageKind::Volume, "a");
+    store.define(&one).unwrap();
+    store.set_value(&one, &value("x")).unwrap();
     store.define(&secret(2, UsageKind::Ceph, "b")).unwrap();
     let stores = Keystores { stores: vec![Box::new(store)] };
     let uuid = |n| SecretLookup::Uuid(Uuid::from_u128(n));
@@ -171,20 +173,20 @@ fn all_that_is_missing_is_said_at_once() {
 }
 
 /// A store with one secret whose files can be spoilt.
-fn one_secret(home: &TempDir) -> (FileStore, Uuid) {
-    let (store, uuid) = (store(home), Uuid::from_u128(1));
-    store.define(&secret(1, UsageKind::Volume, "a")).unwrap();
-    store.set_value(uuid, &value("hunter2 hunter2 hunter2")).unwrap();
-    (store, uuid)
+fn one_secret(home: &TempDir) -> (FileStore, SecretDefinition) {
+    let (store, secret) = (store(home), secret(1, UsageKind::Volume, "a"));
+    store.define(&secret).unwrap();
+    store.set_value(&secret, &value("hunter2 hunter2 hunter2")).unwrap();
+    (store, secret)
 }
 
 /// Everything that reads the files. None of it may panic, and no error shows a value.
-fn read_all(store: &FileStore, uuid: Uuid) -> Option<SecretValue> {
+fn read_all(store: &FileStore, secret: &SecretDefinition) -> Option<SecretValue> {
     let shown = |e: KeystoreError| assert!(!format!("{e:?} {e}").contains("hunter2"));
-    let _ = store.find(&SecretLookup::Uuid(uuid), None).map_err(shown);
+    let _ = store.find(&SecretLookup::Uuid(secret.uuid), None).map_err(shown);
     let _ = store.find(&SecretLookup::Usage("a".into()), Some(UsageKind::Volume)).map_err(shown);
     let _ = store.list().map_err(shown);
-    store.value(uuid).map_err(shown).ok().flatten()
+    store.value(secret).map_err(shown).ok().flatten()
 }
 
 proptest::proptest! {
@@ -193,36 +195,36 @@ proptest::proptest! {
     #[test]
     fn any_bytes_in_any_file_are_an_error_at_worst(which in 0..5, content: Vec<u8>) {
         let home = TempDir::new().unwrap();
-        let (store, uuid) = one_secret(&home);
+        let (store, secret) = one_secret(&home);
         let path = match which {
-            0 => store.definition_path(uuid),
-            1 => store.value_path(uuid),
+            0 => store.definition_path(secret.uuid),
+            1 => store.value_path(secret.uuid),
             2 => store.identity.key_file.clone(),
             3 => store.dir.join(RECIPIENTS),
             _ => store.dir.join(".by-usage/stamp"),
         };
         fs::write(path, content).unwrap();
-        read_all(&store, uuid);
-        let _ = store.set_value(uuid, &value("x"));
+        read_all(&store, &secret);
+        let _ = store.set_value(&secret, &value("x"));
     }
 
     #[test]
     fn a_value_with_a_changed_byte_is_never_another_value(at: proptest::sample::Index, bit in 0u8..8) {
         let home = TempDir::new().unwrap();
-        let (store, uuid) = one_secret(&home);
-        let mut content = fs::read(store.value_path(uuid)).unwrap();
+        let (store, secret) = one_secret(&home);
+        let mut content = fs::read(store.value_path(secret.uuid)).unwrap();
         let at = at.index(content.len());
         content[at] ^= 1 << bit;
-        fs::write(store.value_path(uuid), content).unwrap();
-        proptest::prop_assert!(read_all(&store, uuid).is_none());
+        fs::write(store.value_path(secret.uuid), content).unwrap();
+        proptest::prop_assert!(read_all(&store, &secret).is_none());
     }
 
     #[test]
     fn a_value_cut_short_is_never_a_shorter_value(at: proptest::sample::Index) {
         let home = TempDir::new().unwrap();
-        let (store, uuid) = one_secret(&home);
-        let content = fs::read(store.value_path(uuid)).unwrap();
-        fs::write(store.value_path(uuid), &content[..at.index(content.len())]).unwrap();
-        proptest::prop_assert!(read_all(&store, uuid).is_none());
+        let (store, secret) = one_secret(&home);
+        let content = fs::read(store.value_path(secret.uuid)).unwrap();
+        fs::write(store.value_path(secret.uuid), &content[..at.index(content.len())]).unwrap();
+        proptest::prop_assert!(read_all(&store, &secret).is_none());
     }
 }
