@@ -261,7 +261,7 @@ impl Passphrase {
     fn find(keystores: &Keystores, secret: &SecretRef) -> Result<Self, KeystoreError> {
         let found = keystores.find(&secret.lookup, Some(secret.kind))?;
         let uuid = found.definition.uuid;
-        let value = found.store.value(uuid)?.ok_or(KeystoreError::NoValue { uuid })?;
+        let value = found.store.value(&found.definition)?.ok_or(KeystoreError::NoValue { uuid })?;
         Ok(Self { uuid, value })
     }
 
@@ -284,12 +284,12 @@ impl Passphrase {
             _ => keystore_failure(error),
         };
         let store = keystores.generate(&definition).map_err(taken)?;
-        match store.value(uuid) {
+        match store.value(&definition) {
             Ok(Some(value)) => Ok(Self { uuid, value }),
             // A key that the store keeps but will not give back would be a volume that nobody opens.
             other => {
                 let error = other.err().unwrap_or(KeystoreError::NoValue { uuid });
-                let _ = store.undefine(uuid);
+                let _ = store.undefine(&definition);
                 Err(keystore_failure(error))
             }
         }
@@ -298,5 +298,6 @@ impl Passphrase {
 
 /// Takes back the secret of a volume that was not made.
 fn forget(keystores: &Keystores, uuid: Uuid) -> Result<(), KeystoreError> {
-    keystores.find(&SecretLookup::Uuid(uuid), None)?.store.undefine(uuid)
+    let found = keystores.find(&SecretLookup::Uuid(uuid), None)?;
+    found.store.undefine(&found.definition)
 }

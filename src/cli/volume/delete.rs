@@ -47,8 +47,9 @@ pub(super) fn run(global: &Global, args: &DeleteArgs) -> Result<ExitCode, CliErr
     // a volume that could not be destroyed would be lost and yet there.
     volume::destroy(&args.path).map_err(failure)?;
     if let (Some(keystores), Some(uuid)) = (&keystores, secret) {
-        let removed =
-            keystores.find(&SecretLookup::Uuid(uuid), None).and_then(|found| found.store.undefine(uuid));
+        let removed = keystores
+            .find(&SecretLookup::Uuid(uuid), None)
+            .and_then(|found| found.store.undefine(&found.definition));
         removed.map_err(|e| {
             keystore_failure(e)
                 .hint(format!("the volume is gone; remove its secret with `vmward secret undefine {uuid}`"))
