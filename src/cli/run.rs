@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use crate::domain::Domain;
 use crate::qemu;
+use crate::secret;
 use crate::supervisor::{self, Ended, Ending, Launch, Outcome, SupervisorError, User};
+
+use crate::xml::Diagnostics;
 
 use super::config::Config;
 use super::input::Input;
@@ -64,32 +67,36 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     }
     let (xml, domain, capabilities, line) = built?;
     let keystores = config.open_keystores()?;
-    let secrets = keystores
-        .resolve(&domain.secrets())
-        .map_err(|unresolved| unresolved_failure(&unresolved, &input.name, &input.source))?;
-    let launch = Launch {
-        program: program::emulator(&domain),
-        domain,
-        xml,
-        capabilities,
-        line,
-        secrets,
-        keystores,
-        runtime_dir: config.paths.runtime_dir,
-        user,
-    };
-    drop(input);
+    let runtime_dir = config.paths.runtime_dir;
     let stop_timeout = Duration::from_secs(args.stop_timeout.into());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| CliError::new(Exit::Internal, "the main loop cannot be set up").caused_by(e))?;
     let local = tokio::task::LocalSet::new();
-    let ended = local.block_on(&runtime, supervisor::run(launch, stop_timeout)).map_err(failure)?;
-    if !crate::secret::all_locked() {
-        tracing::warn!("not all secrets were in locked memory");
-    }
-    Ok(exit_code(ended))
+    let left_over = local
+        .block_on(&runtime, async { supervisor::left_over(&runtime_dir, domain.name()) })
+        .map_err(failure)?;
+    let ended = if let Some(left_over) = left_over {
+        let taken = supervisor::take_back(left_over, capabilities, keystores, stop_timeout);
+        local.block_on(&runtime, taken)
+    } else {
+        let mut diagnostics = Diagnostics::new();
+        supervisor::check_images(&domain.devices.disks, &mut diagnostics);
+        input.judge(Some(()), diagnostics, false)?;
+        let secrets = keystores
+            .resolve(&domain.secrets())
+            .map_err(|unresolved| unresolved_failure(&unresolved, &input.name, &input.source))?;
+        if !secret::all_locked() {
+            tracing::warn!("not all secrets are in locked memory (see ulimit -l): they could reach the swap");
+        }
+        drop(input);
+        let program = program::emulator(&domain);
+        let launch =
+            Launch { domain, xml, capabilities, line, program, secrets, keystores, runtime_dir, user };
+        local.block_on(&runtime, supervisor::run(launch, stop_timeout))
+    };
+    Ok(exit_code(ended.map_err(failure)?))
 }
 
 /// The exit code of a guest, and a word about it where it is not 0.

@@ -3,10 +3,12 @@
 pub mod control;
 mod error;
 pub mod hotplug;
+mod images;
 mod launch;
 mod lib_dir;
 pub mod live_xml;
 mod process;
+mod recovery;
 mod running;
 mod signals;
 mod state;
@@ -14,9 +16,11 @@ mod supervise;
 mod user;
 
 pub use error::SupervisorError;
+pub use images::check_images;
 pub use launch::{Launch, Started};
 pub use lib_dir::{LibDir, MONITOR_SOCKET};
 pub use process::{Ending, ProcessId};
+pub use recovery::{LeftOver, left_over};
 pub use running::{Change, Configuration, Order, Running};
 pub use signals::StopSignal;
 pub use supervise::Outcome;
@@ -27,6 +31,9 @@ use std::time::Duration;
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
+
+use crate::keystore::Keystores;
+use crate::qemu::Capabilities;
 
 use signals::Signals;
 
@@ -53,12 +60,31 @@ pub fn harden() -> Result<(), SupervisorError> {
 /// Starts a domain and stays with it until its end.
 pub async fn run(launch: Launch, stop_timeout: Duration) -> Result<Ended, SupervisorError> {
     let mut signals = Signals::catch()?;
-    let name = launch.domain.name().to_owned();
     let started = tokio::select! {
         started = launch::launch(launch) => started?,
         signal = signals.stop() => return Ok(Ended::Interrupted(signal)),
     };
-    tracing::info!("the guest '{name}' runs (QEMU is process {})", started.running.qemu_pid);
-    supervise::notify(sd_notify::NotifyState::Ready);
-    Ok(Ended::Ran(supervise::supervise(started, signals, stop_timeout).await))
+    tracing::info!(
+        "the guest '{}' runs (QEMU is process {})",
+        started.running.name(),
+        started.running.qemu_pid
+    );
+    Ok(supervise::supervise(started, signals, stop_timeout, None).await)
+}
+
+/// Takes a guest back and stays with it until its end.
+pub async fn take_back(
+    left_over: LeftOver,
+    capabilities: Capabilities,
+    keystores: Keystores,
+    stop_timeout: Duration,
+) -> Result<Ended, SupervisorError> {
+    let signals = Signals::catch()?;
+    let (started, over) = left_over.take_back(capabilities, keystores).await?;
+    tracing::info!(
+        "the guest '{}' is taken back (QEMU is process {})",
+        started.running.name(),
+        started.running.qemu_pid
+    );
+    Ok(supervise::supervise(started, signals, stop_timeout, over).await)
 }

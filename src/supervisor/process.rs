@@ -49,7 +49,7 @@ pub struct ProcessId {
 
 impl ProcessId {
     /// The process that has this number now.
-    fn of(pid: u32) -> io::Result<Self> {
+    pub(super) fn of(pid: u32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The second field, the program's name, is in parentheses and may have any character in it.
         let start_ticks =
@@ -107,7 +107,7 @@ pub(super) struct Program<'a> {
     pub(super) lib_dir: &'a Path,
 }
 
-/// QEMU's process. Dropped, it is killed.
+/// QEMU's process. Dropped, it is killed, if it is this supervisor's.
 pub(super) struct QemuProcess {
     id: ProcessId,
     pidfd: AsyncFd<OwnedFd>,
@@ -170,7 +170,8 @@ impl QemuProcess {
         }
     }
 
-    /// A QEMU that another supervisor started; `None` if it is gone.
+    /// A QEMU that another supervisor started; `None` if it is gone. It lives on when this is dropped, until it
+    /// is [owned](Self::own).
     pub(super) fn find(id: ProcessId) -> Result<Option<Self>, SupervisorError> {
         let pidfd = match watch(id.pid) {
             Ok(pidfd) => pidfd,
@@ -182,6 +183,7 @@ impl QemuProcess {
             return Ok(None);
         }
         let process = Self::new(id, pidfd, None);
+        process.done.set(true);
         // The pipe that QEMU talks into is still there, only its reader is gone.
         let stderr = fs::File::open(format!("/proc/{}/fd/2", id.pid));
         match stderr.and_then(|file| words_from(file.into())) {
@@ -238,9 +240,9 @@ impl QemuProcess {
         }
     }
 
-    /// Lets it live when this is dropped.
-    pub(super) fn release(self) {
-        self.done.set(true);
+    /// From now on it is killed when this is dropped.
+    pub(super) fn own(&self) {
+        self.done.set(false);
     }
 
     fn listen(&self, receiver: pipe::Receiver) {

@@ -46,6 +46,10 @@ pub struct Configuration {
 impl Configuration {
     /// The configuration of a domain that is being started.
     pub fn at_start(domain: Domain, mut xml: Element, capabilities: &Capabilities) -> Self {
+        if xml.child("uuid").is_none() {
+            // A random one, which a supervisor that comes back has to find again.
+            xml.children.push(Element::new("uuid").with_text(domain.general.uuid.to_string()));
+        }
         live_xml::fill_in_all(&mut xml, &domain);
         live_xml::redact(&mut xml);
         let nodes = NodeNumbers::after_start(&domain);

@@ -14,7 +14,7 @@ use crate::qmp::{Event, QmpError};
 use super::launch::Started;
 use super::process::{Ending, QemuProcess};
 use super::signals::Signals;
-use super::{Order, Running, control};
+use super::{Ended, Order, Running, control};
 
 /// How long QEMU may take to write out its caches and end once it is told to quit.
 const QUIT_DEADLINE: Duration = Duration::from_secs(15);
@@ -57,8 +57,13 @@ struct Supervision<'a> {
     crashed: bool,
 }
 
-/// Stays with a guest until its end.
-pub(super) async fn supervise(started: Started, mut signals: Signals, stop_timeout: Duration) -> Outcome {
+/// Stays with a guest until its end. `over`: the guest has ended already, and QEMU waits to be told.
+pub(super) async fn supervise(
+    started: Started,
+    mut signals: Signals,
+    stop_timeout: Duration,
+    over: Option<ShutdownCause>,
+) -> Ended {
     let Started { running, mut events, mut orders, process, control, lease } = started;
     let mut control = pin!(control::serve(control, Rc::clone(&running)));
     let mut control_open = true;
@@ -71,6 +76,10 @@ pub(super) async fn supervise(started: Started, mut signals: Signals, stop_timeo
         reboot: false,
         crashed: false,
     };
+    notify(sd_notify::NotifyState::Ready);
+    if let Some(reason) = over {
+        supervision.guest_ended(reason);
+    }
     let mut monitor_open = true;
     let ending = loop {
         let deadline = supervision.deadline;
@@ -111,7 +120,7 @@ pub(super) async fn supervise(started: Started, mut signals: Signals, stop_timeo
     let crashed = supervision.crashed;
     let last_words = if intended { Vec::new() } else { process.last_words().await };
     drop(lease);
-    Outcome { ending, crashed, intended, last_words }
+    Ended::Ran(Outcome { ending, crashed, intended, last_words })
 }
 
 impl Supervision<'_> {

@@ -1,0 +1,50 @@
+//! What the images on this host really are, before QEMU is trusted with them.
+
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::fcntl::OFlag;
+
+use crate::domain::disk::Disk;
+use crate::qemu::storage::image::{self, SNIFF_LEN};
+use crate::xml::Diagnostics;
+
+/// Reads the first bytes of the local images of these disks, and says which are not there, cannot be read,
+/// or are encrypted where the XML says that they are not, or the reverse.
+pub fn check_images<'a>(disks: impl IntoIterator<Item = &'a Disk>, diagnostics: &mut Diagnostics) {
+    for (image, path) in disks.into_iter().flat_map(image::readable) {
+        match first_bytes(path) {
+            Ok(bytes) => {
+                if let Some(mismatch) = image::mismatch(image, image::sniff(&bytes)) {
+                    diagnostics
+                        .error(mismatch.span, format!("{path}: {}", mismatch.message))
+                        .hint(mismatch.hint);
+                }
+            }
+            Err(e) => {
+                let message = match e.kind() {
+                    ErrorKind::NotFound => format!("there is no image {path}"),
+                    ErrorKind::PermissionDenied => format!("the image {path} is not yours to read"),
+                    _ => format!("the image {path} cannot be read: {e}"),
+                };
+                diagnostics.error(image.span, message);
+            }
+        }
+    }
+}
+
+/// The start of a file or block device; less than [`SNIFF_LEN`] if it is shorter.
+fn first_bytes(path: &str) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new()
+        .read(true)
+        // A pipe in its place must hold up nobody.
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
+        .open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    let mut bytes = Vec::new();
+    file.take(SNIFF_LEN as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,160 @@
+//! Coming back to a guest whose supervisor was killed, or wiping what is left of it.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use nix::unistd::geteuid;
+use qapi::qmp::{RunState, ShutdownCause, cont, query_status, query_uuid};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::domain::Domain;
+use crate::keystore::Keystores;
+use crate::qemu::{self, Capabilities, MASTER_KEY_FILE};
+use crate::qmp::Qmp;
+use crate::xml::{self, Diagnostics};
+
+use super::control::CONTROL_SOCKET;
+use super::launch::{Lease, Started};
+use super::lib_dir::{LibDir, MONITOR_SOCKET};
+use super::process::{ProcessId, QemuProcess};
+use super::running::Parts;
+use super::state::{Phase, State, StateFile};
+use super::{Configuration, Running, SupervisorError};
+
+/// How long the monitor of a guest that is to be taken back may take to answer.
+const MONITOR_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running guest without a supervisor. Dropped, it stays one.
+pub struct LeftOver {
+    lib_dir: LibDir,
+    process: QemuProcess,
+    state: State,
+}
+
+/// Looks for what an earlier supervisor of this domain left. A guest that runs is returned; everything else is
+/// ended and wiped.
+pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, SupervisorError> {
+    if fs::symlink_metadata(runtime_dir.join(name)).is_err() {
+        return Ok(None);
+    }
+    let lib_dir = LibDir::claim(runtime_dir, name)?;
+    let state = StateFile::load(&lib_dir).unwrap_or_else(|e| {
+        tracing::warn!("{e}");
+        None
+    });
+    if let Some(state) = state.filter(|state| state.phase == Phase::Running)
+        && let Some(process) = QemuProcess::find(state.process)?
+    {
+        return Ok(Some(LeftOver { lib_dir, process, state }));
+    }
+    // A start that was cut off: its QEMU has never run the guest.
+    for id in processes_with(&lib_dir)? {
+        if let Some(process) = QemuProcess::find(id)? {
+            process.own();
+        }
+    }
+    lib_dir.wipe()?;
+    tracing::warn!(
+        "an earlier vmward ended without its guest's leave: what it left in {} was wiped",
+        lib_dir.path().display()
+    );
+    Ok(None)
+}
+
+/// The processes of this user, or of the lib dir's, that were started with the lib dir's master key.
+fn processes_with(lib_dir: &LibDir) -> Result<Vec<ProcessId>, SupervisorError> {
+    let key = lib_dir.path().join(MASTER_KEY_FILE);
+    let key = key.as_os_str().as_bytes();
+    let users = [Some(geteuid().as_raw()), fs::metadata(lib_dir.path()).ok().map(|m| m.uid())];
+    let mut found = Vec::new();
+    let processes = fs::read_dir("/proc").map_err(SupervisorError::io("/proc", "read"))?;
+    for entry in processes.filter_map(Result::ok) {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        // A process that ends meanwhile is none of those that are looked for.
+        let Ok(id) = ProcessId::of(pid) else { continue };
+        let Ok(arguments) = fs::read(entry.path().join("cmdline")) else { continue };
+        let owned = entry.metadata().is_ok_and(|m| users.contains(&Some(m.uid())));
+        if owned && pid != std::process::id() && arguments.windows(key.len()).any(|w| w == key) {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+impl LeftOver {
+    /// Takes the guest back. If that cannot be, it goes on without a supervisor.
+    pub(super) async fn take_back(
+        self,
+        capabilities: Capabilities,
+        keystores: Keystores,
+    ) -> Result<(Started, Option<ShutdownCause>), SupervisorError> {
+        let Self { lib_dir, process, state } = self;
+        let pid = state.process.pid;
+        let (qmp, configuration, over) = take_back(&lib_dir, &state, &capabilities)
+            .await
+            .map_err(|why| SupervisorError::Stranded { pid, why })?;
+        let master_key = lib_dir.read_key()?;
+        let control = lib_dir.listen(CONTROL_SOCKET)?;
+        process.own();
+        let lib_dir = Rc::new(lib_dir);
+        let lease = Lease(Rc::clone(&lib_dir));
+        let events = qmp.events();
+        let started = UNIX_EPOCH + Duration::from_secs(state.started);
+        let (sender, orders) = mpsc::unbounded_channel();
+        let running = Rc::new(Running::new(Parts {
+            qmp,
+            capabilities,
+            master_key,
+            keystores: Arc::new(keystores),
+            qemu_pid: pid,
+            started,
+            configuration,
+            state_file: StateFile::new(lib_dir, state),
+            orders: sender,
+        }));
+        Ok((Started { running, events, orders, process, control, lease }, over))
+    }
+}
+
+/// The monitor and the configuration of a guest, once it has shown that it is the one; with the reason if it
+/// has ended and only waits to be told so.
+async fn take_back(
+    lib_dir: &LibDir,
+    state: &State,
+    capabilities: &Capabilities,
+) -> Result<(Qmp, Configuration, Option<ShutdownCause>), String> {
+    let say = |e: crate::qmp::QmpError| e.to_string();
+    let configuration = configuration(state, capabilities).ok_or("its saved XML is not understood")?;
+    let qmp = Qmp::connect(&lib_dir.path().join(MONITOR_SOCKET), MONITOR_DEADLINE).await.map_err(say)?;
+    let uuid = qmp.execute(query_uuid {}).await.map_err(say)?.UUID;
+    if Uuid::try_parse(&uuid) != Ok(state.uuid) {
+        return Err(format!("it has the UUID {uuid} instead of {}", state.uuid));
+    }
+    let over = match qmp.execute(query_status {}).await.map_err(say)?.status {
+        RunState::shutdown => Some(ShutdownCause::guest_shutdown),
+        RunState::guest_panicked => Some(ShutdownCause::guest_panic),
+        // Its supervisor was killed just before it let the guest run.
+        RunState::prelaunch => {
+            qmp.execute(cont {}).await.map_err(say)?;
+            None
+        }
+        _ => None,
+    };
+    Ok((qmp, configuration, over))
+}
+
+fn configuration(state: &State, capabilities: &Capabilities) -> Option<Configuration> {
+    // What the XML's author was told at the start need not be said again.
+    let mut said = Diagnostics::new();
+    let xml = xml::parse(&state.xml, &mut said)?;
+    let mut domain = Domain::from_xml(&xml, &mut said)?;
+    qemu::build(&mut domain, capabilities, &mut said)?;
+    domain.general.uuid = state.uuid;
+    Some(Configuration { domain, xml, nodes: state.nodes.clone(), disks: state.disks.clone() })
+}
