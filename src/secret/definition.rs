@@ -43,6 +43,20 @@ pub struct Usage {
     pub id: String,
 }
 
+impl Usage {
+    fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let kind: UsageKind = element.require_keyword("type", diagnostics)?;
+        let Some(id) = element.child_text(kind.id_element()) else {
+            diagnostics.error(
+                element.span,
+                format!("a usage of type '{}' needs <{}>", kind.as_str(), kind.id_element()),
+            );
+            return None;
+        };
+        Some(Self { kind, id: id.to_owned() })
+    }
+}
+
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind.as_str(), self.id)
@@ -93,6 +107,7 @@ impl SecretDefinition {
         let root = xml::parse(source, diagnostics)?;
         let found = Self::from_xml(&root, diagnostics);
         root.report_unread(diagnostics);
+        diagnostics.refuse_unsupported();
         found.filter(|_| !diagnostics.has_errors())
     }
 
@@ -101,38 +116,29 @@ impl SecretDefinition {
             diagnostics.error(root.span, format!("this is <{}>, not <secret>", root.name));
             return None;
         }
+        // Everything is read before anything is given up, so that all mistakes are said at once.
         let uuid = match root.only_child("uuid", diagnostics) {
-            None => Uuid::new_v4(),
-            Some(e) => match Uuid::try_parse(e.text()) {
-                Ok(uuid) => uuid,
-                Err(_) => {
-                    diagnostics.error(e.text_place(), format!("'{}' is not a UUID", e.text()));
-                    return None;
-                }
-            },
-        };
-        let usage = match root.only_child("usage", diagnostics) {
-            None => None,
-            Some(e) if e.get("type") == Some("none") => None,
+            None => Some(Uuid::new_v4()),
             Some(e) => {
-                let kind: UsageKind = e.require_keyword("type", diagnostics)?;
-                let Some(id) = e.child_text(kind.id_element()) else {
-                    diagnostics.error(
-                        e.span,
-                        format!("a usage of type '{}' needs <{}>", kind.as_str(), kind.id_element()),
-                    );
-                    return None;
-                };
-                Some(Usage { kind, id: id.to_owned() })
+                let uuid = Uuid::try_parse(e.text()).ok();
+                if uuid.is_none() {
+                    diagnostics.error(e.text_place(), format!("'{}' is not a UUID", e.text()));
+                }
+                uuid
             }
         };
-        Some(Self {
-            uuid,
-            ephemeral: root.yes_no("ephemeral", diagnostics).unwrap_or(false),
-            private: root.yes_no("private", diagnostics).unwrap_or(false),
-            description: root.child_text("description").map(str::to_owned),
-            usage,
-        })
+        let usage = match root.only_child("usage", diagnostics) {
+            Some(e) if e.get("type") != Some("none") => Some(Usage::from_xml(e, diagnostics)),
+            _ => None,
+        };
+        let ephemeral = root.yes_no("ephemeral", diagnostics).unwrap_or(false);
+        let private = root.yes_no("private", diagnostics).unwrap_or(false);
+        let description = root.child_text("description").map(str::to_owned);
+        let usage = match usage {
+            Some(None) => return None,
+            usage => usage.flatten(),
+        };
+        Some(Self { uuid: uuid?, ephemeral, private, description, usage })
     }
 
     /// The definition as XML.

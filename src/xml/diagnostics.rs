@@ -83,6 +83,13 @@ impl Diagnostics {
         }
     }
 
+    /// Turns what is unsupported into errors, where no option would do without it.
+    pub fn refuse_unsupported(&mut self) {
+        for d in self.list.iter_mut().filter(|d| d.severity == Severity::Unsupported) {
+            d.severity = Severity::Error;
+        }
+    }
+
     /// Whether anything here keeps a guest from starting.
     pub fn has_errors(&self) -> bool {
         self.list.iter().any(|d| d.severity != Severity::Warning)
