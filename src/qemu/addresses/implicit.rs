@@ -1,0 +1,285 @@
+//! What a guest has without asking: the controllers of its chipset, those that its devices need, and some devices.
+
+use std::collections::BTreeSet;
+
+use crate::domain::devices::character::{ChannelTarget, ConsoleType, Serial, SerialType};
+use crate::domain::devices::controller::{
+    Controller, ControllerKind, ControllerType, PciController, PciModel, ScsiController, ScsiModel,
+    UsbController, UsbModel, VirtioSerialController,
+};
+use crate::domain::devices::memballoon::Memballoon;
+use crate::domain::devices::watchdog::{Watchdog, WatchdogAction, WatchdogModel};
+use crate::domain::disk::Bus;
+use crate::domain::os::Chipset;
+use crate::domain::{Address, DeviceInfo, Domain};
+use crate::qemu::Capabilities;
+use crate::xml::Diagnostics;
+
+pub(super) fn add(domain: &mut Domain, capabilities: &Capabilities, diagnostics: &mut Diagnostics) {
+    number(domain, diagnostics);
+    chipset(domain, capabilities);
+    models(domain, capabilities);
+    companions(domain, diagnostics);
+    serials(domain, diagnostics);
+    for_devices(domain);
+    sort(&mut domain.devices.controllers);
+    let devices = &mut domain.devices;
+    devices.memballoon.get_or_insert_default();
+    if domain.os.chipset == Chipset::Q35
+        && !devices.watchdogs.iter().any(|w| w.model == WatchdogModel::Itco)
+    {
+        // Part of the chipset: it is there in any case, libvirt lets it act.
+        devices.watchdogs.push(Watchdog {
+            info: DeviceInfo::default(),
+            model: WatchdogModel::Itco,
+            action: WatchdogAction::Reset,
+        });
+    }
+    for (index, video) in devices.videos.iter_mut().enumerate() {
+        video.primary |= index == 0;
+    }
+}
+
+/// Controllers without a number get the first free one of their type; two of the same are an error.
+fn number(domain: &mut Domain, diagnostics: &mut Diagnostics) {
+    let controllers = &mut domain.devices.controllers;
+    for n in 0..controllers.len() {
+        if controllers[n].index.is_none() {
+            let kind = controllers[n].kind.kind();
+            let used: BTreeSet<_> =
+                controllers.iter().filter(|c| c.kind.kind() == kind).filter_map(|c| c.index).collect();
+            controllers[n].index = (0..).find(|free| !used.contains(free));
+        }
+    }
+    for (n, controller) in controllers.iter().enumerate() {
+        let same = controllers[..n].iter().find(|other| {
+            let parts = other.usb().and_then(|u| u.model).is_some_and(UsbModel::is_ich9)
+                && controller.usb().and_then(|u| u.model).is_some_and(UsbModel::is_ich9)
+                && other.usb().and_then(|u| u.model) != controller.usb().and_then(|u| u.model);
+            other.is(controller.kind.kind(), controller.number()) && !parts
+        });
+        if let Some(same) = same {
+            diagnostics
+                .error(
+                    controller.info.span,
+                    format!(
+                        "two controllers of type '{}' have the index {}",
+                        controller.kind.kind().as_str(),
+                        controller.number()
+                    ),
+                )
+                .related(same.info.span, "the first one");
+        }
+    }
+    check_roots(domain, diagnostics);
+}
+
+fn check_roots(domain: &Domain, diagnostics: &mut Diagnostics) {
+    let wanted = root(domain.os.chipset);
+    for controller in &domain.devices.controllers {
+        let Some(pci) = controller.pci() else { continue };
+        let is_root = matches!(pci.model, PciModel::PciRoot | PciModel::PcieRoot);
+        let span = controller.info.span;
+        if is_root && controller.number() != 0 {
+            diagnostics.error(span, format!("{} has the index 0", pci.model.as_str()));
+        } else if !is_root && controller.number() == 0 {
+            diagnostics.error(span, format!("the PCI controller with index 0 is the {}", wanted.as_str()));
+        } else if is_root && pci.model != wanted {
+            diagnostics.error(
+                span,
+                format!("the machine '{}' has a {}", domain.os.machine, wanted.as_str()),
+            );
+        }
+        if is_root && controller.info.address.is_some() {
+            diagnostics.error(
+                controller.info.address_span.unwrap_or(span),
+                format!("{} has no address", pci.model.as_str()),
+            );
+        }
+        let expander = match pci.model {
+            PciModel::PciExpanderBus => Some(Chipset::I440fx),
+            PciModel::PcieExpanderBus => Some(Chipset::Q35),
+            _ => None,
+        };
+        if expander.is_some_and(|chipset| chipset != domain.os.chipset) {
+            diagnostics.error(
+                span,
+                format!("the machine '{}' takes no {}", domain.os.machine, pci.model.as_str()),
+            );
+        }
+    }
+}
+
+fn root(chipset: Chipset) -> PciModel {
+    match chipset {
+        Chipset::I440fx => PciModel::PciRoot,
+        Chipset::Q35 => PciModel::PcieRoot,
+    }
+}
+
+fn add_controller(domain: &mut Domain, index: u32, kind: ControllerKind) {
+    let controllers = &mut domain.devices.controllers;
+    if !controllers.iter().any(|c| c.is(kind.kind(), index)) {
+        controllers.push(Controller::implicit(kind, index));
+    }
+}
+
+/// What the chipset brings, and the USB controller that every guest gets.
+fn chipset(domain: &mut Domain, capabilities: &Capabilities) {
+    let chipset = domain.os.chipset;
+    if !domain.devices.controllers.iter().any(|c| c.usb().is_some()) {
+        let model = match chipset {
+            Chipset::Q35 if capabilities.has_device("qemu-xhci") => Some(UsbModel::QemuXhci),
+            Chipset::Q35 => None,
+            Chipset::I440fx => Some(UsbModel::Piix3Uhci),
+        };
+        if model.is_some() {
+            add_controller(domain, 0, ControllerKind::Usb(UsbController { model, ..UsbController::default() }));
+        }
+    }
+    if chipset == Chipset::Q35 {
+        add_controller(domain, 0, ControllerKind::Sata);
+    }
+    add_controller(domain, 0, ControllerKind::Pci(PciController::new(root(chipset))));
+}
+
+/// Models where the XML names none.
+fn models(domain: &mut Domain, capabilities: &Capabilities) {
+    for controller in &mut domain.devices.controllers {
+        match &mut controller.kind {
+            ControllerKind::Usb(usb) => {
+                usb.model.get_or_insert(UsbModel::Piix3Uhci);
+            }
+            ControllerKind::Scsi(scsi) => {
+                scsi.model.get_or_insert(default_scsi_model(capabilities));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn default_scsi_model(capabilities: &Capabilities) -> ScsiModel {
+    if capabilities.has_device("lsi53c895a") { ScsiModel::LsiLogic } else { ScsiModel::VirtioScsi }
+}
+
+/// An ICH9 USB 2 controller has three companions for USB 1.
+fn companions(domain: &mut Domain, diagnostics: &mut Diagnostics) {
+    let model_of = |c: &Controller| c.usb().and_then(|u| u.model);
+    let controllers = &domain.devices.controllers;
+    for companion in controllers.iter().filter(|c| {
+        matches!(
+            model_of(c),
+            Some(UsbModel::Ich9Uhci1 | UsbModel::Ich9Uhci2 | UsbModel::Ich9Uhci3)
+        )
+    }) {
+        let has_master = controllers
+            .iter()
+            .any(|c| c.number() == companion.number() && model_of(c) == Some(UsbModel::Ich9Ehci1));
+        if !has_master {
+            diagnostics
+                .error(companion.info.span, "this USB companion has no ich9-ehci1 with its index")
+                .hint("add <controller type='usb' index='...' model='ich9-ehci1'/>");
+        }
+    }
+}
+
+/// The first console of a guest is its first serial port; either stands for the other.
+fn serials(domain: &mut Domain, diagnostics: &mut Diagnostics) {
+    let devices = &mut domain.devices;
+    if let Some(console) = devices.consoles.first().filter(|c| c.kind == ConsoleType::Serial)
+        && devices.serials.is_empty()
+    {
+        let serial = Serial::of_console(console);
+        devices.serials.push(serial);
+    }
+    for console in devices.consoles.iter().skip(1).filter(|c| c.kind == ConsoleType::Serial) {
+        diagnostics
+            .error(console.info.span, "only the first console can be a serial port")
+            .hint("write <target type='virtio'/>");
+    }
+    // Ports without a number follow the highest one given before them.
+    let mut next = 0;
+    for serial in &mut devices.serials {
+        let port = *serial.port.get_or_insert(next);
+        next = next.max(port.saturating_add(1));
+    }
+    // A PC's firmware knows of four.
+    const ISA_PORTS: u32 = 4;
+    for serial in devices.serials.iter().filter(|s| s.kind == SerialType::Isa) {
+        if serial.port.is_some_and(|port| port >= ISA_PORTS) {
+            diagnostics
+                .error(serial.info.span, format!("a guest has {ISA_PORTS} ISA serial ports at most"))
+                .hint("use <target type='pci-serial'/>");
+        }
+    }
+}
+
+/// Controllers that devices need.
+fn for_devices(domain: &mut Domain) {
+    for (bus, kind) in [
+        (Bus::Scsi, ControllerType::Scsi),
+        (Bus::Fdc, ControllerType::Fdc),
+        (Bus::Ide, ControllerType::Ide),
+        (Bus::Sata, ControllerType::Sata),
+    ] {
+        let disks = domain.devices.disks.iter().filter(|d| d.bus == bus);
+        let last = disks.map(|d| super::drive::wanted(d).controller).max();
+        let Some(last) = last else { continue };
+        let like = domain.devices.controllers.iter().find(|c| c.kind.kind() == kind).map(|c| c.kind.clone());
+        for index in 0..=last {
+            let kind = match kind {
+                ControllerType::Fdc => ControllerKind::Fdc,
+                ControllerType::Ide => ControllerKind::Ide,
+                ControllerType::Sata => ControllerKind::Sata,
+                _ => ControllerKind::Scsi(ScsiController {
+                    model: like
+                        .as_ref()
+                        .and_then(|k| match k {
+                            ControllerKind::Scsi(scsi) => scsi.model,
+                            _ => None,
+                        })
+                        .or(Some(ScsiModel::LsiLogic)),
+                    ..ScsiController::default()
+                }),
+            };
+            add_controller(domain, index, kind);
+        }
+    }
+    let index = |info: &DeviceInfo| match &info.address {
+        Some(Address::VirtioSerial(address)) => address.controller,
+        _ => 0,
+    };
+    let channels = domain.devices.channels.iter().filter(|c| matches!(c.target, ChannelTarget::Virtio(_)));
+    let consoles = domain.devices.consoles.iter().filter(|c| c.kind == ConsoleType::Virtio);
+    let needed: Vec<_> =
+        channels.map(|c| index(&c.info)).chain(consoles.map(|c| index(&c.info))).collect();
+    for index in needed {
+        add_controller(domain, index, ControllerKind::VirtioSerial(VirtioSerialController::default()));
+    }
+}
+
+/// Controllers of a type in the order of their numbers, where libvirt would put each. A USB 2 controller comes before
+/// its companions.
+fn sort(controllers: &mut Vec<Controller>) {
+    let mut sorted: Vec<Controller> = Vec::with_capacity(controllers.len());
+    for controller in controllers.drain(..) {
+        let kind = controller.kind.kind();
+        let key = |c: &Controller| {
+            let companion = c
+                .usb()
+                .and_then(|u| u.model)
+                .is_some_and(|m| m.is_ich9() && m != UsbModel::Ich9Ehci1);
+            (c.number(), companion)
+        };
+        let mut place = None;
+        for (at, other) in sorted.iter().enumerate().rev().filter(|(_, c)| c.kind.kind() == kind) {
+            if key(other) > key(&controller) {
+                place = Some(at);
+            } else if place.is_none() {
+                place = Some(at + 1);
+            }
+        }
+        sorted.insert(place.unwrap_or(sorted.len()), controller);
+    }
+    *controllers = sorted;
+}
