@@ -6,7 +6,7 @@ use crate::domain::disk::{Disk, Limits};
 use crate::qemu::plan::object;
 use crate::qemu::{DiskPlan, JsonObject};
 
-use super::properties::Properties;
+use crate::qemu::properties::Properties;
 
 /// Puts the copy-on-read filter on top, if the disk has it; the name of the topmost node is the result.
 pub(super) fn copy_on_read(disk: &Disk, top: String, plan: &mut DiskPlan) -> String {

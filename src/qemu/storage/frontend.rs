@@ -8,7 +8,7 @@ use crate::qemu::JsonObject;
 use crate::qemu::plan::SocketChardev;
 use crate::xml::Diagnostics;
 
-use super::properties::Properties;
+use crate::qemu::properties::Properties;
 
 /// The character device that a vhost-user disk talks through.
 pub(super) fn vhost_user_chardev(disk: &Disk, socket: &VhostUser) -> SocketChardev {

@@ -7,7 +7,6 @@ mod filter;
 mod frontend;
 pub mod image;
 mod node;
-mod properties;
 mod protocol;
 
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@ use crate::domain::disk::{Backing, CacheFlags, Disk, Driver, Encryption, Engine,
 use crate::qemu::plan::object;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource};
 
-use super::properties::Properties;
+use crate::qemu::properties::Properties;
 use super::protocol;
 
 /// Adds the nodes of all images of a disk to the plan; the name of the topmost is the result.

@@ -9,7 +9,7 @@ use crate::qemu::plan::{object, unavailable};
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource};
 
 use super::node::Layer;
-use super::properties::Properties;
+use crate::qemu::properties::Properties;
 
 /// Where QEMU looks for TLS certificates, as libvirt's `default_tls_x509_cert_dir` is set where nobody changed it.
 const TLS_DIR: &str = "/etc/pki/qemu";

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::qemu::JsonObject;
 
 /// Adds properties one after the other.
-pub(super) trait Properties {
+pub(crate) trait Properties {
     /// Adds a property.
     fn put(&mut self, name: &str, value: impl Into<Value>);
 

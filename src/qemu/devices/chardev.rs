@@ -1,0 +1,142 @@
+//! `-chardev`: the host's side of character devices.
+
+use std::path::Path;
+
+use crate::domain::devices::chardev::{Backend, Chardev, Endpoint, MouseMode, SocketMode};
+use crate::qemu::plan::{SocketPath, comma_escaped};
+use crate::qemu::{CommandLine, Resource};
+use crate::xml::Diagnostics;
+
+use super::Context;
+
+/// Adds the character device `id` of the device `alias`.
+pub(super) fn tell(
+    chardev: &Chardev,
+    id: &str,
+    alias: &str,
+    _context: &Context,
+    line: &mut CommandLine,
+    diagnostics: &mut Diagnostics,
+) {
+    let Some(mut told) = backend(chardev, id, alias, line, diagnostics) else { return };
+    if let Some(log) = &chardev.log {
+        let set = line.fd_set(
+            Resource::File { path: log.path.clone(), append: log.append },
+            &format!("{alias}-log"),
+            chardev.span,
+        );
+        told.push_str(&format!(",logfile={set},logappend=on"));
+    }
+    line.text("-chardev", told);
+}
+
+fn path(path: &Path) -> String {
+    comma_escaped(&path.display().to_string())
+}
+
+fn on_off(value: bool) -> &'static str {
+    if value { "on" } else { "off" }
+}
+
+fn reconnecting(seconds: Option<u32>) -> String {
+    seconds.map(|s| format!(",reconnect={s}")).unwrap_or_default()
+}
+
+fn backend(
+    chardev: &Chardev,
+    id: &str,
+    alias: &str,
+    line: &mut CommandLine,
+    diagnostics: &mut Diagnostics,
+) -> Option<String> {
+    let id = comma_escaped(id);
+    Some(match &chardev.backend {
+        Backend::Null => format!("null,id={id}"),
+        Backend::Vc => format!("vc,id={id}"),
+        Backend::Pty => format!("pty,id={id}"),
+        Backend::Stdio => format!("stdio,id={id}"),
+        Backend::Device(device) => {
+            let kind = if alias.starts_with("parallel") { "parallel" } else { "serial" };
+            format!("{kind},id={id},path={}", path(device))
+        }
+        Backend::Pipe(pipe) => format!("pipe,id={id},path={}", path(pipe)),
+        Backend::File { path, append } => {
+            let resource = Resource::File { path: path.clone(), append: *append };
+            let set = line.fd_set(resource, &format!("{alias}-source"), chardev.span);
+            // The file is open already, and emptied if it is to be: QEMU must not do that again.
+            format!("file,id={id},path={set},append=on")
+        }
+        Backend::Udp { connect, bind } => udp(&id, connect, bind),
+        Backend::Tcp { tls: Some(true), .. } => {
+            diagnostics.unsupported(chardev.span, "vmward does not honour TLS on character devices");
+            return None;
+        }
+        Backend::Tcp { mode, endpoint, telnet, reconnect, .. } => {
+            let mut told = format!(
+                "socket,id={id},host={},port={}",
+                comma_escaped(&endpoint.host),
+                comma_escaped(&endpoint.service)
+            );
+            if *telnet {
+                told.push_str(",telnet=on");
+            }
+            if *mode == SocketMode::Bind {
+                told.push_str(",server=on,wait=off");
+            }
+            told + &reconnecting(*reconnect)
+        }
+        Backend::Unix { mode: SocketMode::Bind, path, .. } => {
+            let socket = match path {
+                Some(path) => SocketPath::Given(path.clone()),
+                None => SocketPath::InLibDir(format!("{alias}.sock")),
+            };
+            let fd = line.descriptor(Resource::UnixListener(socket), chardev.span);
+            format!("socket,id={id},fd={fd},server=on,wait=off")
+        }
+        Backend::Unix { mode: SocketMode::Connect, path: socket, reconnect } => {
+            let socket = socket.as_deref().unwrap_or(Path::new(""));
+            format!("socket,id={id},path={}{}", path(socket), reconnecting(*reconnect))
+        }
+        Backend::SpiceVmc => format!("spicevmc,id={id},name={}", spice_name(alias)),
+        Backend::SpicePort(channel) => format!("spiceport,id={id},name={}", comma_escaped(channel)),
+        Backend::QemuVdagent { clipboard, mouse } => {
+            let mut told = format!("qemu-vdagent,id={id},name=vdagent");
+            if let Some(clipboard) = clipboard {
+                told.push_str(&format!(",clipboard={}", on_off(*clipboard)));
+            }
+            if let Some(mouse) = mouse {
+                told.push_str(&format!(",mouse={}", on_off(*mouse == MouseMode::Client)));
+            }
+            told
+        }
+        Backend::Dbus(channel) => format!("dbus,id={id},name={}", comma_escaped(channel)),
+    })
+}
+
+/// SPICE's own channels have a name for each use.
+fn spice_name(alias: &str) -> &'static str {
+    if alias.starts_with("redir") {
+        "usbredir"
+    } else if alias.starts_with("smartcard") {
+        "smartcard"
+    } else {
+        "vdagent"
+    }
+}
+
+fn udp(id: &str, connect: &Endpoint, bind: &Endpoint) -> String {
+    let port = |service: &str| if service.is_empty() { "0".to_owned() } else { comma_escaped(service) };
+    let mut told = format!(
+        "udp,id={id},host={},port={}",
+        comma_escaped(&connect.host),
+        port(&connect.service)
+    );
+    if !(bind.host.is_empty() && bind.service.is_empty()) {
+        told.push_str(&format!(
+            ",localaddr={},localport={}",
+            comma_escaped(&bind.host),
+            port(&bind.service)
+        ));
+    }
+    told
+}
