@@ -3,11 +3,14 @@
 //! A description of QEMU's state is made once, as values, and used twice: printed as options at a cold start
 //! ([`CommandLine`]), sent as QMP commands on hotplug ([`DiskPlan`]).
 
+pub mod addresses;
 mod build;
 mod capabilities;
+mod devices;
 mod launch;
 mod machine;
 mod plan;
+mod properties;
 pub mod storage;
 
 pub use build::build;
@@ -15,5 +18,5 @@ pub use capabilities::{Capabilities, Host, ProbeError};
 pub use launch::{LaunchOptions, MASTER_KEY_FILE, launch_arguments};
 pub use plan::{
     Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Preparation, QemuObject, Resource, SecretObject,
-    SecretSource, SocketChardev, Tap,
+    SecretSource, SocketChardev, SocketPath, Tap,
 };

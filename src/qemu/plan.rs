@@ -117,7 +117,7 @@ impl SocketChardev {
 
 /// Something outside QEMU that vmward does not provide yet.
 pub(crate) fn unavailable(span: Span, what: &str) -> Descriptor {
-    Descriptor { number: -1, resource: Resource::Unavailable(what.to_owned()), span }
+    Descriptor { numbers: Vec::new(), resource: Resource::Unavailable(what.to_owned()), span }
 }
 
 /// One option of QEMU's command line.
@@ -154,8 +154,8 @@ pub enum Preparation {
 /// Something outside QEMU that is made or opened before it starts and that it inherits as a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
-    /// The number that the arguments name.
-    pub number: i32,
+    /// The numbers that the arguments name, one for each queue of a device; none: nothing is inherited.
+    pub numbers: Vec<i32>,
     /// What it is.
     pub resource: Resource,
     /// Where the XML asks for it: a start that cannot provide it points here.
@@ -175,9 +175,41 @@ pub enum Resource {
         cid: Option<u32>,
     },
     /// A listening unix socket.
-    UnixListener(PathBuf),
+    UnixListener(SocketPath),
+    /// A file for output, made if it is not there.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Whether what it holds is kept.
+        append: bool,
+    },
+    /// A device of the host, for reading and writing.
+    Device(PathBuf),
     /// What vmward does not provide yet, in words that complete "vmward does not provide ... yet".
     Unavailable(String),
+}
+
+/// Where a listening socket is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SocketPath {
+    /// Where the XML says.
+    Given(PathBuf),
+    /// In the domain's lib dir, under this name.
+    InLibDir(String),
+}
+
+impl Resource {
+    /// The first number where none is open (see [`CommandLine::nominal`]): those that libvirt's tests use.
+    fn nominal(&self) -> i32 {
+        match self {
+            Self::Tap(tap) if tap.bridge.is_some() => 102,
+            Self::Tap(_) => 3,
+            Self::Unavailable(what) if what.contains("network") => 102,
+            Self::VhostNet => 44,
+            Self::VhostVsock { .. } => 6789,
+            Self::UnixListener(_) | Self::File { .. } | Self::Device(_) | Self::Unavailable(_) => 1729,
+        }
+    }
 }
 
 /// A tap device.
@@ -195,6 +227,8 @@ pub struct Tap {
     pub multi_queue: bool,
     /// The guest's MAC address; the host's end gets the same with `fe` in front.
     pub mac: Option<[u8; 6]>,
+    /// The largest packet; `None`: the kernel's usual one.
+    pub mtu: Option<u32>,
 }
 
 /// QEMU's command line for one domain: everything but the program and the options that are the
@@ -205,6 +239,8 @@ pub struct CommandLine {
     pub arguments: Vec<Argument>,
     /// What the arguments name by descriptor number.
     pub descriptors: Vec<Descriptor>,
+    /// Nothing will be started: descriptors have the numbers of libvirt's tests instead of their own.
+    pub nominal: bool,
     /// The arguments of a `block_set_io_throttle` for each disk that has limits, to be sent before the guest runs.
     pub throttles: Vec<JsonObject>,
     /// Variables of QEMU's environment. No secrets: `/proc` shows them.
@@ -247,6 +283,35 @@ impl CommandLine {
         self.json("-device", plan.device);
         self.throttles.extend(plan.throttle);
         self.descriptors.extend(plan.descriptors);
+    }
+
+    /// Has QEMU inherit something; its number.
+    pub fn descriptor(&mut self, resource: Resource, span: Span) -> i32 {
+        self.queue_descriptors(resource, 1, span).first().copied().unwrap_or_default()
+    }
+
+    /// Has QEMU inherit something that it opens once for each queue.
+    pub fn queue_descriptors(&mut self, resource: Resource, queues: u32, span: Span) -> Vec<i32> {
+        /// Below are the standard ones and those of the supervisor's own options.
+        const FIRST: i32 = 10;
+        let used = self.descriptors.iter().flat_map(|d| &d.numbers).max();
+        let first = if self.nominal { resource.nominal() } else { used.map_or(FIRST, |n| n + 1) };
+        let numbers: Vec<i32> = (first..).take(queues as usize).collect();
+        self.descriptors.push(Descriptor { numbers: numbers.clone(), resource, span });
+        numbers
+    }
+
+    /// Has QEMU inherit something that it opens by a path; that path.
+    pub fn fd_set(&mut self, resource: Resource, name: &str, span: Span) -> String {
+        let set = self.arguments.iter().filter(|a| matches!(a, Argument::Text("-add-fd", _))).count();
+        let fd = self.descriptor(resource, span);
+        self.text("-add-fd", format!("set={set},fd={fd},opaque={name}"));
+        format!("/dev/fdset/{set}")
+    }
+
+    /// Needs something that QEMU does not inherit.
+    pub fn require(&mut self, resource: Resource, span: Span) {
+        self.descriptors.push(Descriptor { numbers: Vec::new(), resource, span });
     }
 
     /// The secret objects in here.

@@ -167,7 +167,10 @@ fn seal(
 /// What QEMU inherits.
 fn descriptors(lib_dir: &LibDir, wanted: &[Descriptor]) -> Result<Vec<FdMapping>, SupervisorError> {
     if let Some(first) = wanted.first() {
-        return Err(SupervisorError::Descriptor { number: first.number, why: "not yet".into() });
+        return Err(SupervisorError::Descriptor {
+            number: first.numbers.first().copied().unwrap_or(-1),
+            why: "not yet".into(),
+        });
     }
     let monitor = lib_dir.listen(MONITOR_SOCKET)?;
     Ok(vec![FdMapping { parent_fd: monitor.into(), child_fd: MONITOR_FD }])

@@ -7,7 +7,6 @@ use crate::domain::devices::controller::{
     Controller, ControllerKind, ControllerType, PciController, PciModel, ScsiController, ScsiModel,
     UsbController, UsbModel, VirtioSerialController,
 };
-use crate::domain::devices::memballoon::Memballoon;
 use crate::domain::devices::watchdog::{Watchdog, WatchdogAction, WatchdogModel};
 use crate::domain::disk::Bus;
 use crate::domain::os::Chipset;
@@ -25,8 +24,7 @@ pub(super) fn add(domain: &mut Domain, capabilities: &Capabilities, diagnostics:
     sort(&mut domain.devices.controllers);
     let devices = &mut domain.devices;
     devices.memballoon.get_or_insert_default();
-    if domain.os.chipset == Chipset::Q35
-        && !devices.watchdogs.iter().any(|w| w.model == WatchdogModel::Itco)
+    if domain.os.chipset == Chipset::Q35 && !devices.watchdogs.iter().any(|w| w.model == WatchdogModel::Itco)
     {
         // Part of the chipset: it is there in any case, libvirt lets it act.
         devices.watchdogs.push(Watchdog {
@@ -85,10 +83,7 @@ fn check_roots(domain: &Domain, diagnostics: &mut Diagnostics) {
         } else if !is_root && controller.number() == 0 {
             diagnostics.error(span, format!("the PCI controller with index 0 is the {}", wanted.as_str()));
         } else if is_root && pci.model != wanted {
-            diagnostics.error(
-                span,
-                format!("the machine '{}' has a {}", domain.os.machine, wanted.as_str()),
-            );
+            diagnostics.error(span, format!("the machine '{}' has a {}", domain.os.machine, wanted.as_str()));
         }
         if is_root && controller.info.address.is_some() {
             diagnostics.error(
@@ -102,10 +97,8 @@ fn check_roots(domain: &Domain, diagnostics: &mut Diagnostics) {
             _ => None,
         };
         if expander.is_some_and(|chipset| chipset != domain.os.chipset) {
-            diagnostics.error(
-                span,
-                format!("the machine '{}' takes no {}", domain.os.machine, pci.model.as_str()),
-            );
+            diagnostics
+                .error(span, format!("the machine '{}' takes no {}", domain.os.machine, pci.model.as_str()));
         }
     }
 }
@@ -134,7 +127,11 @@ fn chipset(domain: &mut Domain, capabilities: &Capabilities) {
             Chipset::I440fx => Some(UsbModel::Piix3Uhci),
         };
         if model.is_some() {
-            add_controller(domain, 0, ControllerKind::Usb(UsbController { model, ..UsbController::default() }));
+            add_controller(
+                domain,
+                0,
+                ControllerKind::Usb(UsbController { model, ..UsbController::default() }),
+            );
         }
     }
     if chipset == Chipset::Q35 {
@@ -167,10 +164,7 @@ fn companions(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     let model_of = |c: &Controller| c.usb().and_then(|u| u.model);
     let controllers = &domain.devices.controllers;
     for companion in controllers.iter().filter(|c| {
-        matches!(
-            model_of(c),
-            Some(UsbModel::Ich9Uhci1 | UsbModel::Ich9Uhci2 | UsbModel::Ich9Uhci3)
-        )
+        matches!(model_of(c), Some(UsbModel::Ich9Uhci1 | UsbModel::Ich9Uhci2 | UsbModel::Ich9Uhci3))
     }) {
         let has_master = controllers
             .iter()
@@ -251,8 +245,7 @@ fn for_devices(domain: &mut Domain) {
     };
     let channels = domain.devices.channels.iter().filter(|c| matches!(c.target, ChannelTarget::Virtio(_)));
     let consoles = domain.devices.consoles.iter().filter(|c| c.kind == ConsoleType::Virtio);
-    let needed: Vec<_> =
-        channels.map(|c| index(&c.info)).chain(consoles.map(|c| index(&c.info))).collect();
+    let needed: Vec<_> = channels.map(|c| index(&c.info)).chain(consoles.map(|c| index(&c.info))).collect();
     for index in needed {
         add_controller(domain, index, ControllerKind::VirtioSerial(VirtioSerialController::default()));
     }
@@ -265,10 +258,8 @@ fn sort(controllers: &mut Vec<Controller>) {
     for controller in controllers.drain(..) {
         let kind = controller.kind.kind();
         let key = |c: &Controller| {
-            let companion = c
-                .usb()
-                .and_then(|u| u.model)
-                .is_some_and(|m| m.is_ich9() && m != UsbModel::Ich9Ehci1);
+            let companion =
+                c.usb().and_then(|u| u.model).is_some_and(|m| m.is_ich9() && m != UsbModel::Ich9Ehci1);
             (c.number(), companion)
         };
         let mut place = None;

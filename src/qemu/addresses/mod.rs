@@ -11,8 +11,8 @@ mod virtio_serial;
 
 use std::collections::HashMap;
 
+use crate::domain::Domain;
 use crate::domain::disk::{Bus, Disk};
-use crate::domain::{Address, Domain};
 use crate::xml::{Diagnostics, Span};
 
 pub(super) use pci_bus::Plug;
@@ -93,7 +93,7 @@ fn check_boot_orders(domain: &mut Domain, diagnostics: &mut Diagnostics) {
 macro_rules! address_of {
     ($info:expr, $variant:ident) => {
         match &$info.address {
-            Some(Address::$variant(address)) => Some(address.clone()),
+            Some(crate::domain::Address::$variant(address)) => Some(address.clone()),
             _ => None,
         }
     };

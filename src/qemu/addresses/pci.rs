@@ -76,7 +76,9 @@ fn check_types(domain: &mut Domain, diagnostics: &mut Diagnostics) {
             continue;
         }
         let info = device.info();
-        if let Some(address) = info.address.as_ref().filter(|a| !matches!(a, Address::Pci(_) | Address::Unassigned)) {
+        if let Some(address) =
+            info.address.as_ref().filter(|a| !matches!(a, Address::Pci(_) | Address::Unassigned))
+        {
             diagnostics.error(
                 info.address_span.unwrap_or(info.span),
                 format!("this is a PCI device, it has no address of type '{}'", address.kind().as_str()),
@@ -166,7 +168,10 @@ fn piix3(domain: &mut Domain, buses: &mut Buses, diagnostics: &mut Diagnostics) 
             Some(given) if !given.same_place(&own) => {
                 diagnostics.error(
                     at,
-                    format!("the first {} controller of this machine is at {own}", controller.kind.kind().as_str()),
+                    format!(
+                        "the first {} controller of this machine is at {own}",
+                        controller.kind.kind().as_str()
+                    ),
                 );
             }
             Some(_) => place(own, at, diagnostics),
@@ -178,11 +183,7 @@ fn piix3(domain: &mut Domain, buses: &mut Buses, diagnostics: &mut Diagnostics) 
     }
     // The ISA bridge, and the bridge of the power management.
     for function in [0, 3] {
-        place(
-            PciAddress { function, ..PciAddress::at(0, PIIX3_SLOT) },
-            domain.os.machine_span,
-            diagnostics,
-        );
+        place(PciAddress { function, ..PciAddress::at(0, PIIX3_SLOT) }, domain.os.machine_span, diagnostics);
     }
     first_video(domain, buses, PIIX3_VIDEO_SLOT, diagnostics);
 }
@@ -224,10 +225,13 @@ fn q35(domain: &mut Domain, buses: &mut Buses, diagnostics: &mut Diagnostics) {
         }
     }
     first_video(domain, buses, Q35_VIDEO_SLOT, diagnostics);
-    let audio = domain.devices.sounds.iter_mut().find(|s| s.model == SoundModel::Ich9 && s.info.address.is_none());
+    let audio =
+        domain.devices.sounds.iter_mut().find(|s| s.model == SoundModel::Ich9 && s.info.address.is_none());
     if let Some(sound) = audio {
         let address = PciAddress::at(0, ICH9_AUDIO_SLOT);
-        if !buses.slot_in_use(0, ICH9_AUDIO_SLOT) && buses.reserve(&address, Plug::Express, sound.info.span).is_ok() {
+        if !buses.slot_in_use(0, ICH9_AUDIO_SLOT)
+            && buses.reserve(&address, Plug::Express, sound.info.span).is_ok()
+        {
             sound.info.address = Some(Address::Pci(address));
         }
     }
@@ -295,7 +299,11 @@ fn add_controllers(domain: &mut Domain, buses: &mut Buses) {
             continue;
         }
         let controller = Controller::implicit(ControllerKind::Pci(PciController::new(model)), number);
-        let at = domain.devices.controllers.iter().rposition(|c| c.kind.kind() == ControllerType::Pci && c.number() < number);
+        let at = domain
+            .devices
+            .controllers
+            .iter()
+            .rposition(|c| c.kind.kind() == ControllerType::Pci && c.number() < number);
         domain.devices.controllers.insert(at.map_or(0, |at| at + 1), controller);
     }
 }

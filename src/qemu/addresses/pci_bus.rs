@@ -269,7 +269,10 @@ impl Buses {
         };
         if !bus.takes(usize::from(address.bus), needs, true) {
             return Err(Refused::Unfit(match needs.hotplug && !bus.hotplug {
-                true => format!("PCI address {address}: devices cannot come and go on that {}", bus.model.as_str()),
+                true => format!(
+                    "PCI address {address}: devices cannot come and go on that {}",
+                    bus.model.as_str()
+                ),
                 false => format!(
                     "PCI address {address}: a {} (index {}) takes no {}",
                     bus.model.as_str(),
@@ -434,7 +437,10 @@ mod tests {
             PciAddress { domain: 1, ..PciAddress::at(1, 0) },
             PciAddress::at(0, 0),
         ] {
-            assert!(matches!(buses.reserve(&wrong, Plug::Express, span(0)), Err(Refused::Unfit(_))), "{wrong}");
+            assert!(
+                matches!(buses.reserve(&wrong, Plug::Express, span(0)), Err(Refused::Unfit(_))),
+                "{wrong}"
+            );
         }
         // A user may put a PCIe device on the root complex, vmward would not.
         buses.reserve(&PciAddress::at(0, 3), Plug::Express, span(0)).unwrap();

@@ -34,7 +34,12 @@ pub(super) fn assign(domain: &mut Domain, diagnostics: &mut Diagnostics) {
 
 /// Fills in what puts a device at its address. A drive address means something else on each kind of controller, so it
 /// takes the disk.
-pub(super) fn of_device(info: &mut DeviceInfo, domain: &Domain, disk: Option<&Disk>, diagnostics: &mut Diagnostics) {
+pub(super) fn of_device(
+    info: &mut DeviceInfo,
+    domain: &Domain,
+    disk: Option<&Disk>,
+    diagnostics: &mut Diagnostics,
+) {
     let Some(address) = &info.address else { return };
     let place = match address {
         Address::Pci(address) => pci(address, domain),

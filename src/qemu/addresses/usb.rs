@@ -4,6 +4,7 @@ use crate::domain::devices::controller::{UsbController, UsbModel};
 use crate::domain::devices::hub::Hub;
 use crate::domain::disk::Disk;
 use crate::domain::{Address, DeviceInfo, Domain, UsbAddress};
+use crate::qemu::devices;
 use crate::xml::{Diagnostics, Span};
 
 use super::address_of;
@@ -96,15 +97,16 @@ impl UsbBuses {
             return;
         };
         let Some(port) = set.at(&address.port) else {
-            diagnostics.error(
-                at,
-                format!("USB controller {} has no port {}", address.bus, address.port_path()),
-            );
+            diagnostics
+                .error(at, format!("USB controller {} has no port {}", address.bus, address.port_path()));
             return;
         };
         if let Some(first) = port.holder {
             diagnostics
-                .error(at, format!("two devices are at USB port {} of bus {}", address.port_path(), address.bus))
+                .error(
+                    at,
+                    format!("two devices are at USB port {} of bus {}", address.port_path(), address.bus),
+                )
                 .related(first, "the first one");
             return;
         }
@@ -143,9 +145,9 @@ pub(super) fn assign(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     let usb = has_usb(domain);
     let none = domain.devices.controllers.iter().find(|c| c.usb().is_some() && !usb).map(|c| c.info.span);
     let mut buses = UsbBuses::new(domain);
-    let count = domain.devices.usb_order().count() as u32 + domain.devices.hubs.len() as u32;
+    let count = devices::usb_order(&mut domain.devices).count() as u32 + domain.devices.hubs.len() as u32;
     if !usb {
-        let spans: Vec<_> = domain.devices.usb_order().map(|d| d.info().span).collect();
+        let spans: Vec<_> = devices::usb_order(&mut domain.devices).map(|d| d.info().span).collect();
         for span in spans.into_iter().chain(domain.devices.hubs.iter().map(|h| h.info.span)) {
             let error = diagnostics.error(span, "the guest has no USB, but this USB device");
             if let Some(none) = none {
@@ -163,7 +165,7 @@ pub(super) fn assign(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     for hub in &domain.devices.hubs {
         buses.reserve(&hub.info, true, diagnostics);
     }
-    for device in domain.devices.usb_order() {
+    for device in devices::usb_order(&mut domain.devices) {
         buses.reserve(device.info(), false, diagnostics);
     }
     let mut hubs = std::mem::take(&mut domain.devices.hubs);
@@ -173,7 +175,7 @@ pub(super) fn assign(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         }
     }
     domain.devices.hubs = hubs;
-    for device in domain.devices.usb_order() {
+    for device in devices::usb_order(&mut domain.devices) {
         if !buses.next(device.info_mut(), false) {
             diagnostics
                 .error(device.info().span, "no USB controller has a free port for this device")
@@ -189,7 +191,7 @@ pub(super) fn assign_disk(disk: &mut Disk, running: &Domain, diagnostics: &mut D
     for hub in &domain.devices.hubs {
         buses.reserve(&hub.info, true, diagnostics);
     }
-    for device in domain.devices.usb_order() {
+    for device in devices::usb_order(&mut domain.devices) {
         buses.reserve(device.info(), false, diagnostics);
     }
     buses.reserve(&disk.info, false, diagnostics);

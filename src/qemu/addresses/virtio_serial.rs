@@ -32,10 +32,8 @@ pub(super) fn assign(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         let at = info.address_span.unwrap_or(info.span);
         match controllers.get(&address.controller) {
             Some(count) if address.port >= *count => {
-                diagnostics.error(
-                    at,
-                    format!("virtio-serial controller {} has {count} ports", address.controller),
-                );
+                diagnostics
+                    .error(at, format!("virtio-serial controller {} has {count} ports", address.controller));
             }
             _ => {}
         }
@@ -59,7 +57,8 @@ pub(super) fn assign(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         if given.is_some_and(|a| a.port != 0) {
             continue;
         }
-        let mut candidates = controllers.iter().filter(|(index, _)| given.is_none_or(|g| g.controller == **index));
+        let mut candidates =
+            controllers.iter().filter(|(index, _)| given.is_none_or(|g| g.controller == **index));
         let found = candidates.find_map(|(index, count)| {
             (*first..*count).find(|port| !taken.contains_key(&(*index, *port))).map(|port| (*index, port))
         });
@@ -82,9 +81,10 @@ pub(super) fn assign(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         info.address = Some(Address::VirtioSerial(VirtioSerialAddress { controller, bus: 0, port }));
     }
     for index in controllers.keys() {
-        let there = devices.controllers.iter().any(|c| {
-            matches!(c.kind, ControllerKind::VirtioSerial(_)) && c.number() == *index
-        });
+        let there = devices
+            .controllers
+            .iter()
+            .any(|c| matches!(c.kind, ControllerKind::VirtioSerial(_)) && c.number() == *index);
         if !there {
             let kind = ControllerKind::VirtioSerial(VirtioSerialController::default());
             devices.controllers.push(Controller::implicit(kind, *index));

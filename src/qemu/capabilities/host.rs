@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::domain::size::{KIB, MIB};
@@ -24,6 +25,8 @@ pub struct Host {
     pub default_hugepage: u64,
     /// Where memory that is a file lives.
     pub memory_dir: String,
+    /// Where each running domain has its lib dir.
+    pub runtime_dir: PathBuf,
     /// What stands before a domain's name in those directories.
     prefix: &'static str,
     /// Seconds since 1970.
@@ -40,6 +43,7 @@ impl Host {
             hugetlbfs: BTreeMap::from([(2 * MIB, mount("2M")), (1024 * MIB, mount("1G"))]),
             default_hugepage: 2 * MIB,
             memory_dir: "/var/lib/libvirt/qemu/ram".to_owned(),
+            runtime_dir: "/var/lib/libvirt/qemu".into(),
             prefix: "-1-",
             now: 1_234_567_890,
             assumed: true,
@@ -55,6 +59,7 @@ impl Host {
             hugetlbfs: hugetlbfs(&read(MOUNTS), default_hugepage),
             default_hugepage,
             memory_dir: "/var/lib/vmward/memory".to_owned(),
+            runtime_dir: "/run/vmward".into(),
             prefix: "",
             now: i64::try_from(now).unwrap_or(i64::MAX),
             assumed: false,
@@ -64,6 +69,20 @@ impl Host {
     /// The firmware that is installed, in the order in which it is preferred.
     pub fn firmware(&self) -> Vec<FirmwareDescriptor> {
         if self.assumed { FirmwareDescriptor::assumed() } else { FirmwareDescriptor::of_this_machine() }
+    }
+
+    /// A running domain's private directory.
+    pub fn lib_dir(&self, name: &str) -> PathBuf {
+        if self.assumed {
+            self.runtime_dir.join(format!("domain-{}", self.domain_dir(name)))
+        } else {
+            self.runtime_dir.join(name)
+        }
+    }
+
+    /// Whether nothing will be started: files are not looked at, descriptors are not open.
+    pub fn is_assumed(&self) -> bool {
+        self.assumed
     }
 
     /// The name of a domain's own directory among those of all domains.

@@ -100,7 +100,11 @@ fn pci_driver(model: PciModel) -> Option<&'static str> {
     })
 }
 
-fn pci_controller(controller: &Controller, pci: &PciController, line: &mut CommandLine) -> Option<JsonObject> {
+fn pci_controller(
+    controller: &Controller,
+    pci: &PciController,
+    line: &mut CommandLine,
+) -> Option<JsonObject> {
     let Some(usual) = pci_driver(pci.model) else {
         if let Some(size) = pci.hole64 {
             let host = if pci.model == PciModel::PcieRoot { "q35-pcihost" } else { "i440FX-pcihost" };

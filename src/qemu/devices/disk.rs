@@ -1,6 +1,7 @@
 //! Where disks sit. What QEMU is told about them is [`crate::qemu::storage`]'s.
 
-use crate::domain::disk::{Bus, Disk, VirtioModel};
+use crate::domain::devices::virtio::VirtioModel;
+use crate::domain::disk::{Bus, Disk};
 use crate::qemu::addresses::Plug;
 
 use super::{Placed, has_info};

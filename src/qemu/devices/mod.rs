@@ -150,8 +150,7 @@ pub(super) fn controllers(
 ) {
     let context = Context { domain, capabilities };
     // A PCI controller may be plugged into one with a lower index.
-    let (pci, others): (Vec<_>, Vec<_>) =
-        domain.devices.controllers.iter().partition(|c| c.pci().is_some());
+    let (pci, others): (Vec<_>, Vec<_>) = domain.devices.controllers.iter().partition(|c| c.pci().is_some());
     for controller in pci.into_iter().chain(others) {
         controller.tell(&context, line, diagnostics);
     }
@@ -181,7 +180,10 @@ pub(super) fn others(
     graphics::tell(&context, line, diagnostics);
     tell!(videos, sounds, watchdogs);
     watchdog::tell_action(&context, line);
-    tell!(memballoon, rngs, panics);
+    if let Some(balloon) = &devices.memballoon {
+        balloon.tell(&context, line, diagnostics);
+    }
+    tell!(rngs, panics);
 }
 
 /// `-device` with what every device has at its end: its place.

@@ -32,7 +32,8 @@ impl QemuDevice for Panic {
                     Some(Address::Isa(isa)) => panic.put_some("ioport", isa.iobase),
                     None => {}
                     Some(_) => {
-                        diagnostics.error(self.info.span, "a panic notifier of model 'isa' has an ISA address");
+                        diagnostics
+                            .error(self.info.span, "a panic notifier of model 'isa' has an ISA address");
                     }
                 }
                 line.json("-device", panic);

@@ -12,10 +12,8 @@ impl Placed for Sound {
     has_info!();
 
     fn plug(&self) -> Option<Plug> {
-        let pci = matches!(
-            self.model,
-            SoundModel::Es1370 | SoundModel::Ac97 | SoundModel::Ich6 | SoundModel::Ich9
-        );
+        let pci =
+            matches!(self.model, SoundModel::Es1370 | SoundModel::Ac97 | SoundModel::Ich6 | SoundModel::Ich9);
         pci.then_some(Plug::Conventional)
     }
 

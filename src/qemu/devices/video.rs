@@ -18,7 +18,9 @@ impl Placed for Video {
 
     fn plug(&self) -> Option<Plug> {
         match self.model {
-            VideoModel::Vga | VideoModel::Cirrus | VideoModel::Vmvga | VideoModel::Qxl => Some(Plug::Conventional),
+            VideoModel::Vga | VideoModel::Cirrus | VideoModel::Vmvga | VideoModel::Qxl => {
+                Some(Plug::Conventional)
+            }
             VideoModel::Virtio | VideoModel::Bochs => Some(Plug::Express),
             VideoModel::Ramfb | VideoModel::None => None,
         }

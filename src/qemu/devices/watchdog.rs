@@ -35,7 +35,10 @@ pub(super) fn tell_action(context: &Context, line: &mut CommandLine) {
     let Some(watchdog) = context.domain.devices.watchdogs.first() else { return };
     let action = match watchdog.action {
         WatchdogAction::Dump => {
-            line.require(Resource::Unavailable("memory dumps on a watchdog's alarm".to_owned()), watchdog.info.span);
+            line.require(
+                Resource::Unavailable("memory dumps on a watchdog's alarm".to_owned()),
+                watchdog.info.span,
+            );
             WatchdogAction::Pause
         }
         action => action,

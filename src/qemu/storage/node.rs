@@ -6,8 +6,8 @@ use crate::domain::disk::{Backing, CacheFlags, Disk, Driver, Encryption, Engine,
 use crate::qemu::plan::object;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource};
 
-use crate::qemu::properties::Properties;
 use super::protocol;
+use crate::qemu::properties::Properties;
 
 /// Adds the nodes of all images of a disk to the plan; the name of the topmost is the result.
 pub(super) fn chain(disk: &Disk, numbers: &[u32], plan: &mut DiskPlan) -> String {

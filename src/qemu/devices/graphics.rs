@@ -1,0 +1,210 @@
+//! Graphics: `-vnc`, `-spice`, `-display`.
+
+use std::path::PathBuf;
+
+use crate::domain::devices::graphics::{Graphics, GraphicsKind, Listen, Password, Spice, Vnc};
+use crate::qemu::plan::comma_escaped;
+use crate::qemu::{CommandLine, QemuObject, Resource, SecretObject, SecretSource};
+use crate::xml::{Diagnostics, Span};
+
+use super::{Context, audio};
+
+/// VNC displays are counted from this port on.
+const FIRST_VNC_PORT: u16 = 5900;
+/// libvirt looks for free ports up to this one.
+const LAST_VNC_PORT: u16 = 65535;
+/// libvirt listens there if nothing is said.
+const DEFAULT_ADDRESS: &str = "127.0.0.1";
+
+/// Adds all graphics, and turns QEMU's own window off if none is asked for.
+pub(super) fn tell(context: &Context, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+    let graphics = &context.domain.devices.graphics;
+    check(graphics, diagnostics);
+    if graphics.is_empty() {
+        line.text("-display", "none");
+    }
+    for one in graphics {
+        match &one.kind {
+            GraphicsKind::Vnc(vnc) => tell_vnc(one, vnc, context, line, diagnostics),
+            GraphicsKind::Spice(spice) => tell_spice(one, spice, context, line),
+            GraphicsKind::Sdl { gl, fullscreen, display, authority } => {
+                let mut told = "sdl".to_owned();
+                if let Some(gl) = gl {
+                    told.push_str(&format!(",gl={}", on_off(*gl)));
+                }
+                line.text("-display", told);
+                if *fullscreen {
+                    line.flag("-full-screen");
+                }
+                line.environment.extend(display.iter().map(|d| ("DISPLAY".to_owned(), d.clone())));
+                let authority = authority.iter().map(|a| ("XAUTHORITY".to_owned(), a.display().to_string()));
+                line.environment.extend(authority);
+            }
+            GraphicsKind::EglHeadless { render_node } => {
+                line.text("-display", format!("egl-headless{}", render(render_node.as_ref())));
+            }
+            GraphicsKind::Dbus { p2p, address, gl, render_node } => {
+                let mut told = "dbus".to_owned();
+                if *p2p {
+                    told.push_str(",p2p=on");
+                } else if let Some(address) = address {
+                    told.push_str(&format!(",addr={}", comma_escaped(address)));
+                }
+                if let Some(gl) = gl {
+                    told.push_str(&format!(",gl={}", on_off(*gl)));
+                }
+                told.push_str(&render(render_node.as_ref()));
+                if one.audio.is_some() {
+                    let name = audio::name_for(one.audio, one.span, context, diagnostics);
+                    told.push_str(&format!(",audiodev={}", name.unwrap_or_default()));
+                }
+                line.text("-display", told);
+            }
+        }
+    }
+}
+
+/// QEMU has one of each kind.
+fn check(graphics: &[Graphics], diagnostics: &mut Diagnostics) {
+    for (index, one) in graphics.iter().enumerate() {
+        let kind = std::mem::discriminant(&one.kind);
+        if let Some(first) = graphics[..index].iter().find(|g| std::mem::discriminant(&g.kind) == kind) {
+            diagnostics
+                .error(one.span, "a guest has one <graphics> of each type at most")
+                .related(first.span, "the first one");
+        }
+    }
+}
+
+fn on_off(value: bool) -> &'static str {
+    if value { "on" } else { "off" }
+}
+
+fn render(node: Option<&PathBuf>) -> String {
+    node.map(|n| format!(",rendernode={}", comma_escaped(&n.display().to_string()))).unwrap_or_default()
+}
+
+/// An address as it stands before a port.
+fn bracketed(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+}
+
+/// A password as a secret object; the object's id.
+fn password(id: &str, password: &Password, line: &mut CommandLine) -> String {
+    line.object(QemuObject::Secret(SecretObject {
+        id: id.to_owned(),
+        source: SecretSource::Xml(password.value.clone()),
+    }));
+    id.to_owned()
+}
+
+fn lib_dir_socket(context: &Context, name: &str) -> PathBuf {
+    context.capabilities.host.lib_dir(context.domain.name()).join(name)
+}
+
+/// Where a network of libvirt's is, only libvirt knows.
+fn network(line: &mut CommandLine, span: Span) {
+    line.require(Resource::Unavailable("listening on networks of libvirt".to_owned()), span);
+}
+
+fn tell_vnc(
+    graphics: &Graphics,
+    vnc: &Vnc,
+    context: &Context,
+    line: &mut CommandLine,
+    diagnostics: &mut Diagnostics,
+) {
+    let display = vnc.port.unwrap_or(FIRST_VNC_PORT).saturating_sub(FIRST_VNC_PORT);
+    let mut told = match &graphics.listen {
+        Listen::Address(address) => {
+            format!("{}:{display}", bracketed(address.as_deref().unwrap_or(DEFAULT_ADDRESS)))
+        }
+        Listen::Network(_) => {
+            network(line, graphics.span);
+            format!("{DEFAULT_ADDRESS}:{display}")
+        }
+        Listen::Socket(path) => {
+            let path = path.clone().unwrap_or_else(|| lib_dir_socket(context, "vnc.sock"));
+            format!("vnc=unix:{}", comma_escaped(&path.display().to_string()))
+        }
+        Listen::None => "none".to_owned(),
+    };
+    let port = matches!(graphics.listen, Listen::Address(_) | Listen::Network(_));
+    if port && vnc.port.is_none() {
+        // QEMU looks for a free one itself: there is no moment in which somebody else can take it.
+        if !line.nominal {
+            told.push_str(&format!(",to={}", LAST_VNC_PORT - FIRST_VNC_PORT));
+        }
+    }
+    if let Some(websocket) = vnc.websocket {
+        told.push_str(&match websocket {
+            -1 => ",websocket=on".to_owned(),
+            port => format!(",websocket={port}"),
+        });
+    }
+    if let Some(policy) = vnc.share_policy {
+        told.push_str(&format!(",share={}", policy.as_str()));
+    }
+    if let Some(given) = &vnc.password {
+        told.push_str(&format!(",password-secret={}", password("vnc-password-secret0", given, line)));
+    }
+    if let Some(power) = vnc.power_control {
+        told.push_str(&format!(",power-control={}", on_off(power)));
+    }
+    if let Some(audiodev) = audio::name_for(graphics.audio, graphics.span, context, diagnostics) {
+        told.push_str(&format!(",audiodev={audiodev}"));
+    }
+    line.text("-vnc", told);
+    if let Some(keymap) = &graphics.keymap {
+        line.text("-k", keymap.clone());
+    }
+}
+
+fn tell_spice(graphics: &Graphics, spice: &Spice, context: &Context, line: &mut CommandLine) {
+    let mut told: Vec<String> = Vec::new();
+    match &graphics.listen {
+        Listen::Address(_) | Listen::Network(_) => {
+            if spice.port.is_some() || spice.tls_port.is_none() {
+                told.push(format!("port={}", spice.port.unwrap_or(5901)));
+            }
+            if let Some(port) = spice.tls_port {
+                told.push(format!("tls-port={port}"));
+            }
+            let address = match &graphics.listen {
+                Listen::Address(address) => address.as_deref().unwrap_or(DEFAULT_ADDRESS),
+                _ => {
+                    network(line, graphics.span);
+                    DEFAULT_ADDRESS
+                }
+            };
+            told.push(format!("addr={}", comma_escaped(address)));
+        }
+        Listen::Socket(path) => {
+            let path = path.clone().unwrap_or_else(|| lib_dir_socket(context, "spice.sock"));
+            told.push("unix=on".to_owned());
+            told.push(format!("addr={}", comma_escaped(&path.display().to_string())));
+        }
+        Listen::None => told.push("port=0".to_owned()),
+    }
+    match &spice.password {
+        Some(given) => {
+            told.push(format!("password-secret={}", password("spice-password-secret0", given, line)))
+        }
+        None if matches!(graphics.listen, Listen::None) => {}
+        None => told.push("disable-ticketing=on".to_owned()),
+    }
+    for (name, value) in &spice.options {
+        told.push(format!("{name}={}", comma_escaped(value)));
+    }
+    if let Some(gl) = spice.gl {
+        told.push(format!("gl={}", on_off(gl)));
+        if let Some(node) = &spice.render_node {
+            told.push(format!("rendernode={}", comma_escaped(&node.display().to_string())));
+        }
+    }
+    told.push("seamless-migration=on".to_owned());
+    line.text("-spice", told.join(","));
+    if let Some(keymap) = &graphics.keymap {
+        line.text("-k", keymap.clone());
+    }
+}
