@@ -14,9 +14,6 @@ use super::{aliases, drive};
 pub(super) fn assign(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     // Buses are known by the aliases of controllers, which do not change from here on.
     let known = domain.clone();
-    for device in devices::pci_order(&mut domain.devices) {
-        of_device(device.info_mut(), &known, None, diagnostics);
-    }
     for (_, _, infos) in devices::by_stem(&mut domain.devices) {
         for info in infos {
             of_device(info, &known, None, diagnostics);
