@@ -10,6 +10,7 @@
 # the libraries of its own suite through their dynamic loader.
 set -euo pipefail
 . "$(dirname "$0")/lib/common.sh"
+. "$REPO/integration/lib/packages.sh"
 
 suite=${1:?usage: qemu-root.sh SUITE DIR}
 mkdir -p "${2:?usage: qemu-root.sh SUITE DIR}"
@@ -20,19 +21,14 @@ if [ -x "$emulator" ]; then
     exit
 fi
 
-# The mirror that this machine's own apt uses for its release.
-mirror=$(apt-get indextargets --format '$(SITE) $(ORIGIN) $(LABEL)' 'Created-By: Packages' |
-    awk '$2 == "Debian" && $3 == "Debian" { print $1; exit }')
-[ -n "$mirror" ] || die "apt has no Debian mirror configured whose lists are there: run apt-get update first"
-
+mirror=$(debian_mirror)
 mkdir -p "$dir"/apt/{state/lists/partial,cache/archives/partial,sources.d,preferences.d} "$dir"/usr/{bin,sbin,lib,lib64}
 for merged in bin sbin lib lib64; do
     ln -sfn "usr/$merged" "$dir/$merged"
 done
 : >"$dir/apt/status"
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 for s in "${suite%-backports}" "$suite"; do
-    echo "deb [signed-by=$keyring] $mirror $s main"
+    echo "deb [signed-by=$DEBIAN_KEYRING] $mirror $s main"
 done | sort -u >"$dir/apt/sources.list"
 cat >"$dir/apt/apt.conf" <<CONF
 Dir::State "$dir/apt/state";

@@ -1,10 +1,12 @@
 #!/bin/bash
 # Installs what is missing and runs every test.
 #
-#     integration/test.sh                 all tests, with the machine's own QEMU; then those against a real QEMU
-#                                         again with the QEMU of each suite in VMWARD_TEST_SUITES
-#     VMWARD_TEST_SUITES= integration/test.sh                      the machine's own QEMU only
-#     VMWARD_TEST_SUITES="trixie unstable" integration/test.sh     10.0 and 11.1 as well
+# All tests run with the machine's own QEMU; those against a real QEMU then again with the QEMU of each Debian suite
+# in VMWARD_TEST_SUITES that has another version (bookworm 7.2, trixie 10.0, unstable 11.1):
+#
+#     integration/test.sh                                  bookworm and trixie
+#     VMWARD_TEST_SUITES= integration/test.sh              the machine's own only
+#     VMWARD_TEST_SUITES=unstable integration/test.sh      and 11.1
 #
 # The whole output is in target/test-*.log; shown are the results, and what was skipped and why.
 set -euo pipefail
@@ -30,13 +32,23 @@ tests() {
     fi
 }
 
+# version EMULATOR: as in 10.0.
+version() {
+    "$1" --version | sed -n '1s/.* version \([0-9]*\.[0-9]*\).*/\1/p'
+}
+
 say "building the tests"
 cargo test --locked --no-run --quiet
-say "every test, with $(qemu-system-x86_64 --version | head -n 1)"
+say "every test, with this machine's QEMU $(version qemu-system-x86_64)"
 tests own
-for suite in ${VMWARD_TEST_SUITES-trixie}; do
+own=$(version qemu-system-x86_64)
+for suite in ${VMWARD_TEST_SUITES-bookworm trixie}; do
     emulator=$("$REPO/integration/qemu-root.sh" "$suite" "$TARGET/qemu/$suite")
-    say "the tests against a real QEMU, with $("$emulator" --version | head -n 1)"
+    if [ "$(version "$emulator")" = "$own" ]; then
+        say "$suite has the same QEMU as this machine, $own"
+        continue
+    fi
+    say "the tests against a real QEMU again, with $suite's QEMU $(version "$emulator")"
     VMWARD_TEST_EMULATOR=$emulator tests "$suite" --test '*'
 done
 say "all tests passed"

@@ -1,10 +1,11 @@
 # Installs what is missing, through the machine's ordinary package clients. To be sourced; needs common.sh.
-# Everything comes from the Debian release that the machine has: no apt source is added or changed.
+# Everything comes from the Debian release that the machine has; the apt sources and preferences of the machine are
+# never changed.
 
 # What each thing is needed for, as "COMMAND PACKAGE". Present commands are taken from wherever they are.
-PACKAGES_DEMO="qemu-system-x86_64 qemu-system-x86
-qemu-img qemu-utils
-busybox busybox-static
+PACKAGES_QEMU="qemu-system-x86_64 qemu-system-x86
+qemu-img qemu-utils"
+PACKAGES_DEMO="busybox busybox-static
 cc gcc
 xz xz-utils
 socat socat
@@ -16,34 +17,81 @@ python3 python3-minimal"
 # A rustup that was installed by hand is often only on the PATH of login shells; debugfs is in sbin.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin
 
-# packages_install LIST: installs the packages of a list whose command is not there.
-packages_install() {
-    local command package missing=()
+# packages_missing LIST: the packages of a list whose command is not there.
+packages_missing() {
+    local command package
     while read -r command package; do
-        command -v "$command" >/dev/null || missing+=("$package")
+        command -v "$command" >/dev/null || echo "$package"
     done <<<"$1"
+}
+
+# packages_install LIST: installs QEMU and the packages of a list, as far as they are missing.
+packages_install() {
+    local missing
+    mapfile -t missing < <(packages_missing "$1")
     if [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then
         missing+=(ca-certificates)
     fi
     if [ ${#missing[@]} -gt 0 ]; then
         apt_install "${missing[@]}" || die "apt-get could not install ${missing[*]}"
     fi
+    mapfile -t missing < <(packages_missing "$PACKAGES_QEMU")
+    if [ ${#missing[@]} -gt 0 ]; then
+        apt_install "${missing[@]}" || qemu_install_matching "${missing[@]}" ||
+            die "apt-get could not install ${missing[*]}"
+    fi
+}
+
+# qemu_install_matching PACKAGE...: the same from the release's backports, for a machine that has one half of QEMU from
+# there: qemu-system-x86 and qemu-utils of different versions refuse each other, and what is installed is the owner's.
+# The backports are known to this one run of apt-get only, which installs nothing else from there than what the
+# packages depend on.
+qemu_install_matching() {
+    local release dir
+    release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    [[ $(dpkg-query -W -f '${Version}\n' qemu-utils qemu-system-x86 2>/dev/null) == *~bpo* ]] || return 1
+    dir=$(mktemp -d)
+    mkdir -p "$dir/lists/partial"
+    cp -r /etc/apt/sources.list.d "$dir/parts"
+    cp /etc/apt/sources.list "$dir/sources.list" 2>/dev/null || true
+    echo "deb [signed-by=$DEBIAN_KEYRING] $(debian_mirror) $release-backports main" >>"$dir/sources.list"
+    chmod -R a+rX "$dir"
+    # apt_install sees this, as functions do in the shell.
+    local APT_OPTIONS=(-o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts="$dir/parts"
+        -o Dir::State::Lists="$dir/lists" -o APT::Sandbox::User=root -t "$release-backports") code=0
+    say "$* of $release-backports goes with the other half of QEMU that is here"
+    as_root apt-get -qq "${APT_OPTIONS[@]}" update && apt_install "$@" || code=$?
+    as_root rm -rf "$dir"
+    return $code
+}
+
+DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# debian_mirror: the mirror from which this machine's own apt has its release.
+debian_mirror() {
+    local mirror
+    mirror=$(apt-get indextargets --format '$(SITE) $(ORIGIN) $(LABEL)' 'Created-By: Packages' |
+        awk '$2 == "Debian" && $3 == "Debian" { print $1; exit }')
+    [ -n "$mirror" ] || die "apt has no lists of a Debian mirror: run apt-get update first"
+    echo "$mirror"
 }
 
 # apt_update: refreshes apt's lists, once per run.
 apt_update() {
     if [ -z "${APT_UPDATED:-}" ]; then
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+        as_root apt-get -qq update
         APT_UPDATED=1
     fi
 }
+
+APT_OPTIONS=()
 
 # apt_install PACKAGE...: installs packages, removes none.
 apt_install() {
     apt_update
     say "installing $*"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends --no-remove \
-        -o Dpkg::Use-Pty=0 "$@" >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq "${APT_OPTIONS[@]}" install --yes \
+        --no-install-recommends --no-remove -o Dpkg::Use-Pty=0 "$@" >/dev/null
 }
 
 # rust_install: sees to a Rust toolchain that is new enough for Cargo.toml's rust-version.
