@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::domain::Domain;
-use crate::qemu::{self, LaunchOptions, MASTER_KEY_FILE};
+use crate::qemu::{self, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD};
 use crate::secret::SealedSecret;
 
-use super::CliError;
+use super::config::Config;
 use super::input::Input;
-use super::program;
+use super::keystore_failure::unresolved_failure;
+use super::program::{self, Guest, Target};
+use super::{CliError, Global};
 
 /// Arguments of `vmward argv`.
 #[derive(clap::Args)]
@@ -24,7 +25,7 @@ pub(crate) struct ArgvArgs {
     /// Take QEMU 9.1 for granted, without looking at this host
     #[arg(long)]
     assume_latest: bool,
-    /// Do not ask the keystores for the guest's secrets
+    /// Do not look whether the guest's secrets are in the keystores
     #[arg(long)]
     placeholder_secrets: bool,
     /// What vmward does not honour is a warning
@@ -33,29 +34,21 @@ pub(crate) struct ArgvArgs {
 }
 
 /// Prints QEMU's command line, its secrets redacted.
-pub(crate) fn run(args: &ArgvArgs) -> Result<ExitCode, CliError> {
+pub(crate) fn run(global: &Global, args: &ArgvArgs) -> Result<ExitCode, CliError> {
     let input = Input::read(&args.guest)?;
-    let mut failed = None;
-    let built = input.understand(args.allow_unsupported, |root, diagnostics| {
-        let mut domain = Domain::from_xml(root, diagnostics)?;
-        match program::capabilities(&domain, args.assume_latest) {
-            Ok(capabilities) => {
-                let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
-                Some((domain, capabilities, line))
-            }
-            Err(e) => {
-                failed = Some(e);
-                None
-            }
-        }
-    });
-    if let Some(e) = failed {
-        return Err(e);
+    let config = Config::load(global)?;
+    let target = if args.assume_latest { Target::Latest } else { Target::Host(&config.paths) };
+    let Guest { domain, capabilities, line, .. } = program::build(&input, args.allow_unsupported, target)?;
+    if !args.placeholder_secrets {
+        // The values are dropped at once: it counts that they are there.
+        config
+            .open_keystores()?
+            .resolve(&domain.secrets())
+            .map_err(|unresolved| unresolved_failure(&unresolved, &input.name, &input.source))?;
     }
-    let (domain, capabilities, line) = built?;
     let options = LaunchOptions {
-        master_key: PathBuf::from("/run/vmward").join(domain.name()).join(MASTER_KEY_FILE),
-        monitor_fd: 3,
+        master_key: capabilities.host.lib_dir(domain.name()).join(MASTER_KEY_FILE),
+        monitor_fd: MONITOR_FD,
     };
     let emulator = program::emulator(&domain).display().to_string();
     let line = qemu::launch_arguments(&options, &domain, &capabilities, line);

@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::domain::Domain;
-use crate::qemu;
-
 use super::CliError;
+use super::config::Paths;
 use super::input::Input;
-use super::program;
+use super::program::{self, Target};
 
 /// Arguments of `vmward check`.
 #[derive(clap::Args)]
@@ -27,12 +25,9 @@ pub(crate) struct CheckArgs {
 /// Says everything that is wrong with a guest's XML.
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let input = Input::read(&args.guest)?;
-    input.understand(args.allow_unsupported, |root, diagnostics| {
-        let mut domain = Domain::from_xml(root, diagnostics)?;
-        // A host without QEMU is no fault of the XML.
-        let capabilities = program::capabilities(&domain, args.assume_latest)
-            .unwrap_or_else(|_| qemu::Capabilities::latest());
-        qemu::build(&mut domain, &capabilities, diagnostics)
-    })?;
+    let paths = Paths::from_environment()?;
+    let target = if args.assume_latest { Target::Latest } else { Target::Host(&paths) };
+    input
+        .understand(args.allow_unsupported, |root, diagnostics| program::check(root, target, diagnostics))?;
     Ok(ExitCode::SUCCESS)
 }

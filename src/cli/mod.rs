@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&cli.global, &args),
         Command::Check(args) => check::run(&args),
-        Command::Argv(args) => argv::run(&args),
+        Command::Argv(args) => argv::run(&cli.global, &args),
         Command::List(args) => status::list(&args),
         Command::Status(args) => status::status(&args),
         Command::Dumpxml(args) => status::dumpxml(&args),

@@ -1,30 +1,105 @@
-//! Which QEMU a guest is run by, and what that can do.
+//! A guest's XML on its way to a command line: which QEMU runs it, and what that can do.
 
-use std::path::{Path, PathBuf};
+use std::fs::OpenOptions;
+use std::path::PathBuf;
 
 use crate::domain::Domain;
-use crate::qemu::{Capabilities, ProbeError};
+use crate::domain::general::DomainType;
+use crate::qemu::{self, Capabilities, CommandLine, ProbeError};
+use crate::xml::{Diagnostics, Element};
 
+use super::config::Paths;
+use super::input::Input;
 use super::{CliError, Exit};
 
 /// The QEMU of guests that name no `<emulator>`.
 pub(crate) const DEFAULT_EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
+/// What gives a program KVM.
+const KVM: &str = "/dev/kvm";
+
+/// A guest that is ready to be started, or looked at.
+pub(crate) struct Guest {
+    /// Its XML.
+    pub xml: Element,
+    /// What the XML says, with all that was assigned.
+    pub domain: Domain,
+    /// What its QEMU can do.
+    pub capabilities: Capabilities,
+    /// What QEMU is told.
+    pub line: CommandLine,
+}
+
+/// Which QEMU a guest is built for.
+#[derive(Clone, Copy)]
+pub(crate) enum Target<'a> {
+    /// That of this host.
+    Host(&'a Paths),
+    /// QEMU 9.1 with everything in it, on a host that is not looked at.
+    Latest,
+}
 
 /// The program that runs a guest.
 pub(crate) fn emulator(domain: &Domain) -> PathBuf {
     PathBuf::from(domain.devices.emulator.as_deref().unwrap_or(DEFAULT_EMULATOR))
 }
 
-/// What that program can do; with `assume_latest` the host is not looked at.
-pub(crate) fn capabilities(domain: &Domain, assume_latest: bool) -> Result<Capabilities, CliError> {
-    if assume_latest {
-        return Ok(Capabilities::latest());
+/// Reads a guest and builds its command line. Everything that is wrong with the XML is said at once.
+pub(crate) fn build(input: &Input, allow_unsupported: bool, target: Target<'_>) -> Result<Guest, CliError> {
+    let mut unavailable = None;
+    let guest = input.understand(allow_unsupported, |root, diagnostics| {
+        let mut domain = Domain::from_xml(root, diagnostics)?;
+        let capabilities = capabilities(&domain, target).map_err(|e| unavailable = Some(e)).ok()?;
+        let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
+        Some(Guest { xml: root.clone(), domain, capabilities, line })
+    });
+    match unavailable {
+        Some(e) => Err(e),
+        None => guest,
     }
-    Capabilities::of_program(&emulator(domain), Path::new("/var/cache/vmward")).map_err(|e| {
+}
+
+/// Says what is wrong with a guest; a host without QEMU is no fault of its XML.
+pub(crate) fn check(
+    root: &Element,
+    target: Target<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Option<CommandLine> {
+    let mut domain = Domain::from_xml(root, diagnostics)?;
+    let capabilities = capabilities(&domain, target).unwrap_or_else(|_| Capabilities::latest());
+    qemu::build(&mut domain, &capabilities, diagnostics)
+}
+
+/// What the program that runs a guest can do.
+fn capabilities(domain: &Domain, target: Target<'_>) -> Result<Capabilities, CliError> {
+    let paths = match target {
+        Target::Host(paths) => paths,
+        Target::Latest => return Ok(Capabilities::latest()),
+    };
+    let found = Capabilities::of_program(&emulator(domain), &paths.cache_dir);
+    let mut capabilities = found.map_err(|e| {
         let hint = match e {
             ProbeError::Missing(_) => "install QEMU (Debian: qemu-system-x86), or name it in <emulator>",
             _ => "`vmward check` and `vmward argv --assume-latest` work without it",
         };
         CliError::new(Exit::Unavailable, "there is no QEMU to run the guest").caused_by(e).hint(hint)
+    })?;
+    capabilities.host.runtime_dir.clone_from(&paths.runtime_dir);
+    Ok(capabilities)
+}
+
+/// Fails where a guest asks for KVM and this user cannot have it.
+pub(crate) fn require_kvm(domain: &Domain) -> Result<(), CliError> {
+    if domain.general.kind != Some(DomainType::Kvm) {
+        return Ok(());
+    }
+    let opened = OpenOptions::new().read(true).write(true).open(KVM);
+    opened.map(drop).map_err(|e| {
+        let hint = match e.kind() {
+            std::io::ErrorKind::PermissionDenied => "become a member of the group kvm",
+            _ => "switch virtualization on in the firmware, or run without it, slowly: <domain type='qemu'>",
+        };
+        CliError::new(Exit::Unavailable, format!("the guest asks for KVM, and {KVM} cannot be opened"))
+            .caused_by(e)
+            .hint(hint)
     })
 }

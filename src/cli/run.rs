@@ -4,17 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::domain::Domain;
-use crate::qemu;
 use crate::secret;
 use crate::supervisor::{self, Ended, Ending, Launch, Outcome, SupervisorError, User};
-
 use crate::xml::Diagnostics;
 
 use super::config::Config;
 use super::input::Input;
 use super::keystore_failure::unresolved_failure;
-use super::{CliError, Exit, Global, log, program};
+use super::program::{self, Guest, Target};
+use super::{CliError, Exit, Global, log};
 
 /// What a process killed by signal n exits with, less n.
 const KILLED: i32 = 128;
@@ -48,24 +46,9 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     let config = Config::load(global)?;
     let user = User::for_qemu(args.user.as_deref()).map_err(failure)?;
     let input = Input::read(&args.guest)?;
-    let mut failed = None;
-    let built = input.understand(args.allow_unsupported, |root, diagnostics| {
-        let mut domain = Domain::from_xml(root, diagnostics)?;
-        match program::capabilities(&domain, false) {
-            Ok(capabilities) => {
-                let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
-                Some((root.clone(), domain, capabilities, line))
-            }
-            Err(e) => {
-                failed = Some(e);
-                None
-            }
-        }
-    });
-    if let Some(e) = failed {
-        return Err(e);
-    }
-    let (xml, domain, capabilities, line) = built?;
+    let Guest { xml, domain, capabilities, line } =
+        program::build(&input, args.allow_unsupported, Target::Host(&config.paths))?;
+    program::require_kvm(&domain)?;
     let keystores = config.open_keystores()?;
     let runtime_dir = config.paths.runtime_dir;
     let stop_timeout = Duration::from_secs(args.stop_timeout.into());

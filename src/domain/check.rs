@@ -5,12 +5,16 @@ use crate::xml::Diagnostics;
 use super::Domain;
 use super::clock::TimerName;
 use super::cpu::CpuMode;
+use super::devices::input::InputBus;
 use super::disk;
 use super::firmware::FirmwareKind;
 use super::general::DomainType;
 use super::id_set::IdSet;
 use super::numa::Cell;
 use super::os::{Chipset, SmbiosMode};
+
+/// x86 processors address at most 52 bits of memory; with less there is room to round sizes up.
+const MAX_MEMORY: u64 = 1 << 52;
 
 /// Checks a domain that was read, and fills in what follows from its parts.
 pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
@@ -26,6 +30,12 @@ pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
 
 fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     let cells = domain.cpu.numa.memory();
+    for cell in domain.cpu.numa.cells.iter().filter(|c| c.memory > MAX_MEMORY) {
+        diagnostics.error(cell.span, "no host has so much memory");
+    }
+    if domain.memory.total > MAX_MEMORY {
+        diagnostics.error(domain.memory.span, "no host has so much memory");
+    }
     if cells > 0 {
         // The cells say how much memory there is; what <memory> says beside them is not asked.
         domain.memory.total = cells;
@@ -60,7 +70,14 @@ fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     }
 }
 
-fn numa(domain: &Domain, diagnostics: &mut Diagnostics) {
+fn numa(domain: &mut Domain, diagnostics: &mut Diagnostics) {
+    // Processors that no cell names are in the first one: QEMU would put them there with a warning.
+    let everywhere = IdSet::first(domain.vcpus.max);
+    let cells = &mut domain.cpu.numa.cells;
+    let named = cells.iter().fold(IdSet::default(), |all, cell| all.with(&cell.cpus));
+    if let Some(first) = cells.first_mut() {
+        first.cpus = first.cpus.with(&everywhere.without(&named));
+    }
     let cells = &domain.cpu.numa.cells;
     for cell in cells {
         if let Some(cpu) = cell.cpus.last().filter(|cpu| *cpu >= domain.vcpus.max) {
@@ -80,6 +97,13 @@ fn numa(domain: &Domain, diagnostics: &mut Diagnostics) {
         let Some(nodes) = &page.nodeset else { continue };
         // A guest without cells is node 0.
         let missing = nodes.iter().find(|id| !is_cell(*id) && !(cells.is_empty() && *id == 0));
+        // Then a page size for node 0 is one for the whole guest, and there can be but one.
+        if let Some(other) = domain.backing.hugepages.iter().find(|p| cells.is_empty() && p.nodeset.is_none())
+        {
+            diagnostics
+                .error(page.span, "a guest without NUMA cells has pages of one size")
+                .related(other.span, "the other size");
+        }
         if let Some(id) = missing {
             diagnostics.error(page.span, format!("there is no NUMA cell {id} for these pages"));
         }
@@ -106,6 +130,12 @@ fn processors(domain: &Domain, diagnostics: &mut Diagnostics) {
             )
             .related(vcpus.span, "as it says here");
     }
+    for (vcpu, _) in domain.pinning.vcpus.iter().filter(|(v, _)| *v >= vcpus.max) {
+        diagnostics.error(domain.pinning.span, format!("there is no vCPU {vcpu} to be pinned"));
+    }
+    for (id, _) in domain.pinning.iothreads.iter().filter(|(id, _)| !domain.iothreads.contains(*id)) {
+        diagnostics.error(domain.pinning.span, format!("there is no I/O thread {id} to be pinned"));
+    }
     let tcg = domain.general.kind == Some(DomainType::Qemu);
     if tcg && cpu.mode == Some(CpuMode::HostPassthrough) {
         diagnostics
@@ -130,10 +160,15 @@ fn platform(domain: &Domain, diagnostics: &mut Diagnostics) {
     } else if let Some((_, span)) = features.tseg.filter(|_| features.smm != Some(true)) {
         diagnostics.error(span, "<tseg> needs system management mode: <smm state='on'>");
     }
-    if let Some((false, span)) = features.ps2
-        && features.vmport == Some(true)
-    {
-        diagnostics.error(span, "without a PS/2 controller there is no vmport");
+    if let Some((false, span)) = features.ps2 {
+        if features.vmport == Some(true) {
+            diagnostics.error(span, "without a PS/2 controller there is no vmport");
+        }
+        for input in domain.devices.inputs.iter().filter(|i| i.bus == InputBus::Ps2) {
+            diagnostics
+                .error(input.info.span, "this needs the PS/2 controller")
+                .related(span, "switched off here");
+        }
     }
     if domain.general.kind == Some(DomainType::Qemu)
         && let Some(timer) = domain.clock.timer(TimerName::Tsc).filter(|t| t.frequency.is_some())

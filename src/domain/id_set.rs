@@ -81,6 +81,16 @@ impl IdSet {
         self.0.intersection(&other.0).next().copied()
     }
 
+    /// Those in either.
+    pub fn with(&self, other: &Self) -> Self {
+        Self(&self.0 | &other.0)
+    }
+
+    /// Those that are not in the other.
+    pub fn without(&self, other: &Self) -> Self {
+        Self(&self.0 - &other.0)
+    }
+
     /// Runs of numbers, each with its first and last.
     pub fn ranges(&self) -> Vec<(u32, u32)> {
         let mut ranges: Vec<(u32, u32)> = Vec::new();

@@ -21,6 +21,7 @@ pub mod lifecycle;
 pub mod memory;
 pub mod numa;
 pub mod os;
+pub mod resources;
 pub mod size;
 pub mod sysinfo;
 pub mod tuning;
@@ -48,6 +49,8 @@ pub struct Domain {
     pub numatune: tuning::NumaTune,
     /// Threads of QEMU that serve disks.
     pub iothreads: tuning::IoThreads,
+    /// Which of the host's processors its threads use.
+    pub pinning: resources::Pinning,
     /// Its processors.
     pub vcpus: vcpu::Vcpus,
     /// What it boots, on which machine.
@@ -86,6 +89,7 @@ impl Domain {
             backing: backing::MemoryBacking::from_xml(root, diagnostics),
             numatune: tuning::NumaTune::from_xml(root, diagnostics),
             iothreads: tuning::IoThreads::from_xml(root, diagnostics),
+            pinning: resources::Pinning::from_xml(root, diagnostics),
             vcpus: vcpu::Vcpus::from_xml(root, diagnostics),
             os: os::Os::from_xml(root, diagnostics),
             features: features::Features::from_xml(root, diagnostics),

@@ -224,7 +224,7 @@ impl BootMenu {
             );
         }
         if menu.timeout.is_some() && menu.enable != Some(true) {
-            diagnostics.error(element.span, "a boot menu has a timeout only when it is enabled");
+            diagnostics.warning(element.span, "a boot menu that is not enabled has no timeout");
         }
         menu
     }

@@ -22,8 +22,8 @@ keywords! {
 pub struct NumaPolicy {
     /// How strictly.
     pub mode: NumaMode,
-    /// The host's nodes.
-    pub nodeset: IdSet,
+    /// The host's nodes; `None`: those of the host's that are best, which vmward takes to be all.
+    pub nodeset: Option<IdSet>,
     /// Where it stands.
     pub span: Span,
 }
@@ -49,13 +49,20 @@ impl NumaTune {
                 }
                 p.value == "auto"
             });
-            if automatic || m.attribute("nodeset").is_none() {
-                diagnostics
-                    .unsupported(m.span, "vmward has no adviser that picks the host's NUMA nodes")
-                    .hint("name them: <memory mode='strict' nodeset='0'/>");
-                return None;
+            if automatic && let Some(nodeset) = m.attribute("nodeset") {
+                diagnostics.warning(nodeset.span, "with placement='auto' the nodeset changes nothing");
             }
-            policy(m, diagnostics)
+            let mut policy = policy(m, diagnostics)?;
+            if automatic || policy.nodeset.is_none() {
+                policy.nodeset = None;
+                diagnostics
+                    .warning(
+                        m.span,
+                        "no adviser picks the host's NUMA nodes here: the memory comes from all of them",
+                    )
+                    .hint("name them: <memory mode='strict' nodeset='0'/>");
+            }
+            Some(policy)
         });
         let mut cells: Vec<(u32, NumaPolicy)> = Vec::new();
         for element in numatune.children("memnode") {
@@ -72,6 +79,10 @@ impl NumaTune {
                     .related(other.span, "the other one");
             }
             cells.push((id, policy));
+        }
+        let automatic = memory.as_ref().is_some_and(|m| m.nodeset.is_none());
+        if let Some((_, policy)) = cells.first().filter(|_| automatic) {
+            diagnostics.error(policy.span, "memory that is placed automatically is not placed cell by cell");
         }
         Self { memory, cells }
     }
@@ -93,7 +104,7 @@ fn policy(element: &Element, diagnostics: &mut Diagnostics) -> Option<NumaPolicy
         }
         _ => element.keyword("mode", diagnostics).unwrap_or(NumaMode::Strict),
     };
-    Some(NumaPolicy { mode, nodeset: nodeset?, span: element.span })
+    Some(NumaPolicy { mode, nodeset, span: element.span })
 }
 
 /// One of `<iothreads>` with what `<iothreadids>` says of it.

@@ -41,7 +41,10 @@ impl Vcpus {
             None | Some("static") => {}
             Some("auto") => {
                 diagnostics
-                    .unsupported(element.span, "vmward has no adviser that picks the host's processors")
+                    .warning(
+                        element.span,
+                        "no adviser picks the host's processors here: the guest runs on all of them",
+                    )
                     .hint("name them: <vcpu placement='static' cpuset='0-3'>");
             }
             Some(other) => {

@@ -15,6 +15,9 @@ use super::{Capabilities, CommandLine};
 /// The name of the master key's file in the lib dir, as libvirt has it.
 pub const MASTER_KEY_FILE: &str = "master-key.aes";
 
+/// The descriptor by which QEMU inherits its monitor socket: the first after the standard streams.
+pub const MONITOR_FD: i32 = 3;
+
 /// What the supervisor hands to QEMU.
 #[derive(Debug, Clone)]
 pub struct LaunchOptions {

@@ -15,7 +15,7 @@ pub mod storage;
 
 pub use build::build;
 pub use capabilities::{Capabilities, Host, ProbeError};
-pub use launch::{LaunchOptions, MASTER_KEY_FILE, launch_arguments};
+pub use launch::{LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, launch_arguments};
 pub use plan::{
     Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Preparation, QemuObject, Resource, SecretObject,
     SecretSource, SocketChardev, SocketPath, Tap,

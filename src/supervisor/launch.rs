@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use crate::domain::Domain;
 use crate::keystore::{Keystores, ResolvedSecrets};
 use crate::qemu::{
-    Capabilities, CommandLine, Descriptor, LaunchOptions, MASTER_KEY_FILE, SecretObject, SecretSource,
-    launch_arguments,
+    Capabilities, CommandLine, Descriptor, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, SecretObject,
+    SecretSource, launch_arguments,
 };
 use crate::qmp::{Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{MasterKey, SealedSecret, os_random};
@@ -23,14 +23,13 @@ use crate::xml::Element;
 
 use super::control::CONTROL_SOCKET;
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
+use super::prepare::{Prepared, prepare};
 use super::process::{Program, QemuProcess};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
 use super::user::User;
 use super::{Configuration, Order, Running, SupervisorError};
 
-/// The number under which QEMU inherits the monitor's socket.
-const MONITOR_FD: i32 = 3;
 /// How long QEMU may take from its exec to its greeting: it derives the keys of all LUKS disks before, 2-3 s
 /// each with qemu-img's default.
 const GREETING_DEADLINE: Duration = SLOW_COMMAND_DEADLINE;
@@ -82,6 +81,7 @@ pub struct Started {
     /// Where clients connect.
     pub(super) control: UnixListener,
     pub(super) lease: Lease,
+    pub(super) prepared: Prepared,
 }
 
 /// Starts a domain, up to where its processors run.
@@ -107,12 +107,14 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     let arguments = line.render(|secret| seal(secret, &secrets, &master_key))?;
     drop(secrets);
     let control = lib_dir.listen(CONTROL_SOCKET)?;
+    let prepared = prepare(&line.preparations, user.as_ref())?;
     let descriptors = descriptors(lib_dir, &line.descriptors)?;
     let process = QemuProcess::spawn(Program {
         path: &program,
         arguments,
         user: user.as_ref(),
         descriptors,
+        environment: &line.environment,
         lib_dir: lib_dir.path(),
     })?;
     let started = SystemTime::now();
@@ -147,7 +149,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         state_file,
         orders: sender,
     }));
-    Ok(Started { running, events, orders, process, control, lease })
+    Ok(Started { running, events, orders, process, control, lease, prepared })
 }
 
 /// The value of a secret as QEMU gets it.

@@ -103,6 +103,8 @@ pub(super) struct Program<'a> {
     pub(super) user: Option<&'a User>,
     /// What it inherits besides its standard streams.
     pub(super) descriptors: Vec<FdMapping>,
+    /// Variables of its environment beside the usual ones.
+    pub(super) environment: &'a [(String, String)],
     /// Its home.
     pub(super) lib_dir: &'a Path,
 }
@@ -140,6 +142,7 @@ impl QemuProcess {
             .env_clear()
             .envs([("LC_ALL", "C"), ("PATH", "/usr/local/bin:/usr/bin:/bin")])
             .env("HOME", program.lib_dir)
+            .envs(program.environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(for_qemu.try_clone().map_err(failed)?)

@@ -22,6 +22,7 @@ use crate::xml::{self, Diagnostics};
 use super::control::CONTROL_SOCKET;
 use super::launch::{Lease, Started};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
+use super::prepare::Prepared;
 use super::process::{ProcessId, QemuProcess};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
@@ -118,7 +119,9 @@ impl LeftOver {
             state_file: StateFile::new(lib_dir, state),
             orders: sender,
         }));
-        Ok((Started { running, events, orders, process, control, lease }, over))
+        // What the guest's memory was made in is removed when a guest of that name starts again.
+        let prepared = Prepared::default();
+        Ok((Started { running, events, orders, process, control, lease, prepared }, over))
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn supervise(
     stop_timeout: Duration,
     over: Option<ShutdownCause>,
 ) -> Ended {
-    let Started { running, mut events, mut orders, process, control, lease } = started;
+    let Started { running, mut events, mut orders, process, control, lease, prepared: _prepared } = started;
     let mut control = pin!(control::serve(control, Rc::clone(&running)));
     let mut control_open = true;
     let mut supervision = Supervision {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::domain::id_set::IdSet;
 use crate::domain::size::{KIB, MIB};
 
 use super::FirmwareDescriptor;
@@ -13,6 +14,8 @@ use super::FirmwareDescriptor;
 const MOUNTS: &str = "/proc/self/mounts";
 /// Where Linux says how large huge pages are by default.
 const MEMINFO: &str = "/proc/meminfo";
+/// Where Linux lists its NUMA nodes.
+const NODES: &str = "/sys/devices/system/node/online";
 /// A domain's part of a path is cut there, as libvirt does to keep socket paths short.
 const SHORT_NAME: usize = 20;
 
@@ -23,12 +26,12 @@ pub struct Host {
     pub hugetlbfs: BTreeMap<u64, String>,
     /// The size of huge pages that name none.
     pub default_hugepage: u64,
-    /// Where memory that is a file lives.
-    pub memory_dir: String,
     /// Where each running domain has its lib dir.
     pub runtime_dir: PathBuf,
     /// What stands before a domain's name in those directories.
     prefix: &'static str,
+    /// Its NUMA nodes.
+    pub nodes: IdSet,
     /// Seconds since 1970.
     pub now: i64,
     /// Whether the host's files are not to be looked at.
@@ -42,9 +45,9 @@ impl Host {
         Self {
             hugetlbfs: BTreeMap::from([(2 * MIB, mount("2M")), (1024 * MIB, mount("1G"))]),
             default_hugepage: 2 * MIB,
-            memory_dir: "/var/lib/libvirt/qemu/ram".to_owned(),
             runtime_dir: "/var/lib/libvirt/qemu".into(),
             prefix: "-1-",
+            nodes: IdSet::first(4),
             now: 1_234_567_890,
             assumed: true,
         }
@@ -58,9 +61,9 @@ impl Host {
         Self {
             hugetlbfs: hugetlbfs(&read(MOUNTS), default_hugepage),
             default_hugepage,
-            memory_dir: "/var/lib/vmward/memory".to_owned(),
             runtime_dir: "/run/vmward".into(),
             prefix: "",
+            nodes: IdSet::parse(read(NODES).trim()).unwrap_or_else(|| IdSet::first(1)),
             now: i64::try_from(now).unwrap_or(i64::MAX),
             assumed: false,
         }
@@ -77,6 +80,16 @@ impl Host {
             self.runtime_dir.join(format!("domain-{}", self.domain_dir(name)))
         } else {
             self.runtime_dir.join(name)
+        }
+    }
+
+    /// Where a domain's memory lives that is a file: in the lib dir, which is on a tmpfs and wiped at the end, so
+    /// that what the guest keeps in memory reaches no disk.
+    pub fn memory_dir(&self, name: &str) -> PathBuf {
+        if self.assumed {
+            self.runtime_dir.join("ram").join(self.domain_dir(name))
+        } else {
+            self.lib_dir(name).join("memory")
         }
     }
 

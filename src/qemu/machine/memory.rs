@@ -1,5 +1,7 @@
 //! `-m` and the objects that are the guest's memory.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Value, json};
 
 use crate::domain::Domain;
@@ -100,16 +102,6 @@ pub(in crate::qemu) fn add(
 ) {
     let mut properties = kind(domain, capabilities, piece, line, diagnostics);
     let page = page_size(domain, capabilities, piece);
-    if page.is_some_and(|p| !piece.size.is_multiple_of(p)) {
-        diagnostics.error(
-            piece.span,
-            format!(
-                "{} MiB of memory are not made of whole pages of {} KiB",
-                piece.size / MIB,
-                page.unwrap_or(PAGE) / KIB
-            ),
-        );
-    }
     let prealloc =
         page.is_some() && !is_memfd(domain) || domain.backing.allocation == Some(MemoryAllocation::Immediate);
     if prealloc {
@@ -120,8 +112,14 @@ pub(in crate::qemu) fn add(
     }
     properties.insert("size".to_owned(), piece.size.into());
     let policy = domain.numatune.of_cell(piece.cell);
-    let nodes = piece.host_nodes.as_ref().or(policy.map(|p| &p.nodeset));
-    if let Some(nodes) = nodes {
+    let all = || policy.map(|p| p.nodeset.as_ref().unwrap_or(&capabilities.host.nodes));
+    if let Some(nodes) = piece.host_nodes.as_ref().or_else(all) {
+        if let Some(missing) = nodes.iter().find(|n| !capabilities.host.nodes.contains(*n)) {
+            let span = policy.map_or(piece.span, |p| p.span);
+            diagnostics
+                .error(span, format!("the host has no NUMA node {missing}"))
+                .hint(format!("it has {}", capabilities.host.nodes));
+        }
         let list: Vec<u32> = nodes.iter().collect();
         let mode = match policy.map_or(NumaMode::Strict, |p| p.mode) {
             NumaMode::Strict => "bind",
@@ -182,19 +180,18 @@ fn kind(
         }
         main_memory(piece, &mut put);
     } else if page.is_some() || access.is_some() || backing.source == Some(MemorySource::File) {
-        let own = host.domain_dir(domain.name());
         put("qom-type", "memory-backend-file".into());
         put("id", piece.id.as_str().into());
         match page {
             None => {
-                let dir = format!("{}/{own}", host.memory_dir);
-                put("mem-path", format!("{dir}/{}", piece.id).into());
+                let dir = host.memory_dir(domain.name());
+                put("mem-path", json!(dir.join(&piece.id)));
                 prepare(line, dir);
             }
             Some(page) => match host.hugetlbfs.get(&page) {
                 Some(mount) => {
-                    let dir = format!("{mount}/{own}");
-                    put("mem-path", dir.as_str().into());
+                    let dir = Path::new(mount).join(host.domain_dir(domain.name()));
+                    put("mem-path", json!(dir));
                     prepare(line, dir);
                 }
                 None => {
@@ -230,8 +227,8 @@ fn main_memory(piece: &Piece, put: &mut impl FnMut(&str, Value)) {
     }
 }
 
-fn prepare(line: &mut CommandLine, dir: String) {
-    let preparation = Preparation::Directory(dir.into());
+fn prepare(line: &mut CommandLine, dir: PathBuf) {
+    let preparation = Preparation::Directory(dir);
     if !line.preparations.contains(&preparation) {
         line.preparations.push(preparation);
     }

@@ -1,0 +1,117 @@
+//! What is to be there on the host when QEMU starts: directories for its memory, a firmware's variables.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown, fchown};
+use std::path::{Path, PathBuf};
+
+use crate::qemu::Preparation;
+
+use super::SupervisorError;
+use super::user::User;
+
+/// Directories that were made for one run of a guest. Dropped, they are gone with all that is in them.
+#[derive(Debug, Default)]
+pub(super) struct Prepared(Vec<PathBuf>);
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        for dir in &self.0 {
+            if let Err(e) = fs::remove_dir_all(dir) {
+                tracing::error!("{} could not be removed: {e}", dir.display());
+            }
+        }
+    }
+}
+
+/// Makes everything ready.
+pub(super) fn prepare(list: &[Preparation], user: Option<&User>) -> Result<Prepared, SupervisorError> {
+    let mut prepared = Prepared::default();
+    for preparation in list {
+        let (path, result) = match preparation {
+            Preparation::Directory(path) => {
+                let made = directory(path, user);
+                if made.is_ok() {
+                    prepared.0.push(path.clone());
+                }
+                (path, made)
+            }
+            Preparation::Copy { from, to, .. } => (to, copy(from, to, user)),
+        };
+        result.map_err(SupervisorError::io(path, "made ready for QEMU"))?;
+    }
+    Ok(prepared)
+}
+
+/// A directory that is QEMU's alone. One that a killed supervisor left is made anew.
+fn directory(path: &Path, user: Option<&User>) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        // Others' directories are beside it: nobody lists them, everybody passes.
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+    }
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    fs::DirBuilder::new().mode(0o700).create(path)?;
+    match user {
+        Some(user) => chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())),
+        None => Ok(()),
+    }
+}
+
+/// Copies a file that is not there yet, whole or not at all.
+fn copy(from: &Path, to: &Path, user: Option<&User>) -> io::Result<()> {
+    if to.exists() {
+        return Ok(());
+    }
+    let dir = to.parent().unwrap_or(Path::new("/"));
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".vmward-")
+        .make_in(dir, |path| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path))?;
+    io::copy(&mut fs::File::open(from)?, temporary.as_file_mut())?;
+    if let Some(user) = user {
+        fchown(temporary.as_file(), Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+    }
+    temporary.as_file().sync_all()?;
+    temporary.persist_noclobber(to).map(drop).map_err(|e| e.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_come_and_go_and_copies_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let template = root.path().join("VARS.fd");
+        fs::write(&template, "variables").unwrap();
+        let (dir, copy) = (root.path().join("memory/guest"), root.path().join("nvram/guest_VARS.fd"));
+        let list = [
+            Preparation::Directory(dir.clone()),
+            Preparation::Copy { from: template.clone(), to: copy.clone(), span: Default::default() },
+        ];
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("left"), "over").unwrap();
+        let prepared = prepare(&list, None).unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        assert_eq!(fs::read(&copy).unwrap(), b"variables");
+        fs::write(&copy, "changed by the guest").unwrap();
+        drop(prepared);
+        assert!(!dir.exists());
+        let _prepared = prepare(&list, None).unwrap();
+        assert_eq!(fs::read(&copy).unwrap(), b"changed by the guest");
+    }
+
+    #[test]
+    fn what_cannot_be_made_ready_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let to = root.path().join("guest_VARS.fd");
+        let list =
+            [Preparation::Copy { from: "/nonexistent".into(), to: to.clone(), span: Default::default() }];
+        let error = prepare(&list, None).unwrap_err();
+        assert!(error.to_string().contains(&to.display().to_string()), "{error}");
+        assert!(!to.exists());
+    }
+}
