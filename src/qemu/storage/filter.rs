@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::domain::disk::{Disk, Limits};
+use crate::domain::disk::{Bus, Disk, Limits};
 use crate::qemu::plan::object;
 use crate::qemu::{DiskPlan, JsonObject};
 
@@ -28,7 +28,7 @@ pub(super) fn copy_on_read(disk: &Disk, top: String, plan: &mut DiskPlan) -> Str
 pub(super) fn throttle(disk: &Disk) -> Option<JsonObject> {
     let tune = disk.iotune.as_ref()?;
     let mut arguments = JsonObject::new();
-    arguments.put("id", disk.info.alias.as_deref().unwrap_or_default());
+    arguments.put("id", backend(disk));
     for (suffix, unit, limits) in [
         ("", "bps", tune.bytes),
         ("", "iops", tune.iops),
@@ -42,6 +42,17 @@ pub(super) fn throttle(disk: &Disk) -> Option<JsonObject> {
     arguments.put_nonzero("iops_size", tune.size_iops);
     arguments.put_some("group", tune.group.as_deref());
     Some(arguments)
+}
+
+/// The QOM path or id of the device that has the block backend: some are made of two.
+fn backend(disk: &Disk) -> String {
+    let alias = disk.info.alias.as_deref().unwrap_or_default();
+    match disk.bus {
+        Bus::Virtio => format!("/machine/peripheral/{alias}/virtio-backend"),
+        // usb-storage has a SCSI disk inside.
+        Bus::Usb => format!("/machine/peripheral/{alias}/{alias}.0/legacy[0]"),
+        Bus::Scsi | Bus::Sata | Bus::Ide | Bus::Fdc => alias.to_owned(),
+    }
 }
 
 fn put(unit: &str, suffix: &str, limits: Limits, arguments: &mut JsonObject) {

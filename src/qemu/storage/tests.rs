@@ -157,7 +157,7 @@ fn throttling_is_sent_not_printed() {
     let plans = plan_disks(&domain, &Capabilities::latest(), &mut Diagnostics::new());
     assert_eq!(
         Value::Object(plans[0].throttle.clone().unwrap()).to_string(),
-        r#"{"id":"virtio-disk0","bps":5000,"bps_rd":0,"bps_wr":0,"iops":0,"iops_rd":7,"iops_wr":0,"bps_max":6000,"group":"g"}"#
+        r#"{"id":"/machine/peripheral/virtio-disk0/virtio-backend","bps":5000,"bps_rd":0,"bps_wr":0,"iops":0,"iops_rd":7,"iops_wr":0,"bps_max":6000,"group":"g"}"#
     );
 }
 
