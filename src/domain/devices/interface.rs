@@ -267,9 +267,10 @@ impl Interface {
     pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
         let info = DeviceInfo::from_xml(element, diagnostics);
         let kind: InterfaceType = element.require_keyword("type", diagnostics)?;
-        // rtl8139 is what libvirt takes where no model is named.
+        // What libvirt takes where no model is named.
         let model = match element.only_child("model", diagnostics) {
             Some(model) => model.require_keyword("type", diagnostics),
+            None if kind == InterfaceType::Vdpa => Some(InterfaceModel::Virtio),
             None => Some(InterfaceModel::Rtl8139),
         };
         let mac = match element.only_child("mac", diagnostics) {

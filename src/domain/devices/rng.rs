@@ -65,7 +65,7 @@ impl Rng {
         let backend = match backend.require_keyword("model", diagnostics)? {
             RngSource::Random => {
                 let path = backend.text();
-                RngBackend::Random(if path.is_empty() { "/dev/urandom" } else { path }.into())
+                RngBackend::Random(if path.is_empty() { "/dev/random" } else { path }.into())
             }
             RngSource::Egd => RngBackend::Egd(Chardev::from_xml(backend, false, diagnostics)?),
             RngSource::Builtin => RngBackend::Builtin,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::domain::{DeviceInfo, os::Chipset};
+use crate::domain::DeviceInfo;
 use crate::xml::{Diagnostics, Element, keywords};
 
 use super::virtio::VirtioOptions;
@@ -94,14 +94,12 @@ impl Video {
     }
 
     /// What libvirt takes where no model is named.
-    pub fn default_model(_chipset: Chipset) -> VideoModel {
-        VideoModel::Cirrus
-    }
+    pub const DEFAULT_MODEL: VideoModel = VideoModel::Cirrus;
 
     /// Reads a `<video>`.
     pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
         let info = DeviceInfo::from_xml(element, diagnostics);
-        let mut video = Self { info, ..Self::new(VideoModel::Cirrus) };
+        let mut video = Self { info, ..Self::new(Self::DEFAULT_MODEL) };
         if let Some(driver) = element.only_child("driver", diagnostics) {
             video.backend = driver.keyword("name", diagnostics).unwrap_or(VideoBackend::Qemu);
             video.virtio = VirtioOptions::from_xml(driver, diagnostics);

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::domain::devices::character::{ChannelTarget, ConsoleType, Serial, SerialType};
+use crate::domain::devices::Devices;
+use crate::domain::devices::character::{ChannelTarget, Console, ConsoleType, Serial, SerialType};
 use crate::domain::devices::controller::{
     Controller, ControllerKind, ControllerType, PciController, PciModel, ScsiController, ScsiModel,
     UsbController, UsbModel, VirtioSerialController,
 };
+use crate::domain::devices::video::{Video, VideoModel};
 use crate::domain::devices::watchdog::{Watchdog, WatchdogAction, WatchdogModel};
 use crate::domain::disk::Bus;
 use crate::domain::os::Chipset;
@@ -33,8 +35,39 @@ pub(super) fn add(domain: &mut Domain, capabilities: &Capabilities, diagnostics:
             action: WatchdogAction::Reset,
         });
     }
-    for (index, video) in devices.videos.iter_mut().enumerate() {
-        video.primary |= index == 0;
+    videos(devices, diagnostics);
+}
+
+/// A guest with graphics has a card; the one that boots comes first.
+fn videos(devices: &mut Devices, diagnostics: &mut Diagnostics) {
+    if devices.videos.is_empty() && !devices.graphics.is_empty() {
+        devices.videos.push(Video::new(Video::DEFAULT_MODEL));
+    }
+    let primaries: Vec<_> =
+        devices.videos.iter().enumerate().filter(|(_, v)| v.primary).map(|(n, v)| (n, v.info.span)).collect();
+    if let [(_, first), (_, second), ..] = primaries[..] {
+        diagnostics
+            .error(second, "two graphics cards are to be the primary one")
+            .related(first, "the first one");
+    }
+    if let Some((index, _)) = primaries.first() {
+        devices.videos[..=*index].rotate_right(1);
+    } else if let Some(video) = devices.videos.first_mut() {
+        video.primary = true;
+    }
+    if devices.videos.len() > 1
+        && let Some(none) = devices.videos.iter().find(|v| v.model == VideoModel::None)
+    {
+        diagnostics.error(none.info.span, "a guest without a graphics card has no other one");
+    }
+    for video in devices.videos.iter().filter(|v| !v.primary) {
+        let second = matches!(video.model, VideoModel::Qxl | VideoModel::Virtio | VideoModel::Bochs);
+        if !second {
+            diagnostics.error(
+                video.info.span,
+                format!("a card of type '{}' can only be the primary one", video.model.as_str()),
+            );
+        }
     }
 }
 
@@ -185,6 +218,13 @@ fn serials(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     {
         let serial = Serial::of_console(console);
         devices.serials.push(serial);
+    } else if let Some(serial) = devices.serials.first()
+        && devices.consoles.first().is_some_and(|c| c.kind != ConsoleType::Serial)
+    {
+        // The serial port is the first console, whatever other consoles there are: they are numbered behind it.
+        let info = DeviceInfo { span: serial.info.span, ..DeviceInfo::default() };
+        let console = Console { info, chardev: serial.chardev.clone(), kind: ConsoleType::Serial };
+        devices.consoles.insert(0, console);
     }
     for console in devices.consoles.iter().skip(1).filter(|c| c.kind == ConsoleType::Serial) {
         diagnostics

@@ -10,17 +10,18 @@ use crate::xml::{Diagnostics, Span};
 
 use super::Context;
 
-/// The backend of a guest that names none: the SPICE client, QEMU's window, or silence.
-fn default(context: &Context) -> Audio {
+/// The backend of a guest that names none: the SPICE client, or silence. Graphics that are neither VNC nor SPICE get
+/// none.
+fn default(context: &Context) -> Option<Audio> {
     let graphics = &context.domain.devices.graphics;
     let has = |wanted: fn(&GraphicsKind) -> bool| graphics.iter().any(|g| wanted(&g.kind));
-    Audio::silent(if has(|g| matches!(g, GraphicsKind::Spice(_))) {
-        AudioType::Spice
-    } else if has(|g| matches!(g, GraphicsKind::Sdl { .. })) {
-        AudioType::Sdl
+    if has(|g| matches!(g, GraphicsKind::Spice(_))) {
+        Some(Audio::silent(AudioType::Spice))
+    } else if graphics.is_empty() || has(|g| matches!(g, GraphicsKind::Vnc(_))) {
+        Some(Audio::silent(AudioType::None))
     } else {
-        AudioType::None
-    })
+        None
+    }
 }
 
 /// The id of a backend in QEMU: the one asked for, or the first.
@@ -32,7 +33,10 @@ pub(super) fn name_for(
 ) -> Option<String> {
     let audios = &context.domain.devices.audios;
     match wanted {
-        None => Some(format!("audio{}", audios.first().map_or(1, |a| a.id))),
+        None => match audios.first() {
+            Some(audio) => Some(format!("audio{}", audio.id)),
+            None => default(context).map(|audio| format!("audio{}", audio.id)),
+        },
         Some(id) if audios.iter().any(|a| a.id == id) => Some(format!("audio{id}")),
         Some(id) => {
             diagnostics.error(at, format!("the guest has no <audio> with the id {id}"));
@@ -44,8 +48,8 @@ pub(super) fn name_for(
 /// Adds all of them.
 pub(super) fn tell(context: &Context, line: &mut CommandLine) {
     let audios = &context.domain.devices.audios;
-    if audios.is_empty() {
-        tell_one(&default(context), line);
+    if let Some(audio) = default(context).filter(|_| audios.is_empty()) {
+        tell_one(&audio, line);
     }
     for audio in audios {
         tell_one(audio, line);

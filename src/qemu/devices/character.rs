@@ -85,7 +85,11 @@ impl QemuDevice for Console {
         console.put("driver", "virtconsole");
         console.put("chardev", id);
         console.put("id", alias(&self.info));
-        device(line, console, &self.info);
+        // As libvirt has it, QEMU finds the port of a console that was given none.
+        if self.info.address_span.is_some() {
+            console.extend(self.info.place.clone());
+        }
+        line.json("-device", console);
     }
 }
 

@@ -171,7 +171,15 @@ fn usb_controller(
     if companion {
         // It serves the ports of its master, and has no bus of its own.
         told.put("masterbus", format!("{}.0", alias(&controller.info)));
-        told.put("firstport", usb.master_start_port.unwrap_or_default());
+        told.put(
+            "firstport",
+            usb.master_start_port.unwrap_or(match usb.model {
+                // Two ports each.
+                Some(UsbModel::Ich9Uhci3) => 4,
+                Some(UsbModel::Ich9Uhci2) => 2,
+                _ => 0,
+            }),
+        );
     } else {
         told.put("id", alias(&controller.info));
     }

@@ -1,6 +1,7 @@
 //! Graphics cards.
 
 use crate::domain::devices::video::{Video, VideoBackend, VideoModel};
+use crate::domain::devices::virtio::VirtioOptions;
 use crate::qemu::addresses::Plug;
 use crate::qemu::properties::Properties;
 use crate::qemu::{CommandLine, JsonObject, Resource};
@@ -73,7 +74,16 @@ impl QemuDevice for Video {
         }
         let mut video = JsonObject::new();
         video.put("driver", driver);
-        virtio::put(&self.virtio, &mut video);
+        if self.primary && self.model == VideoModel::Virtio {
+            if self.virtio != VirtioOptions::default() {
+                diagnostics.warning(
+                    self.info.span,
+                    "the virtio options of a primary card change nothing: as with libvirt, it is a VGA card first",
+                );
+            }
+        } else {
+            virtio::put(&self.virtio, &mut video);
+        }
         video.put("id", name);
         match self.model {
             VideoModel::Qxl => {
