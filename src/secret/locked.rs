@@ -1,15 +1,48 @@
-//! Memory for secrets: locked (no swap), out of core dumps, and zeroized when given back.
+//! Memory for secrets: locked (no swap), out of core dumps, and zeroized when given back; and a heap that is wiped
+//! where it is freed, because not every library wipes what it was given (age's writer keeps the plaintext in a
+//! plain vector, HTTP and JSON readers do as well).
 //!
 //! This is the one module of the project with `unsafe` code.
 #![allow(unsafe_code)]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::c_void;
+use std::hint::black_box;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
 use zeroize::Zeroize;
+
+#[global_allocator]
+static HEAP: WipedHeap = WipedHeap;
+
+/// The system's heap, of which nothing is given back with its content.
+struct WipedHeap;
+
+// SAFETY: every block comes from `System` with the layout that was asked for and goes back to it with the same one.
+// `realloc` is the trait's own, which goes through `alloc` and `dealloc`: a block that moved would leave a copy.
+unsafe impl GlobalAlloc for WipedHeap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller gives up a block of this layout, so all of it may be written.
+        unsafe { block.write_bytes(0, layout.size()) };
+        // Without this the compiler may leave out writes to memory that is freed next.
+        black_box(block);
+        // SAFETY: it came from `System` with this layout.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
 
 /// Set once a page could not be locked (RLIMIT_MEMLOCK is used up).
 static UNLOCKED: AtomicBool = AtomicBool::new(false);

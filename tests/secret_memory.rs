@@ -1,0 +1,82 @@
+//! What is left of a value in the memory of a process that has used it: nothing.
+
+mod user;
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+
+use user::User;
+use uuid::Uuid;
+use vmward::keystore::file::IdentitySources;
+use vmward::keystore::{Keystores, ResolvedSecrets};
+use vmward::secret::{SecretDefinition, SecretLookup, SecretRef, UsageKind};
+use vmward::xml::Span;
+
+/// All that this process could have written a value to.
+fn memory() -> Vec<u8> {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let mut memory = File::open("/proc/self/mem").unwrap();
+    // Made large enough at once, so that no copy of it is left behind while it is filled.
+    let mut image = Vec::with_capacity(64 << 20);
+    for line in maps.lines().filter(|l| l.contains(" rw")) {
+        let (start, end) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
+        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        // Not the image itself.
+        let own = image.as_ptr() as u64;
+        if (start..end).contains(&own) {
+            continue;
+        }
+        memory.seek(SeekFrom::Start(start)).unwrap();
+        let _ = (&mut memory).take(end - start).read_to_end(&mut image);
+    }
+    assert!(image.len() < image.capacity());
+    image
+}
+
+fn count(haystack: &[u8], needle: &[u8]) -> usize {
+    haystack.windows(needle.len()).filter(|w| w[0] == needle[0] && *w == needle).count()
+}
+
+fn stores(user: &User) -> Keystores {
+    let identity = IdentitySources { credentials: None, key_file: user.key() };
+    Keystores::open(&[format!("file:{}", user.store().display())], &identity).unwrap()
+}
+
+fn resolve(user: &User, uuid: &str) -> ResolvedSecrets {
+    let lookup = SecretLookup::Uuid(Uuid::try_parse(uuid).unwrap());
+    stores(user).resolve(&[SecretRef { lookup, kind: UsageKind::Volume, span: Span::default() }]).unwrap()
+}
+
+#[test]
+fn a_value_is_in_memory_once_while_it_is_needed_and_not_at_all_afterwards() {
+    let user = User::new();
+    let made = SecretDefinition {
+        uuid: Uuid::new_v4(),
+        ephemeral: false,
+        private: false,
+        description: None,
+        usage: None,
+    };
+    stores(&user).generate(&made).unwrap();
+    let mut generated = memory();
+    generated.shrink_to_fit();
+    let uuid = user.uuid(&["secret", "generate"], b"");
+    drop(resolve(&user, &uuid));
+    // First, because the other image holds the value itself.
+    let mut after = memory();
+    after.shrink_to_fit();
+    let resolved = resolve(&user, &uuid);
+    let during = memory();
+    drop(resolved);
+    // Only now does this process learn what to look for.
+    let value = user.ok(&["secret", "get-value", &uuid], b"");
+    let made = user.ok(&["secret", "get-value", &made.uuid.to_string()], b"");
+    assert_eq!(count(&generated, &made[..16]), 0, "after it was encrypted");
+    let identity = fs::read_to_string(user.key()).unwrap();
+    let identity = identity.lines().last().unwrap().as_bytes();
+    assert_eq!(value.len(), 44);
+    assert_eq!(count(&during, &value), 1, "while it is needed");
+    assert_eq!(count(&after, &value[..16]), 0, "after it was dropped");
+    assert_eq!(count(&generated, &identity[..32]), 0, "the new identity");
+    assert_eq!(count(&after, &identity[..32]), 0, "the keystore's identity");
+}
