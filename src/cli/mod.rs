@@ -16,6 +16,7 @@ mod program;
 mod run;
 mod secret;
 mod status;
+mod supervisor_failure;
 mod value_source;
 mod volume;
 

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::secret;
-use crate::supervisor::{self, Ended, Ending, Launch, Outcome, SupervisorError, User};
+use crate::supervisor::{self, Ended, Ending, Launch, Outcome, User};
 use crate::xml::Diagnostics;
 
 use super::config::Config;
 use super::input::Input;
 use super::keystore_failure::unresolved_failure;
 use super::program::{self, Guest, Target};
+use super::supervisor_failure::supervisor_failure;
 use super::{CliError, Exit, Global, log};
 
 /// What a process killed by signal n exits with, less n.
@@ -42,9 +43,9 @@ pub(crate) struct RunArgs {
 /// Runs a guest until it ends.
 pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError> {
     log::init(args.verbose);
-    supervisor::harden().map_err(failure)?;
+    supervisor::harden().map_err(supervisor_failure)?;
     let config = Config::load(global)?;
-    let user = User::for_qemu(args.user.as_deref()).map_err(failure)?;
+    let user = User::for_qemu(args.user.as_deref()).map_err(supervisor_failure)?;
     let input = Input::read(&args.guest)?;
     let Guest { xml, domain, capabilities, line } =
         program::build(&input, args.allow_unsupported, Target::Host(&config.paths))?;
@@ -59,7 +60,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     let local = tokio::task::LocalSet::new();
     let left_over = local
         .block_on(&runtime, async { supervisor::left_over(&runtime_dir, domain.name()) })
-        .map_err(failure)?;
+        .map_err(supervisor_failure)?;
     let ended = if let Some(left_over) = left_over {
         let taken = supervisor::take_back(left_over, capabilities, keystores, stop_timeout);
         local.block_on(&runtime, taken)
@@ -79,7 +80,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
             Launch { domain, xml, capabilities, line, program, secrets, keystores, runtime_dir, user };
         local.block_on(&runtime, supervisor::run(launch, stop_timeout))
     };
-    Ok(exit_code(ended.map_err(failure)?))
+    Ok(exit_code(ended.map_err(supervisor_failure)?))
 }
 
 /// The exit code of a guest, and a word about it where it is not 0.
@@ -111,10 +112,4 @@ fn code_of(outcome: &Outcome) -> i32 {
         Ending::Unknown if outcome.intended => 0,
         Ending::Unknown => FAILED,
     }
-}
-
-fn failure(error: SupervisorError) -> CliError {
-    let mut failure = CliError::new(Exit::Unavailable, error.to_string());
-    failure.source = std::error::Error::source(&error).map(|e| e.to_string().into());
-    failure
 }

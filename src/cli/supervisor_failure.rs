@@ -1,0 +1,112 @@
+//! What a supervisor's errors mean for a command: exit code and advice.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::io;
+
+use crate::supervisor::SupervisorError;
+
+use super::{CliError, Exit};
+
+/// What QEMU says when it cannot start, what that means, and what to do about it. The first that fits counts.
+const LAST_WORDS: [(&str, Exit, &str); 9] = [
+    (
+        "cannot unlock any keyslot",
+        Exit::NoPermission,
+        "the value of the disk's secret is not the passphrase of its image: set the right one with `vmward secret set-value`",
+    ),
+    (
+        "Could not access KVM kernel module",
+        Exit::Unavailable,
+        "write <domain type='qemu'> for a host without KVM, or let QEMU's user open /dev/kvm (group kvm)",
+    ),
+    (
+        "\" lock",
+        Exit::TryAgain,
+        "another guest or qemu-img has the image open: end that first (`vmward list` shows the guests)",
+    ),
+    (
+        "Permission denied",
+        Exit::NoPermission,
+        "QEMU's user must be able to open the file, and to pass all directories above it",
+    ),
+    ("No such file or directory", Exit::NoInput, "check the path in the guest's XML"),
+    ("annot allocate memory", Exit::TryAgain, "the host has not enough free memory for this guest"),
+    (
+        "Address already in use",
+        Exit::TryAgain,
+        "another program listens there: choose another port or socket in the guest's XML",
+    ),
+    ("Connection refused", Exit::Unavailable, "the server of the disk does not answer"),
+    ("Image is not in", Exit::Data, "the <driver type='...'> of the disk must be the format of its image"),
+];
+
+/// A supervisor's failure as a command's.
+pub(crate) fn supervisor_failure(error: SupervisorError) -> CliError {
+    use SupervisorError as E;
+    let (exit, hint) = match &error {
+        E::AlreadyRunning { name } => (
+            Exit::TryAgain,
+            Some(format!("`vmward status {name}` shows it, `vmward shutdown {name}` ends it").into()),
+        ),
+        E::UnsafeDirectory { .. } => (
+            Exit::NoPermission,
+            Some(
+                "make it yours alone (chmod go-w, or chmod 700 for a guest's own directory), or remove it"
+                    .into(),
+            ),
+        ),
+        E::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            (Exit::NoPermission, None)
+        }
+        E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
+        E::NotRoot(_) => (Exit::NoPermission, None),
+        E::Died { last_words, .. } | E::Start { last_words, .. } => meaning(last_words),
+        E::Stranded { pid, .. } => {
+            (Exit::Unavailable, Some(format!("`kill {pid}` ends it; then start the guest anew").into()))
+        }
+        E::NoSecret(_) | E::MasterKey(_) | E::NoMasterKey(_) | E::Harden(_) | E::Signals(_) => {
+            (Exit::Internal, None)
+        }
+        E::Io { .. } | E::DamagedState { .. } | E::Descriptor { .. } | E::Spawn { .. } | E::Watch(_) => {
+            (Exit::Unavailable, None)
+        }
+    };
+    let mut failure = CliError::new(exit, error.to_string());
+    let mut causes = Vec::new();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        causes.push(e.to_string());
+        cause = e.source();
+    }
+    failure.source = (!causes.is_empty()).then(|| causes.join(": ").into());
+    failure.hint = hint.map(Cow::into_owned);
+    failure
+}
+
+fn meaning(last_words: &[String]) -> (Exit, Option<Cow<'static, str>>) {
+    let said = |words: &str| last_words.iter().any(|line| line.contains(words));
+    match LAST_WORDS.into_iter().find(|(words, ..)| said(words)) {
+        Some((_, exit, hint)) => (exit, Some(hint.into())),
+        None => (Exit::Unavailable, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qemus_words_have_a_meaning() {
+        for (line, exit) in [
+            ("qemu: -blockdev {...}: Invalid password, cannot unlock any keyslot", Exit::NoPermission),
+            ("qemu: -device {...}: Failed to get \"write\" lock", Exit::TryAgain),
+            ("qemu: Could not access KVM kernel module: Permission denied", Exit::Unavailable),
+            ("qemu: -blockdev {...}: Could not open '/x': Permission denied", Exit::NoPermission),
+            ("qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory", Exit::TryAgain),
+            ("qemu: something new", Exit::Unavailable),
+        ] {
+            assert_eq!(meaning(&["a warning".to_owned(), line.to_owned()]).0, exit, "{line}");
+        }
+    }
+}

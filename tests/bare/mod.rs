@@ -1,0 +1,222 @@
+//! A guest without a system: QEMU's firmware, which finds nothing to boot, and disks. It never answers the
+//! power button.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::user::User;
+
+/// Where a test gives up.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The passphrase of all images.
+pub const PASSPHRASE: &str = "vmward-test-Passphrase-1";
+/// The UUID of its secret.
+pub const SECRET: &str = "5c8a3f2e-0b1d-4c6e-8f90-a1b2c3d4e5f6";
+
+/// A user with the secret in his keystore, and a runtime directory of his own.
+pub struct Host {
+    pub user: User,
+}
+
+/// A supervisor that was started.
+pub struct Run {
+    child: Child,
+    notify: UnixDatagram,
+    lib_dir: PathBuf,
+}
+
+/// How a supervisor ended, and what it said.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub said: String,
+}
+
+/// Whether images can be made here; a test that needs them and cannot says so.
+pub fn has_qemu_img() -> bool {
+    let found = Command::new("qemu-img").arg("--version").output().is_ok();
+    if !found {
+        println!("skipped: there is no qemu-img");
+    }
+    found
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let host = Self { user: User::new() };
+        host.secret(SECRET, PASSPHRASE);
+        host
+    }
+
+    /// Defines a volume's secret and sets its value.
+    pub fn secret(&self, uuid: &str, value: &str) {
+        self.user.define(&format!("<uuid>{uuid}</uuid>"));
+        self.user.ok(&["secret", "set-value", uuid], value.as_bytes());
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.user.home.path().join(name)
+    }
+
+    /// Makes an image that is encrypted with [`PASSPHRASE`], or plain.
+    pub fn image(&self, name: &str, format: &str, encrypted: bool) -> PathBuf {
+        let path = self.path(name);
+        let mut command = Command::new("qemu-img");
+        command.args(["create", "-q"]);
+        if encrypted {
+            let (format, prefix) = if format == "raw" { ("luks", "") } else { (format, "encrypt.") };
+            command.args(["--object", &format!("secret,id=s,data={PASSPHRASE}"), "-f", format]);
+            if format != "luks" {
+                command.args(["-o", "encrypt.format=luks"]);
+            }
+            command.args(["-o", &format!("{prefix}key-secret=s,{prefix}iter-time=10")]);
+        } else {
+            command.args(["-f", format]);
+        }
+        let made = command.arg(&path).arg("4M").output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        path
+    }
+
+    /// Writes the XML of a guest; returns its path.
+    pub fn guest(&self, name: &str, devices: &str) -> PathBuf {
+        let xml = format!(
+            "<domain type='qemu'>\n<name>{name}</name>\n<memory unit='MiB'>32</memory>\n<vcpu>1</vcpu>\n\
+             <os><type arch='x86_64' machine='pc'>hvm</type></os>\n<devices>\n{devices}\n</devices>\n</domain>\n"
+        );
+        let path = self.path(&format!("{name}.xml"));
+        fs::write(&path, xml).unwrap();
+        path
+    }
+
+    /// A guest with one encrypted disk.
+    pub fn encrypted_guest(&self, name: &str) -> PathBuf {
+        let image = self.image(&format!("{name}.qcow2"), "qcow2", true);
+        self.guest(name, &disk(&image, "qcow2", Some(SECRET)))
+    }
+
+    pub fn lib_dir(&self, name: &str) -> PathBuf {
+        self.path("run").join(name)
+    }
+
+    /// Starts a supervisor.
+    pub fn start(&self, guest: &Path, options: &[&str]) -> Run {
+        let name = guest.file_stem().unwrap().to_str().unwrap();
+        let socket = self.path(&format!("{name}.notify"));
+        let _ = fs::remove_file(&socket);
+        let notify = UnixDatagram::bind(&socket).unwrap();
+        notify.set_read_timeout(Some(PATIENCE)).unwrap();
+        let child = self
+            .user
+            .command(&["run", guest.to_str().unwrap(), "--stop-timeout", "0"])
+            .args(options)
+            .env("NOTIFY_SOCKET", &socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Run { child, notify, lib_dir: self.lib_dir(name) }
+    }
+
+    /// Starts a supervisor, and waits until its guest runs.
+    pub fn running(&self, guest: &Path) -> Run {
+        let mut run = self.start(guest, &[]);
+        run.ready();
+        run
+    }
+
+    /// A supervisor that fails with that exit code; returns what it said. Nothing may be left.
+    pub fn fails(&self, exit: i32, guest: &Path) -> String {
+        let run = self.start(guest, &[]);
+        let lib_dir = run.lib_dir.clone();
+        let ended = run.ended();
+        assert_eq!(ended.status.code(), Some(exit), "{}", ended.said);
+        nothing_left(&lib_dir);
+        ended.said
+    }
+}
+
+/// The XML of a disk on a file.
+pub fn disk(image: &Path, format: &str, secret: Option<&str>) -> String {
+    let encryption = secret.map_or_else(String::new, |uuid| {
+        format!("\n<encryption format='luks'><secret type='passphrase' uuid='{uuid}'/></encryption>\n")
+    });
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='{format}'/>\
+         <source file='{}'>{encryption}</source><target dev='vda' bus='virtio'/></disk>",
+        image.display()
+    )
+}
+
+/// No lib dir, and no process that was started with its key.
+pub fn nothing_left(lib_dir: &Path) {
+    assert!(!lib_dir.exists(), "{} is left", lib_dir.display());
+    let left = processes_of(lib_dir);
+    assert!(left.is_empty(), "left: {left:?}");
+}
+
+/// The processes that have the lib dir in their arguments.
+pub fn processes_of(lib_dir: &Path) -> Vec<i32> {
+    let needle = format!("{}/master-key.aes", lib_dir.display());
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&arguments).contains(&needle)
+    })
+    .collect()
+}
+
+impl Run {
+    /// Waits until the service manager is told that the guest runs.
+    pub fn ready(&mut self) {
+        let mut buffer = [0; 256];
+        let len = self.notify.recv(&mut buffer).unwrap_or_else(|e| {
+            let _ = self.child.kill();
+            let mut said = String::new();
+            let _ = self.child.stderr.take().unwrap().read_to_string(&mut said);
+            panic!("not ready ({e}): {said}")
+        });
+        assert_eq!(std::str::from_utf8(&buffer[..len]).unwrap().trim(), "READY=1");
+    }
+
+    pub fn lib_dir(&self) -> &Path {
+        &self.lib_dir
+    }
+
+    pub fn supervisor(&self) -> i32 {
+        self.child.id().try_into().unwrap()
+    }
+
+    /// QEMU's process.
+    pub fn qemu(&self) -> i32 {
+        let state = fs::read(self.lib_dir.join("state.json")).unwrap();
+        let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+        state["process"]["pid"].as_i64().unwrap().try_into().unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.supervisor()), signal).unwrap();
+    }
+
+    /// Waits for the end.
+    pub fn ended(self) -> Ended {
+        let output = self.child.wait_with_output().unwrap();
+        Ended { status: output.status, said: String::from_utf8(output.stderr).unwrap() }
+    }
+
+    /// Waits for an end with that exit code, after which nothing may be left; returns what was said.
+    pub fn ends(self, exit: i32) -> String {
+        let lib_dir = self.lib_dir.clone();
+        let ended = self.ended();
+        assert_eq!(ended.status.code(), Some(exit), "{}", ended.said);
+        nothing_left(&lib_dir);
+        ended.said
+    }
+}

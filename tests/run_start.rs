@@ -1,0 +1,218 @@
+//! How `vmward run` starts a guest, and every way in which it does not.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+mod bare;
+mod user;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+
+use bare::{Host, PASSPHRASE, SECRET, disk, has_qemu_img};
+
+const OTHER: &str = "00000000-0000-4000-8000-000000000001";
+
+/// Whether bytes are in there, as they are or in a common encoding.
+fn shows(haystack: &[u8], secret: &[u8]) -> bool {
+    let hex: String = secret.iter().map(|b| format!("{b:02x}")).collect();
+    // Where it stands in a longer text, base64 of it looks different in its first and last characters.
+    let base64 = STANDARD.encode(secret);
+    let middle = base64.trim_end_matches('=').as_bytes();
+    [secret, hex.as_bytes(), &middle[..middle.len() - 2]]
+        .iter()
+        .any(|needle| haystack.windows(needle.len()).any(|w| w == *needle))
+}
+
+fn assert_hidden(what: &str, bytes: &[u8], key: &[u8]) {
+    assert!(!shows(bytes, PASSPHRASE.as_bytes()), "{what} shows the passphrase");
+    assert!(!shows(bytes, key), "{what} shows the master key");
+}
+
+fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    entries.flat_map(|p| if p.is_dir() { files_below(&p) } else { vec![p] }).collect()
+}
+
+#[test]
+fn no_secret_shows_anywhere_and_nothing_stays() {
+    if !has_qemu_img() {
+        return;
+    }
+    let host = Host::new();
+    let qcow2 = disk(&host.image("a.qcow2", "qcow2", true), "qcow2", Some(SECRET));
+    let luks = disk(&host.image("b.luks", "raw", true), "raw", Some(SECRET)).replace("vda", "vdb");
+    let guest = host.guest("hidden", &format!("{qcow2}{luks}"));
+    let run = {
+        let mut run = host.start(&guest, &["-vv"]);
+        run.ready();
+        run
+    };
+    let key = fs::read(run.lib_dir().join("master-key.aes")).unwrap();
+    assert_eq!(key.len(), 32);
+    assert_eq!(fs::metadata(run.lib_dir()).unwrap().mode() & 0o7777, 0o700);
+    for file in files_below(run.lib_dir()) {
+        let metadata = fs::symlink_metadata(&file).unwrap();
+        assert_eq!(metadata.mode() & 0o077, 0, "{} is open to others", file.display());
+        if metadata.is_file() && !file.ends_with("master-key.aes") {
+            assert_hidden(&file.display().to_string(), &fs::read(&file).unwrap(), &key);
+        }
+    }
+    for process in [run.supervisor(), run.qemu()] {
+        for file in ["cmdline", "environ"] {
+            let file = format!("/proc/{process}/{file}");
+            assert_hidden(&file, &fs::read(&file).unwrap(), &key);
+        }
+        let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+        let core = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    }
+    // What opened the disks is gone from QEMU, the key that a hotplug needs is not.
+    let objects = host.user.ok(&["qmp", "hidden", "qom-list", r#"{"path": "/objects"}"#], b"");
+    let objects = String::from_utf8(objects).unwrap();
+    assert!(objects.contains("masterKey0") && !objects.contains("encryption-secret"), "{objects}");
+    run.signal(Signal::SIGTERM);
+    let said = run.ends(0);
+    assert_hidden("stderr", said.as_bytes(), &key);
+    for file in files_below(host.user.home.path()) {
+        if fs::symlink_metadata(&file).unwrap().is_file() {
+            assert_hidden(&file.display().to_string(), &fs::read(&file).unwrap(), &key);
+        }
+    }
+}
+
+#[test]
+fn the_supervisor_waits_for_the_guest_before_it_ends_it() {
+    let host = Host::new();
+    let mut run = host.start(&host.guest("deaf", ""), &["--stop-timeout", "1"]);
+    run.ready();
+    run.signal(Signal::SIGTERM);
+    assert!(run.ends(0).contains("did not power off within 1 s"));
+}
+
+#[test]
+fn a_wrong_passphrase_says_whose_it_is() {
+    if !has_qemu_img() {
+        return;
+    }
+    let host = Host::new();
+    let guest = host.encrypted_guest("wrong");
+    host.user.ok(&["secret", "set-value", SECRET], b"something else");
+    let said = host.fails(77, &guest);
+    assert!(said.contains("cannot unlock any keyslot") && said.contains("secret set-value"), "{said}");
+}
+
+#[test]
+fn secrets_that_are_not_to_be_had_are_all_named_before_anything_starts() {
+    if !has_qemu_img() {
+        return;
+    }
+    let host = Host::new();
+    let image = host.image("i.qcow2", "qcow2", true);
+    host.user.define(&format!("<uuid>{OTHER}</uuid><usage type='ceph'><name>client.x</name></usage>"));
+    let missing = disk(&image, "qcow2", Some("00000000-0000-4000-8000-000000000002"));
+    let other = disk(&image, "qcow2", Some(OTHER)).replace("vda", "vdb");
+    let said = host.fails(66, &host.guest("both", &format!("{missing}{other}")));
+    assert!(said.contains("000000000002 is defined") && said.contains("both.xml:"), "{said}");
+    assert!(said.contains("is for ceph client.x"), "{said}");
+    assert!(said.contains("vmward secret define"), "{said}");
+    let said = host.fails(65, &host.guest("usage", &other));
+    assert!(said.contains("a secret for volume is needed"), "{said}");
+}
+
+#[test]
+fn an_image_that_is_not_what_the_xml_says_is_refused_at_its_line() {
+    if !has_qemu_img() {
+        return;
+    }
+    let host = Host::new();
+    for (n, (format, encrypted, secret, words)) in [
+        ("qcow2", true, None, "is encrypted, and the XML does not say so"),
+        ("raw", true, None, "is encrypted, and the XML does not say so"),
+        ("qcow2", false, Some(SECRET), "is not encrypted, and the XML says it is"),
+        ("raw", false, Some(SECRET), "no header of an encrypted image"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let image = host.image(&format!("i{n}"), format, encrypted);
+        let name = format!("mismatch{n}");
+        let said = host.fails(65, &host.guest(&name, &disk(&image, format, secret)));
+        assert!(said.contains(words) && said.contains(&format!("{name}.xml:7")), "{said}");
+    }
+    let said = host.fails(65, &host.guest("missing", &disk(&host.path("none"), "raw", None)));
+    assert!(said.contains("there is no image"), "{said}");
+}
+
+#[test]
+fn an_image_that_is_in_use_stays_with_the_one_who_uses_it() {
+    if !has_qemu_img() {
+        return;
+    }
+    let host = Host::new();
+    let first = host.running(&host.encrypted_guest("first"));
+    let image = host.path("first.qcow2");
+    let said = host.fails(75, &host.guest("second", &disk(&image, "qcow2", Some(SECRET))));
+    assert!(said.contains("another guest or qemu-img has the image open"), "{said}");
+    first.signal(Signal::SIGTERM);
+    first.ends(0);
+}
+
+#[test]
+fn a_qemu_that_is_not_there_is_named() {
+    let host = Host::new();
+    let said = host.fails(69, &host.guest("noqemu", "<emulator>/nowhere/qemu</emulator>"));
+    assert!(said.contains("/nowhere/qemu"), "{said}");
+}
+
+#[test]
+fn a_guest_runs_once() {
+    let host = Host::new();
+    let guest = host.guest("once", "");
+    let first = host.running(&guest);
+    let second = host.start(&guest, &[]).ended();
+    assert_eq!(second.status.code(), Some(75), "{}", second.said);
+    assert!(second.said.contains("is running already"), "{}", second.said);
+    // It took nothing from the one that runs.
+    host.user.ok(&["status", "once"], b"");
+    first.signal(Signal::SIGTERM);
+    first.ends(0);
+}
+
+#[test]
+fn root_runs_qemu_as_somebody_else() {
+    if !geteuid().is_root() {
+        println!("skipped: only root can change the user");
+        return;
+    }
+    if !has_qemu_img() {
+        return;
+    }
+    let host = Host::new();
+    // QEMU's user has to get to the lib dir and the images.
+    fs::set_permissions(host.user.home.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let guest = host.encrypted_guest("other-user");
+    let image = host.path("other-user.qcow2");
+    let user = ["--user", "nobody"];
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o600)).unwrap();
+    let refused = host.start(&guest, &user).ends(77);
+    assert!(refused.contains("Permission denied") && refused.contains("other-user.qcow2"), "{refused}");
+    assert!(refused.contains("'nobody'"), "{refused}");
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o666)).unwrap();
+    let mut run = host.start(&guest, &user);
+    run.ready();
+    let status = fs::read_to_string(format!("/proc/{}/status", run.qemu())).unwrap();
+    let line = |name: &str| status.lines().find(|l| l.starts_with(name)).unwrap().split_whitespace();
+    assert_eq!(line("Uid:").skip(1).collect::<Vec<_>>(), ["65534"; 4]);
+    assert_eq!(line("NoNewPrivs:").nth(1), Some("1"));
+    assert_eq!(line("CapEff:").nth(1), Some("0000000000000000"));
+    assert_eq!(fs::metadata(run.lib_dir()).unwrap().uid(), 65534);
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+    let said = host.start(&guest, &["--user", "no-such-user"]).ends(78);
+    assert!(said.contains("no user 'no-such-user'"), "{said}");
+}
