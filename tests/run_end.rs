@@ -11,16 +11,18 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use rand::RngExt;
 
 use bare::{Host, has_qemu_img, processes_of};
 
-/// A QEMU that answers what it is asked for its capabilities, and stops before it starts a guest.
+/// A QEMU that answers what it is asked for its capabilities, and hangs when it is to start a guest.
 fn stuck_qemu(host: &Host) -> PathBuf {
     let path = host.path("stuck-qemu");
-    let script = "#!/bin/sh\ncase \"$*\" in\n*master-key.aes*) exec sh -c 'kill -STOP $$' stuck \"$@\";;\nesac\n\
+    let script = "#!/bin/sh\ncase \"$*\" in\n*master-key.aes*) exec sh -c 'read x <>\"$0\"' \"$0.fifo\" \"$@\";;\nesac\n\
                   exec /usr/bin/qemu-system-x86_64 \"$@\"\n";
+    mkfifo(&host.path("stuck-qemu.fifo"), Mode::S_IRWXU).unwrap();
     fs::write(&path, script).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path

@@ -43,9 +43,10 @@ pub(crate) struct RunArgs {
 /// Runs a guest until it ends.
 pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError> {
     log::init(args.verbose);
-    supervisor::harden().map_err(supervisor_failure)?;
+    supervisor::harden().map_err(|e| supervisor_failure(e, None))?;
     let config = Config::load(global)?;
-    let user = User::for_qemu(args.user.as_deref()).map_err(supervisor_failure)?;
+    let user = User::for_qemu(args.user.as_deref()).map_err(|e| supervisor_failure(e, None))?;
+    let user_name = user.as_ref().map(|u| u.name.clone());
     let input = Input::read(&args.guest)?;
     let Guest { xml, domain, capabilities, line } =
         program::build(&input, args.allow_unsupported, Target::Host(&config.paths))?;
@@ -60,7 +61,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     let local = tokio::task::LocalSet::new();
     let left_over = local
         .block_on(&runtime, async { supervisor::left_over(&runtime_dir, domain.name()) })
-        .map_err(supervisor_failure)?;
+        .map_err(|e| supervisor_failure(e, None))?;
     let ended = if let Some(left_over) = left_over {
         let taken = supervisor::take_back(left_over, capabilities, keystores, stop_timeout);
         local.block_on(&runtime, taken)
@@ -80,7 +81,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
             Launch { domain, xml, capabilities, line, program, secrets, keystores, runtime_dir, user };
         local.block_on(&runtime, supervisor::run(launch, stop_timeout))
     };
-    Ok(exit_code(ended.map_err(supervisor_failure)?))
+    Ok(exit_code(ended.map_err(|e| supervisor_failure(e, user_name.as_deref()))?))
 }
 
 /// The exit code of a guest, and a word about it where it is not 0.

@@ -28,7 +28,7 @@ const LAST_WORDS: [(&str, Exit, &str); 9] = [
     (
         "Permission denied",
         Exit::NoPermission,
-        "QEMU's user must be able to open the file, and to pass all directories above it",
+        "QEMU's user ('{user}') must be able to open the file, and to pass all directories above it",
     ),
     ("No such file or directory", Exit::NoInput, "check the path in the guest's XML"),
     ("annot allocate memory", Exit::TryAgain, "the host has not enough free memory for this guest"),
@@ -41,8 +41,8 @@ const LAST_WORDS: [(&str, Exit, &str); 9] = [
     ("Image is not in", Exit::Data, "the <driver type='...'> of the disk must be the format of its image"),
 ];
 
-/// A supervisor's failure as a command's.
-pub(crate) fn supervisor_failure(error: SupervisorError) -> CliError {
+/// A supervisor's failure as a command's. `user` is whom QEMU was to run as.
+pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> CliError {
     use SupervisorError as E;
     let (exit, hint) = match &error {
         E::AlreadyRunning { name } => (
@@ -61,7 +61,10 @@ pub(crate) fn supervisor_failure(error: SupervisorError) -> CliError {
         }
         E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
         E::NotRoot(_) => (Exit::NoPermission, None),
-        E::Died { last_words, .. } | E::Start { last_words, .. } => meaning(last_words),
+        E::Died { last_words, .. } | E::Start { last_words, .. } => {
+            let (exit, hint) = meaning(last_words);
+            (exit, hint.map(|hint| hint.replace("{user}", user.unwrap_or("your own")).into()))
+        }
         E::Stranded { pid, .. } => {
             (Exit::Unavailable, Some(format!("`kill {pid}` ends it; then start the guest anew").into()))
         }
@@ -84,10 +87,10 @@ pub(crate) fn supervisor_failure(error: SupervisorError) -> CliError {
     failure
 }
 
-fn meaning(last_words: &[String]) -> (Exit, Option<Cow<'static, str>>) {
+fn meaning(last_words: &[String]) -> (Exit, Option<&'static str>) {
     let said = |words: &str| last_words.iter().any(|line| line.contains(words));
     match LAST_WORDS.into_iter().find(|(words, ..)| said(words)) {
-        Some((_, exit, hint)) => (exit, Some(hint.into())),
+        Some((_, exit, hint)) => (exit, Some(hint)),
         None => (Exit::Unavailable, None),
     }
 }

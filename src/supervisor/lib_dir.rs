@@ -4,9 +4,9 @@
 //! with more than its own guest: no file in here is followed if it is a symbolic link, or taken if it is there
 //! unasked. The directory above belongs to the supervisor's user, so the path itself can be relied on.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -98,11 +98,6 @@ impl LibDir {
         fstatfs(&self.lock).is_ok_and(|fs| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&fs.filesystem_type()))
     }
 
-    /// Whether there is anything in it: left by a supervisor that died.
-    pub(super) fn is_used(&self) -> bool {
-        fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some())
-    }
-
     /// Writes the master key to its file, for QEMU to read.
     pub(super) fn write_key(&self, key: &MasterKey, user: Option<&User>) -> Result<(), SupervisorError> {
         let path = self.path.join(MASTER_KEY_FILE);
@@ -185,10 +180,20 @@ impl LibDir {
     }
 }
 
-/// The directory of all lib dirs. Others may pass through it (QEMU may run as another user), not change it.
+/// The directory of all lib dirs. Where QEMU may run as another user, others may pass through it.
 fn make_runtime_dir(path: &Path) -> Result<(), SupervisorError> {
-    let mode = if geteuid().is_root() { 0o755 } else { 0o700 };
-    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(SupervisorError::io(path, "made"))?;
+    let make = || {
+        if path.exists() {
+            return Ok(());
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        match geteuid().is_root() {
+            // Said once more, because the umask takes from what a new directory gets.
+            true => fs::set_permissions(path, Permissions::from_mode(0o755)),
+            false => Ok(()),
+        }
+    };
+    make().map_err(SupervisorError::io(path, "made"))?;
     let found = fs::metadata(path).map_err(SupervisorError::io(path, "read"))?;
     if found.uid() != geteuid().as_raw() {
         return Err(SupervisorError::UnsafeDirectory {
@@ -247,7 +252,7 @@ fn remove_file(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use crate::secret::os_random;
 
@@ -297,7 +302,7 @@ mod tests {
         dir.write_key(&key, None).unwrap_err();
         assert!(!runtime.path().join("elsewhere").exists());
         dir.clear().unwrap();
-        assert!(!dir.is_used());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

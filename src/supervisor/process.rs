@@ -187,6 +187,10 @@ impl QemuProcess {
         }
         let process = Self::new(id, pidfd, None);
         process.done.set(true);
+        // Dead, and only not yet collected by its new parent.
+        if process.is_gone_within(0) {
+            return Ok(None);
+        }
         // The pipe that QEMU talks into is still there, only its reader is gone.
         let stderr = fs::File::open(format!("/proc/{}/fd/2", id.pid));
         match stderr.and_then(|file| words_from(file.into())) {
@@ -243,6 +247,12 @@ impl QemuProcess {
         }
     }
 
+    /// Whether it has ended, or does within so many milliseconds. Holds up everything else meanwhile.
+    pub(super) fn is_gone_within(&self, milliseconds: u16) -> bool {
+        let mut gone = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut gone, PollTimeout::from(milliseconds)).is_ok_and(|n| n > 0)
+    }
+
     /// From now on it is killed when this is dropped.
     pub(super) fn own(&self) {
         self.done.set(false);
@@ -260,12 +270,10 @@ impl Drop for QemuProcess {
             return;
         }
         self.kill();
-        let mut gone = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut gone, PollTimeout::from(KILL_DEADLINE_MS)) {
-            Ok(0) => tracing::warn!("QEMU (process {}) does not go", self.id.pid),
-            _ => {
-                self.collect();
-            }
+        if self.is_gone_within(KILL_DEADLINE_MS) {
+            self.collect();
+        } else {
+            tracing::warn!("QEMU (process {}) does not go", self.id.pid);
         }
     }
 }

@@ -23,13 +23,15 @@ use super::control::CONTROL_SOCKET;
 use super::launch::{Lease, Started};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
 use super::prepare::Prepared;
-use super::process::{ProcessId, QemuProcess};
+use super::process::{Ending, ProcessId, QemuProcess};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
 use super::{Configuration, Running, SupervisorError};
 
 /// How long the monitor of a guest that is to be taken back may take to answer.
 const MONITOR_DEADLINE: Duration = Duration::from_secs(30);
+/// How long QEMU may take to end when its monitor is gone.
+const LEAVE_DEADLINE_MS: u16 = 1000;
 
 /// A running guest without a supervisor. Dropped, it stays one.
 pub struct LeftOver {
@@ -62,7 +64,7 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
     }
     lib_dir.wipe()?;
     tracing::warn!(
-        "an earlier vmward ended without its guest's leave: what it left in {} was wiped",
+        "what an earlier vmward left in {} was wiped; its guest is gone",
         lib_dir.path().display()
     );
     Ok(None)
@@ -97,9 +99,16 @@ impl LeftOver {
     ) -> Result<(Started, Option<ShutdownCause>), SupervisorError> {
         let Self { lib_dir, process, state } = self;
         let pid = state.process.pid;
-        let (qmp, configuration, over) = take_back(&lib_dir, &state, &capabilities)
-            .await
-            .map_err(|why| SupervisorError::Stranded { pid, why })?;
+        let (qmp, configuration, over) = match take_back(&lib_dir, &state, &capabilities).await {
+            Ok(taken) => taken,
+            // It has ended meanwhile.
+            Err(_) if process.is_gone_within(LEAVE_DEADLINE_MS) => {
+                lib_dir.wipe()?;
+                let last_words = process.last_words().await;
+                return Err(SupervisorError::Died { ending: Ending::Unknown, last_words });
+            }
+            Err(why) => return Err(SupervisorError::Stranded { pid, why }),
+        };
         let master_key = lib_dir.read_key()?;
         let control = lib_dir.listen(CONTROL_SOCKET)?;
         process.own();
