@@ -12,6 +12,7 @@ use super::general::DomainType;
 use super::id_set::IdSet;
 use super::numa::Cell;
 use super::os::{Chipset, SmbiosMode};
+use super::tuning::{NumaMode, NumaPolicy};
 
 /// x86 processors address at most 52 bits of memory; with less there is room to round sizes up.
 const MAX_MEMORY: u64 = 1 << 52;
@@ -73,6 +74,11 @@ fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
 fn numa(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     // Processors that no cell names are in the first one: QEMU would put them there with a warning.
     let everywhere = IdSet::first(domain.vcpus.max);
+    let numatune = &mut domain.numatune;
+    if domain.vcpus.automatic && numatune.memory.is_none() && numatune.cells.is_empty() {
+        // Memory follows the processors.
+        numatune.memory = Some(NumaPolicy { mode: NumaMode::Strict, nodeset: None, span: domain.vcpus.span });
+    }
     let cells = &mut domain.cpu.numa.cells;
     let named = cells.iter().fold(IdSet::default(), |all, cell| all.with(&cell.cpus));
     if let Some(first) = cells.first_mut() {
@@ -96,7 +102,7 @@ fn numa(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     for page in &domain.backing.hugepages {
         let Some(nodes) = &page.nodeset else { continue };
         // A guest without cells is node 0.
-        let missing = nodes.iter().find(|id| !is_cell(*id) && !(cells.is_empty() && *id == 0));
+        let missing = nodes.iter().find(|id| !(is_cell(*id) || cells.is_empty() && *id == 0));
         // Then a page size for node 0 is one for the whole guest, and there can be but one.
         if let Some(other) = domain.backing.hugepages.iter().find(|p| cells.is_empty() && p.nodeset.is_none())
         {

@@ -32,6 +32,15 @@ const SWITCHES: &[(&str, &str)] = &[
     ("xmm_input", "hv-xmm-input"),
 ];
 
+/// A feature with its property, and its parts with theirs.
+type Group = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+/// Features that have parts.
+const GROUPS: &[Group] = &[
+    ("stimer", "hv-stimer", &[("direct", "hv-stimer-direct")]),
+    ("tlbflush", "hv-tlbflush", &[("direct", "hv-tlbflush-direct"), ("extended", "hv-tlbflush-ext")]),
+];
+
 /// The interface has no smaller number of attempts.
 const MIN_SPINLOCK_RETRIES: u32 = 4095;
 /// The length of the name in CPUID.
@@ -70,17 +79,13 @@ impl HyperV {
 
     /// Features that have parts.
     fn read_groups(&mut self, hyperv: &Element, diagnostics: &mut Diagnostics) {
-        let groups: [(&str, &'static str, &[(&str, &'static str)]); 2] = [
-            ("stimer", "hv-stimer", &[("direct", "hv-stimer-direct")]),
-            ("tlbflush", "hv-tlbflush", &[("direct", "hv-tlbflush-direct"), ("extended", "hv-tlbflush-ext")]),
-        ];
-        for (name, property, parts) in groups {
+        for (name, property, parts) in GROUPS {
             let on = state(hyperv, name, diagnostics) == Some(true);
             if on {
                 self.switches.push(property);
             }
             let Some(element) = hyperv.child(name) else { continue };
-            for (part, property) in parts {
+            for (part, property) in *parts {
                 if state(element, part, diagnostics) == Some(true) && on {
                     self.switches.push(property);
                 }

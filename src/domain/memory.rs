@@ -41,7 +41,8 @@ impl Memory {
                     "vmward never writes a guest's memory to core dumps: it may hold keys",
                 );
             }
-            memory.total = size::of_element(element, KIB, diagnostics).unwrap_or_default();
+            // What cannot be read has been said: it is not none at all.
+            memory.total = size::of_element(element, KIB, diagnostics).unwrap_or(KIB);
         }
         memory.current = match root.only_child("currentMemory", diagnostics) {
             Some(element) => size::of_element(element, KIB, diagnostics).unwrap_or_default(),

@@ -120,3 +120,6 @@ impl Domain {
         self.devices.disks.iter().flat_map(disk::Disk::secrets).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

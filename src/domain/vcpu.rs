@@ -11,6 +11,8 @@ pub struct Vcpus {
     pub max: u32,
     /// How many are there at the start.
     pub current: u32,
+    /// `placement='auto'`: the host's processors and memory are picked for the guest.
+    pub automatic: bool,
     /// `cpuset=`: the processors of the host that QEMU may use.
     pub host_cpus: Option<IdSet>,
     /// Where it stands.
@@ -21,7 +23,7 @@ impl Vcpus {
     /// Reads `<vcpu>`: one processor if there is none.
     pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
         let Some(element) = root.only_child("vcpu", diagnostics) else {
-            return Self { max: 1, current: 1, host_cpus: None, span: root.span };
+            return Self { max: 1, current: 1, span: root.span, ..Self::default() };
         };
         let max = match element.text() {
             "" => 1,
@@ -37,7 +39,8 @@ impl Vcpus {
         if current > max || current == 0 {
             diagnostics.error(element.span, format!("current='{current}' is not between 1 and {max}"));
         }
-        match element.get("placement") {
+        let placement = element.get("placement");
+        match placement {
             None | Some("static") => {}
             Some("auto") => {
                 diagnostics
@@ -53,6 +56,6 @@ impl Vcpus {
             }
         }
         let host_cpus = IdSet::from_attribute(element, "cpuset", diagnostics);
-        Self { max, current, host_cpus, span: element.span }
+        Self { max, current, automatic: placement == Some("auto"), host_cpus, span: element.span }
     }
 }

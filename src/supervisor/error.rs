@@ -45,6 +45,15 @@ pub enum SupervisorError {
         #[source]
         source: serde_json::Error,
     },
+    /// A thread of QEMU could not be put on the processors that the XML names.
+    #[error("{what} cannot run on the processors that the guest's XML names for it")]
+    Pin {
+        /// Which one.
+        what: String,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
     /// There is no such user.
     #[error("there is no user '{0}'")]
     NoSuchUser(String),

@@ -23,6 +23,7 @@ use crate::xml::Element;
 
 use super::control::CONTROL_SOCKET;
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
+use super::pinning::pin;
 use super::prepare::{Prepared, prepare};
 use super::process::{Program, QemuProcess};
 use super::running::Parts;
@@ -135,6 +136,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     let ids = line.secrets().map(|s| s.id.clone()).collect();
     let monitor = lib_dir.path().join(MONITOR_SOCKET);
     let (qmp, events) = while_alive(&process, hand_shake(&monitor, ids)).await?;
+    pin(&qmp, &configuration.domain, process.id().pid).await?;
     state_file.save_phase(Phase::Running)?;
     while_alive(&process, qmp.execute(cont {})).await?;
     let (sender, orders) = mpsc::unbounded_channel();

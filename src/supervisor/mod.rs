@@ -7,6 +7,7 @@ mod images;
 mod launch;
 mod lib_dir;
 pub mod live_xml;
+mod pinning;
 mod prepare;
 mod process;
 mod recovery;

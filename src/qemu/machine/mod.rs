@@ -75,3 +75,6 @@ fn io_threads(domain: &Domain, line: &mut CommandLine) {
         line.json("-object", properties);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::domain::Domain;
 use crate::domain::clock::TimerName;
+use crate::domain::devices::sound::SoundModel;
 use crate::domain::features::IoApicDriver;
 use crate::domain::general::DomainType;
 use crate::domain::os::Chipset;
@@ -69,12 +70,23 @@ pub(super) fn machine(
     for (name, node) in firmware.into_iter().flat_map(Chosen::machine_properties) {
         set(name, &node);
     }
+    if let Some(audio) = speaker(domain) {
+        set("pcspk-audiodev", &audio);
+    }
     if let Some(present) = domain.clock.timer(TimerName::Hpet).and_then(|t| t.present) {
         set("hpet", on_off(present));
     }
     set("acpi", on_off(features.acpi));
     line.text("-machine", machine);
     line.text("-accel", accelerator(domain));
+}
+
+/// The audio backend that plays what the PC speaker does: part of every machine, but silent without.
+fn speaker(domain: &Domain) -> Option<String> {
+    let devices = &domain.devices;
+    let speaker = devices.sounds.iter().find(|s| s.model == SoundModel::Pcspk)?;
+    let audio = speaker.audio.or(devices.audios.first().map(|a| a.id)).unwrap_or(1);
+    Some(format!("audio{audio}"))
 }
 
 fn accelerator(domain: &Domain) -> String {

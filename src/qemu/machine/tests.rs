@@ -1,0 +1,185 @@
+//! What QEMU is told about machines.
+
+use std::convert::Infallible;
+
+use crate::domain::Domain;
+use crate::qemu::{Capabilities, CommandLine, Preparation};
+use crate::secret::SealedSecret;
+use crate::xml::{self, Diagnostics};
+
+/// The machine's options of a guest with these elements, one a line, and what was said.
+fn built(kind: &str, inside: &str) -> (CommandLine, String) {
+    let source = format!(
+        "<domain type='{kind}'><name>g</name><uuid>c7a5fdbd-edaf-9455-926a-d65c16db1809</uuid>{inside}</domain>"
+    );
+    let mut diagnostics = Diagnostics::new();
+    let root = xml::parse(&source, &mut diagnostics).expect("the test's XML is well-formed");
+    let domain = Domain::from_xml(&root, &mut diagnostics);
+    let mut line = CommandLine::default();
+    if let Some(domain) = &domain {
+        super::arguments(domain, &Capabilities::latest(), &mut line, &mut diagnostics);
+    }
+    (line, diagnostics.render("g.xml", &source))
+}
+
+fn arguments(kind: &str, inside: &str) -> String {
+    let (line, said) = built(kind, inside);
+    assert!(said.is_empty(), "{said}");
+    let seal = |_: &_| Ok::<_, Infallible>(SealedSecret { data: String::new(), iv: String::new() });
+    let Ok(words) = line.render(seal);
+    words.join(" ").replace(" -", "\n-")
+}
+
+const SMALL: &str = "<memory unit='MiB'>256</memory><os><type machine='q35'>hvm</type></os>";
+
+#[test]
+fn the_smallest_guest() {
+    insta::assert_snapshot!(arguments("qemu", SMALL), @r#"
+    -machine q35,usb=off,dump-guest-core=off,memory-backend=pc.ram,acpi=off
+    -accel tcg
+    -cpu qemu64
+    -m size=262144k
+    -object {"qom-type":"memory-backend-ram","id":"pc.ram","size":268435456}
+    -overcommit mem-lock=off
+    -smp 1,sockets=1,cores=1,threads=1
+    -uuid c7a5fdbd-edaf-9455-926a-d65c16db1809
+    -rtc base=utc
+    -boot strict=on
+    "#);
+}
+
+#[test]
+fn a_guest_with_everything() {
+    insta::assert_snapshot!(arguments("kvm", "
+        <memory unit='KiB'>262143</memory>
+        <memoryBacking><locked/><nosharepages/></memoryBacking>
+        <vcpu current='1'>4</vcpu>
+        <iothreads>2</iothreads>
+        <os>
+          <type machine='pc'>hvm</type><kernel>/k</kernel><initrd>/i</initrd><cmdline>a=1,2 b</cmdline>
+          <bootmenu enable='yes' timeout='3000'/><bios rebootTimeout='0'/><smbios mode='sysinfo'/>
+        </os>
+        <sysinfo type='smbios'><system><entry name='product'>a, b</entry></system></sysinfo>
+        <sysinfo type='fwcfg'><entry name='opt/x'>y</entry></sysinfo>
+        <features>
+          <acpi/><apic eoi='on'/><vmport state='off'/><pmu state='off'/><vmcoreinfo/>
+          <hyperv><relaxed state='on'/><spinlocks state='on' retries='8191'/><stimer state='on'><direct state='on'/></stimer></hyperv>
+          <kvm><hidden state='on'/></kvm>
+        </features>
+        <cpu mode='host-passthrough' migratable='off'>
+          <topology sockets='1' cores='2' threads='2'/><feature name='vmx' policy='disable'/><cache mode='passthrough'/>
+        </cpu>
+        <clock offset='variable' adjustment='3600'>
+          <timer name='rtc' tickpolicy='catchup' track='wall'/><timer name='hpet' present='no'/>
+          <timer name='pit' tickpolicy='discard'/><timer name='hypervclock' present='yes'/>
+        </clock>
+        <pm><suspend-to-mem enabled='no'/></pm>
+        <genid>e9392370-2917-565e-692b-d057f46512d6</genid>
+    "), @r#"
+    -machine pc,usb=off,vmport=off,dump-guest-core=off,mem-merge=off,memory-backend=pc.ram,hpet=off,acpi=on
+    -accel kvm
+    -cpu host,migratable=off,vmx=off,hv-time=on,kvm-pv-eoi=on,hv-relaxed=on,hv-stimer=on,hv-stimer-direct=on,hv-spinlocks=0x1fff,kvm=off,pmu=off,l3-cache=off,host-cache-info=on
+    -m size=262144k
+    -object {"qom-type":"memory-backend-ram","id":"pc.ram","size":268435456}
+    -overcommit mem-lock=on
+    -smp 1,maxcpus=4,sockets=1,dies=1,clusters=1,cores=2,threads=2
+    -object {"qom-type":"iothread","id":"iothread1"}
+    -object {"qom-type":"iothread","id":"iothread2"}
+    -uuid c7a5fdbd-edaf-9455-926a-d65c16db1809
+    -smbios type=1,product=a,, b
+    -fw_cfg name=opt/x,string=y
+    -rtc base=2009-02-14T00:31:30,clock=host,driftfix=slew
+    -global kvm-pit.lost_tick_policy=discard
+    -global PIIX4_PM.disable_s3=1
+    -device {"driver":"vmcoreinfo"}
+    -device {"driver":"vmgenid","guid":"e9392370-2917-565e-692b-d057f46512d6","id":"vmgenid0"}
+    -boot menu=on,splash-time=3000,reboot-timeout=0,strict=on
+    -kernel /k
+    -initrd /i
+    -append a=1,2 b
+    "#);
+}
+
+#[test]
+fn memory_of_numa_cells() {
+    insta::assert_snapshot!(arguments("qemu", "
+        <memory unit='MiB'>1</memory><maxMemory slots='4' unit='GiB'>4</maxMemory><vcpu>3</vcpu>
+        <memoryBacking><hugepages><page size='2' unit='MiB' nodeset='0'/></hugepages><access mode='shared'/></memoryBacking>
+        <numatune><memory mode='interleave' nodeset='0-1'/></numatune>
+        <os><type machine='q35'>hvm</type></os>
+        <cpu><numa>
+          <cell cpus='0,2' memory='128' unit='MiB'><distances><sibling id='1' value='21'/></distances></cell>
+          <cell cpus='1' memory='64' unit='MiB'/>
+        </numa></cpu>
+    "), @r#"
+    -machine q35,usb=off,dump-guest-core=off,acpi=off
+    -accel tcg
+    -cpu qemu64
+    -m size=196608k,slots=4,maxmem=4194304k
+    -overcommit mem-lock=off
+    -smp 3,sockets=3,cores=1,threads=1
+    -object {"qom-type":"thread-context","id":"tc-ram-node0","node-affinity":[0,1]}
+    -object {"qom-type":"memory-backend-file","id":"ram-node0","mem-path":"/dev/hugepages2M/libvirt/qemu/-1-g","share":true,"prealloc":true,"size":134217728,"host-nodes":[0,1],"policy":"interleave","prealloc-context":"tc-ram-node0"}
+    -numa node,nodeid=0,cpus=0,cpus=2,memdev=ram-node0
+    -object {"qom-type":"memory-backend-file","id":"ram-node1","mem-path":"/var/lib/libvirt/qemu/ram/-1-g/ram-node1","share":true,"size":67108864,"host-nodes":[0,1],"policy":"interleave"}
+    -numa node,nodeid=1,cpus=1,memdev=ram-node1
+    -numa dist,src=0,dst=0,val=10
+    -numa dist,src=0,dst=1,val=21
+    -numa dist,src=1,dst=0,val=21
+    -numa dist,src=1,dst=1,val=10
+    -uuid c7a5fdbd-edaf-9455-926a-d65c16db1809
+    -rtc base=utc
+    -boot strict=on
+    "#);
+}
+
+#[test]
+fn old_machine_types_keep_their_way() {
+    let cells =
+        "<memory>1</memory><vcpu>2</vcpu><cpu><numa><cell cpus='0-1' memory='64' unit='MiB'/></numa></cpu>";
+    let old = arguments("qemu", &format!("{cells}<os><type machine='pc-i440fx-5.0'>hvm</type></os>"));
+    assert!(old.contains("-numa node,nodeid=0,cpus=0-1,mem=64"), "{old}");
+    let new = arguments("qemu", &format!("{cells}<os><type machine='pc-i440fx-5.1'>hvm</type></os>"));
+    assert!(new.contains("memdev=ram-node0"), "{new}");
+}
+
+#[test]
+fn a_firmware_is_chosen_by_what_is_asked() {
+    let os = |os: &str| format!("<memory unit='MiB'>256</memory><features><acpi/></features>{os}");
+    let secure = arguments("qemu", &os("<os firmware='efi'><type machine='q35'>hvm</type></os>"));
+    assert!(secure.contains("secboot.fd") && secure.contains(",smm=on"), "{secure}");
+    let plain = arguments("qemu", &os("<os firmware='efi'><type machine='pc'>hvm</type></os>"));
+    assert!(plain.contains("/OVMF_CODE.fd") && !plain.contains("secure,value=on"), "{plain}");
+    let bios = arguments("qemu", &os("<os firmware='bios'><type machine='pc'>hvm</type></os>"));
+    assert!(bios.contains("-bios /usr/share/seabios/bios-256k.bin"), "{bios}");
+    let (_, said) =
+        built("qemu", &os("<os firmware='efi'><type machine='pc'>hvm</type><loader secure='yes'/></os>"));
+    assert!(said.contains("needs a q35 machine"), "{said}");
+}
+
+#[test]
+fn variables_are_copied_from_their_template() {
+    let (line, said) = built(
+        "qemu",
+        "
+        <memory unit='MiB'>256</memory><features><acpi/></features>
+        <os><type machine='pc'>hvm</type><loader type='pflash'>/f</loader><nvram template='/t'>/n</nvram></os>
+    ",
+    );
+    assert!(said.is_empty(), "{said}");
+    assert!(
+        matches!(&line.preparations[..], [Preparation::Copy { from, to, .. }]
+            if from.as_os_str() == "/t" && to.as_os_str() == "/n"),
+        "{:?}",
+        line.preparations
+    );
+}
+
+#[test]
+fn what_the_host_lacks_is_said() {
+    let page =
+        format!("{SMALL}<memoryBacking><hugepages><page size='16' unit='MiB'/></hugepages></memoryBacking>");
+    assert!(built("qemu", &page).1.contains("no hugetlbfs with pages of 16384 KiB"));
+    let node = format!("{SMALL}<numatune><memory mode='strict' nodeset='7'/></numatune>");
+    assert!(built("qemu", &node).1.contains("no NUMA node 7"));
+}
