@@ -243,6 +243,9 @@ fn a_damaged_secret_hides_no_other() {
     assert!(String::from_utf8(output.stdout).unwrap().contains(&good));
     assert!(String::from_utf8(output.stderr).unwrap().contains(&bad));
     assert_eq!(user.ok(&["secret", "get-value", &good], b"").len(), 44);
+    user.fails(65, &["secret", "get-value", &bad], b"");
+    user.ok(&["secret", "undefine", &bad], b"");
+    user.ok(&["secret", "list"], b"");
 }
 
 #[test]

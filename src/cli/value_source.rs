@@ -59,7 +59,13 @@ impl ValueSource {
                 io::ErrorKind::PermissionDenied => Exit::NoPermission,
                 _ => Exit::NoInput,
             };
-            CliError::new(exit, format!("{} could not be opened", path.display())).caused_by(e)
+            let failure = CliError::new(exit, format!("{} could not be opened", path.display())).caused_by(e);
+            match self.fd {
+                Some(_) if exit == Exit::NoPermission => {
+                    failure.hint("what another user has opened can be read as stdin only: leave out --fd")
+                }
+                _ => failure,
+            }
         })?;
         self.take(file)
     }

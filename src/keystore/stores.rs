@@ -86,6 +86,25 @@ impl Keystores {
         Ok(store.as_ref())
     }
 
+    /// Forgets a secret. One whose definition is damaged can still be removed, by its UUID.
+    pub fn undefine(&self, lookup: &SecretLookup) -> Result<(), KeystoreError> {
+        let damaged = match (self.find(lookup, None), lookup) {
+            (Ok(found), _) => return found.store.undefine(&found.definition),
+            (Err(e @ KeystoreError::Damaged { .. }), SecretLookup::Uuid(uuid)) => (e, *uuid),
+            (Err(e), _) => return Err(e),
+        };
+        let (error, uuid) = damaged;
+        let definition =
+            SecretDefinition { uuid, ephemeral: false, private: false, description: None, usage: None };
+        for store in &self.stores {
+            match store.undefine(&definition) {
+                Err(KeystoreError::NotDefined { .. }) => {}
+                done => return done,
+            }
+        }
+        Err(error)
+    }
+
     /// Makes a secret with a new random value: 256 bits as base64, which is text and so a LUKS passphrase.
     pub fn generate(&self, definition: &SecretDefinition) -> Result<&dyn Keystore, KeystoreError> {
         let uuid = definition.uuid;

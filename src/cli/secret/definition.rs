@@ -39,7 +39,6 @@ pub(super) fn dumpxml(keystores: &Keystores, name: &SecretName) -> Result<ExitCo
 
 /// Runs `vmward secret undefine`.
 pub(super) fn undefine(keystores: &Keystores, name: &SecretName) -> Result<ExitCode, CliError> {
-    let found = name.find(keystores)?;
-    found.store.undefine(&found.definition).map_err(keystore_failure)?;
+    keystores.undefine(&name.lookup()).map_err(keystore_failure)?;
     Ok(ExitCode::SUCCESS)
 }
