@@ -117,7 +117,9 @@ impl Domain {
 
     /// Every secret that the guest's devices use, in the order of the XML.
     pub fn secrets(&self) -> Vec<SecretRef> {
-        self.devices.disks.iter().flat_map(disk::Disk::secrets).collect()
+        let variables = self.os.firmware.nvram.as_ref().and_then(|nvram| nvram.source.as_ref()?.auth());
+        let variables = variables.map(|auth| auth.secret.clone());
+        variables.into_iter().chain(self.devices.disks.iter().flat_map(disk::Disk::secrets)).collect()
     }
 }
 

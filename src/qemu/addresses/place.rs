@@ -2,9 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::devices::controller::{ControllerKind, ControllerType, PciModel, ScsiModel};
+use crate::domain::devices::controller::{ControllerType, PciModel, ScsiModel};
 use crate::domain::disk::{Bus, Disk};
-use crate::domain::os::Chipset;
 use crate::domain::{Address, DeviceInfo, Domain, DriveAddress, PciAddress};
 use crate::qemu::devices;
 use crate::xml::Diagnostics;
@@ -128,15 +127,8 @@ fn of_drive(address: &DriveAddress, disk: &Disk, domain: &Domain) -> Option<Valu
             let alias = aliases::controller(domain, ControllerType::Sata, address.controller)?;
             Some(json!({"bus": format!("{alias}.{}", address.unit)}))
         }
-        Bus::Fdc => {
-            let fdc = domain.devices.controllers.iter().find(|c| matches!(c.kind, ControllerKind::Fdc))?;
-            match domain.os.chipset {
-                Chipset::I440fx => Some(json!({"unit": address.unit})),
-                Chipset::Q35 => {
-                    Some(json!({"bus": format!("{}.0", fdc.info.alias.as_deref()?), "unit": address.unit}))
-                }
-            }
-        }
+        // QEMU finds the only floppy controller there is.
+        Bus::Fdc => Some(json!({"unit": address.unit})),
         Bus::Virtio | Bus::Usb => None,
     }
 }

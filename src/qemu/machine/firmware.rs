@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use crate::domain::Domain;
-use crate::domain::disk::Source;
+use crate::domain::disk::{Format, Image, Source};
 use crate::domain::firmware::{FirmwareFormat, LoaderType};
 use crate::qemu::plan::object;
-use crate::qemu::{CommandLine, Host, JsonObject, Preparation};
+use crate::qemu::{CommandLine, Host, JsonObject, Preparation, storage};
 use crate::xml::{Diagnostics, Span};
 
 use super::descriptors::{self, Found};
@@ -115,12 +115,7 @@ pub(super) fn rom(firmware: Option<&Chosen>, line: &mut CommandLine) {
 }
 
 /// The nodes behind the flash chips.
-pub(super) fn nodes(
-    domain: &Domain,
-    firmware: Option<&Chosen>,
-    line: &mut CommandLine,
-    diagnostics: &mut Diagnostics,
-) {
+pub(super) fn nodes(firmware: Option<&Chosen>, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
     let Some(firmware) = firmware.filter(|f| f.kind == LoaderType::Pflash) else { return };
     line.json(
         "-blockdev",
@@ -134,7 +129,7 @@ pub(super) fn nodes(
     );
     line.json("-blockdev", format_node("pflash0", firmware.format, firmware.readonly));
     if let Some(variables) = &firmware.variables {
-        variables.add(domain, line, diagnostics);
+        variables.add(line, diagnostics);
     }
     if firmware.secure {
         line.text("-global", "driver=cfi.pflash01,property=secure,value=on");
@@ -151,39 +146,29 @@ fn format_node(chip: &str, format: FirmwareFormat, readonly: bool) -> JsonObject
 }
 
 impl Variables {
-    fn add(&self, _domain: &Domain, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
-        let mut node = match &self.source {
-            Source::File(path) => {
-                if let Some(template) = &self.template {
-                    line.preparations.push(Preparation::Copy {
-                        from: template.into(),
-                        to: path.into(),
-                        span: self.span,
-                    });
-                }
-                object(json!({"driver": "file", "filename": path}))
-            }
-            Source::Block { path, .. } => object(json!({"driver": "host_device", "filename": path})),
+    fn add(&self, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+        match (&self.source, &self.template) {
+            (Source::File(path), Some(template)) => line.preparations.push(Preparation::Copy {
+                from: template.into(),
+                to: path.into(),
+                span: self.span,
+            }),
+            (Source::File(_) | Source::Block { .. } | Source::Network(_), _) => {}
             _ => {
                 diagnostics.unsupported(
                     self.span,
-                    "vmward keeps a firmware's variables in a file or on a block device",
+                    "vmward keeps a firmware's variables in a file, on a block device or on a server",
                 );
                 return;
             }
-        };
-        node.insert("node-name".to_owned(), "libvirt-pflash1-storage".into());
-        match self.format {
-            FirmwareFormat::Raw => {
-                node.insert("read-only".to_owned(), false.into());
-                line.json("-blockdev", node);
-            }
-            FirmwareFormat::Qcow2 => {
-                node.insert("auto-read-only".to_owned(), true.into());
-                node.insert("discard".to_owned(), "unmap".into());
-                line.json("-blockdev", node);
-                line.json("-blockdev", format_node("pflash1", self.format, false));
-            }
         }
+        let format = match self.format {
+            FirmwareFormat::Raw => Format::Raw,
+            FirmwareFormat::Qcow2 => Format::Qcow2,
+        };
+        let image = Image::plain(self.source.clone(), format, self.span);
+        let (objects, nodes, _) = storage::plan_image(&image, "libvirt-pflash1");
+        objects.into_iter().for_each(|o| line.object(o));
+        nodes.into_iter().for_each(|n| line.json("-blockdev", n));
     }
 }
