@@ -45,6 +45,10 @@ const LAST_WORDS: [(&str, Exit, &str); 9] = [
 pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> CliError {
     use SupervisorError as E;
     let (exit, hint) = match &error {
+        E::Pin { .. } => (
+            Exit::Data,
+            Some("see <vcpu cpuset=...> and <cputune>: the host has to have these processors (lscpu)".into()),
+        ),
         E::AlreadyRunning { name } => (
             Exit::TryAgain,
             Some(format!("`vmward status {name}` shows it, `vmward shutdown {name}` ends it").into()),
