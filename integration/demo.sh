@@ -136,7 +136,7 @@ vm check "$work/guest.xml"
 printf '  $ vmward run %s &\n' "$work/guest.xml"
 "$vmward" run "$work/guest.xml" >"$work/run.log" 2>&1 </dev/null &
 supervisor=$!
-guest_connect "$work/serial.sock"
+guest_connect "$work/serial.sock" "$supervisor"
 guest_wait "guest: ready" 120
 note "booted after $SECONDS s"
 qemu=$("$vmward" status --json demo | sed 's/.*"qemu":\([0-9]*\).*/\1/')

@@ -1,11 +1,9 @@
 # Talking to the small guest over its serial port. To be sourced; needs common.sh.
 
-# guest_connect SOCKET: connects; answers come in on the descriptor GUEST_OUT.
+# guest_connect SOCKET PID: connects, while the supervisor lives; answers come in on the descriptor GUEST_OUT.
 guest_connect() {
-    local tries=0
     while [ ! -S "$1" ]; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 600 ] || die "the guest's serial port $1 does not appear"
+        kill -0 "$2" 2>/dev/null || die "the guest did not start"
         sleep 0.05
     done
     coproc GUEST { socat - "UNIX-CONNECT:$1"; }

@@ -38,6 +38,7 @@ impl Default for Description<'_> {
 pub struct Guest {
     /// Who runs it.
     pub user: User,
+    name: String,
     run: Option<Child>,
     serial: BufReader<UnixStream>,
 }
@@ -96,13 +97,23 @@ impl Guest {
         );
         let file = user.home.path().join("guest.xml");
         fs::write(&file, xml).unwrap();
-        let mut run = user
+        let run = user
             .command(&["run", file.to_str().unwrap()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(user.home.path().join("run.log")).unwrap())
             .spawn()
             .unwrap();
+        let mut guest = Self::of(user, "guest", run);
+        if description.kernel.is_some() {
+            guest.ready();
+        }
+        guest
+    }
+
+    /// Of a `vmward run` that has been started: connects to its serial port, `serial.sock` in the user's home.
+    pub fn of(user: User, name: &str, mut run: Child) -> Self {
+        let serial = user.home.path().join("serial.sock");
         let start = Instant::now();
         let stream = loop {
             if let Ok(stream) = UnixStream::connect(&serial) {
@@ -113,11 +124,7 @@ impl Guest {
             sleep(Duration::from_millis(20));
         };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut guest = Self { user, run: Some(run), serial: BufReader::new(stream) };
-        if description.kernel.is_some() {
-            guest.ready();
-        }
-        guest
+        Self { user, name: name.to_owned(), run: Some(run), serial: BufReader::new(stream) }
     }
 
     /// Waits until the guest has started (again).
@@ -223,7 +230,7 @@ impl Drop for Guest {
     fn drop(&mut self) {
         if let Some(mut run) = self.run.take() {
             // A failed test: SIGTERM would wait for the guest to shut down.
-            let _ = self.user.run(&["destroy", "guest"], b"");
+            let _ = self.user.run(&["destroy", &self.name], b"");
             let _ = run.kill();
             let _ = run.wait();
         }
