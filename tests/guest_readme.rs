@@ -15,7 +15,8 @@ const PLACE: &str = "/tmp/first";
 
 /// The blocks of that language in the README, at another place.
 fn blocks(language: &str, place: &str) -> Vec<String> {
-    let blocks = README.split(&format!("```{language}\n")).skip(1);
+    let start = format!("```{language}\n");
+    let blocks = README.split(&start).skip(1);
     blocks.map(|rest| rest.split("```").next().unwrap().replace(PLACE, place)).collect()
 }
 

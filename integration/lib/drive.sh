@@ -7,7 +7,8 @@ guest_connect() {
         sleep 0.05
     done
     coproc GUEST { socat - "UNIX-CONNECT:$1"; }
-    GUEST_OUT=${GUEST[0]} GUEST_IN=${GUEST[1]}
+    # The shell closes a coprocess's own descriptors in subshells, which pipelines are.
+    exec {GUEST_OUT}<&"${GUEST[0]}" {GUEST_IN}>&"${GUEST[1]}"
 }
 
 # guest_wait TEXT SECONDS: waits for a line that holds the text.

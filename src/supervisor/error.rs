@@ -69,14 +69,9 @@ pub enum SupervisorError {
     /// A secret that the command line needs was not resolved.
     #[error("there is no value for QEMU's secret object {0}")]
     NoSecret(String),
-    /// What the arguments want QEMU to inherit is not there.
-    #[error("QEMU cannot be given descriptor {number}: {why}")]
-    Descriptor {
-        /// Its number.
-        number: i32,
-        /// Why not.
-        why: String,
-    },
+    /// The guest is described with something that vmward cannot give it.
+    #[error("vmward does not provide {0} yet")]
+    Unavailable(String),
     /// The program could not be started at all.
     #[error("{} could not be started", program.display())]
     Spawn {

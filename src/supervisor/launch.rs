@@ -14,14 +14,15 @@ use tokio::sync::mpsc;
 use crate::domain::Domain;
 use crate::keystore::{Keystores, ResolvedSecrets};
 use crate::qemu::{
-    Capabilities, CommandLine, Descriptor, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, SecretObject,
-    SecretSource, launch_arguments,
+    Capabilities, CommandLine, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, SecretObject, SecretSource,
+    launch_arguments,
 };
 use crate::qmp::{Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{MasterKey, SealedSecret, os_random};
 use crate::xml::Element;
 
 use super::control::CONTROL_SOCKET;
+use super::descriptors::open_all;
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
 use super::pinning::pin;
 use super::prepare::{Prepared, prepare};
@@ -108,8 +109,10 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     let arguments = line.render(|secret| seal(secret, &secrets, &master_key))?;
     drop(secrets);
     let control = lib_dir.listen(CONTROL_SOCKET)?;
-    let prepared = prepare(&line.preparations, user.as_ref())?;
-    let descriptors = descriptors(lib_dir, &line.descriptors)?;
+    let mut prepared = prepare(&line.preparations, user.as_ref())?;
+    let mut descriptors = open_all(&line.descriptors, lib_dir, &mut prepared)?;
+    let monitor = lib_dir.listen(MONITOR_SOCKET)?;
+    descriptors.push(FdMapping { parent_fd: monitor.into(), child_fd: MONITOR_FD });
     let process = QemuProcess::spawn(Program {
         path: &program,
         arguments,
@@ -166,18 +169,6 @@ fn seal(
     };
     let value = value.ok_or_else(|| SupervisorError::NoSecret(secret.id.clone()))?;
     Ok(master_key.seal(value, &mut os_random()))
-}
-
-/// What QEMU inherits.
-fn descriptors(lib_dir: &LibDir, wanted: &[Descriptor]) -> Result<Vec<FdMapping>, SupervisorError> {
-    if let Some(first) = wanted.first() {
-        return Err(SupervisorError::Descriptor {
-            number: first.numbers.first().copied().unwrap_or(-1),
-            why: "not yet".into(),
-        });
-    }
-    let monitor = lib_dir.listen(MONITOR_SOCKET)?;
-    Ok(vec![FdMapping { parent_fd: monitor.into(), child_fd: MONITOR_FD }])
 }
 
 /// Greets QEMU and makes sure that it has started.

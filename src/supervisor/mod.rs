@@ -1,6 +1,7 @@
 //! One running domain: launch, lib dir, monitor events, hotplug, shutdown and wipe, recovery, control socket.
 
 pub mod control;
+mod descriptors;
 mod error;
 pub mod hotplug;
 mod images;

@@ -10,15 +10,31 @@ use crate::qemu::Preparation;
 use super::SupervisorError;
 use super::user::User;
 
-/// Directories that were made for one run of a guest. Dropped, they are gone with all that is in them.
+/// Directories and sockets that were made for one run of a guest. Dropped, they are gone, directories with all that is
+/// in them.
 #[derive(Debug, Default)]
-pub(super) struct Prepared(Vec<PathBuf>);
+pub(super) struct Prepared {
+    directories: Vec<PathBuf>,
+    sockets: Vec<PathBuf>,
+}
+
+impl Prepared {
+    /// Adds a socket.
+    pub(super) fn remove_later(&mut self, socket: &Path) {
+        self.sockets.push(socket.to_owned());
+    }
+}
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        for dir in &self.0 {
-            if let Err(e) = fs::remove_dir_all(dir) {
-                tracing::error!("{} could not be removed: {e}", dir.display());
+        let directories = self.directories.iter().map(|path| (path, fs::remove_dir_all(path)));
+        let sockets = self.sockets.iter().map(|path| (path, fs::remove_file(path)));
+        for (path, removed) in directories.chain(sockets) {
+            // QEMU removes its sockets when it ends in peace.
+            if let Err(e) =
+                removed.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+            {
+                tracing::error!("{} could not be removed: {e}", path.display());
             }
         }
     }
@@ -32,7 +48,7 @@ pub(super) fn prepare(list: &[Preparation], user: Option<&User>) -> Result<Prepa
             Preparation::Directory(path) => {
                 let made = directory(path, user);
                 if made.is_ok() {
-                    prepared.0.push(path.clone());
+                    prepared.directories.push(path.clone());
                 }
                 (path, made)
             }

@@ -1,0 +1,104 @@
+//! What QEMU inherits: opened or made here, with this process's rights, and named by number in QEMU's arguments.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use command_fds::FdMapping;
+
+use crate::qemu::{Descriptor, Resource, SocketPath};
+
+use super::SupervisorError;
+use super::lib_dir::LibDir;
+use super::prepare::Prepared;
+
+/// Opens everything. Sockets go when `prepared` is dropped.
+pub(super) fn open_all(
+    wanted: &[Descriptor],
+    lib_dir: &LibDir,
+    prepared: &mut Prepared,
+) -> Result<Vec<FdMapping>, SupervisorError> {
+    let mut mappings = Vec::new();
+    for descriptor in wanted {
+        let fds = open(&descriptor.resource, lib_dir, prepared)?;
+        let numbers = descriptor.numbers.iter();
+        mappings
+            .extend(numbers.zip(fds).map(|(number, parent_fd)| FdMapping { parent_fd, child_fd: *number }));
+    }
+    Ok(mappings)
+}
+
+/// One descriptor for each number.
+fn open(
+    resource: &Resource,
+    lib_dir: &LibDir,
+    prepared: &mut Prepared,
+) -> Result<Vec<OwnedFd>, SupervisorError> {
+    let fd: OwnedFd = match resource {
+        Resource::UnixListener(SocketPath::InLibDir(name)) => lib_dir.listen(name)?.into(),
+        Resource::UnixListener(SocketPath::Given(path)) => {
+            let listener = listen(path).map_err(SupervisorError::io(path, "made for the guest"))?;
+            prepared.remove_later(path);
+            listener.into()
+        }
+        Resource::File { path, append } => OpenOptions::new()
+            .write(true)
+            .create(true)
+            .append(*append)
+            .truncate(!*append)
+            .mode(0o600)
+            .open(path)
+            .map_err(SupervisorError::io(path, "opened for the guest"))?
+            .into(),
+        Resource::Device(path) => OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(SupervisorError::io(path, "opened for the guest"))?
+            .into(),
+        Resource::Tap(_) => return Err(unavailable("tap devices")),
+        Resource::VhostNet => return Err(unavailable("vhost-net")),
+        Resource::VhostVsock { .. } => return Err(unavailable("vhost-vsock")),
+        Resource::Unavailable(what) => return Err(unavailable(what)),
+    };
+    Ok(vec![fd])
+}
+
+fn unavailable(what: &str) -> SupervisorError {
+    SupervisorError::Unavailable(what.to_owned())
+}
+
+/// A socket that only this user and root reach. What a killed supervisor left there is replaced, as nobody answers.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let left = fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket());
+    if left && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_replaces_a_dead_one_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("serial.sock");
+        let first = listen(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        listen(&path).unwrap();
+
+        let file = dir.path().join("file");
+        fs::write(&file, "precious").unwrap();
+        listen(&file).unwrap_err();
+        assert_eq!(fs::read(&file).unwrap(), b"precious");
+    }
+}
