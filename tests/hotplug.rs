@@ -1,0 +1,341 @@
+//! Disks plugged in and out of a real QEMU whose machine runs no system: what goes right, every way in which it
+//! goes wrong, and that nothing is left of either. What a guest's system sees is in `guest_hotplug.rs`.
+
+mod guest;
+mod user;
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use guest::{Description, Guest, disk, disk_xml};
+use user::User;
+
+/// Where a test gives up on what happens by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A machine with a SCSI and a USB controller.
+const CONTROLLERS: &str =
+    "<controller type='scsi' model='virtio-scsi'/><controller type='usb' model='qemu-xhci'/>";
+
+fn machine() -> Guest {
+    let description = Description { kernel: None, devices: CONTROLLERS, ..Description::default() };
+    Guest::boot(User::new(), Path::new(""), &description)
+}
+
+fn qmp(guest: &Guest, command: &str, arguments: &Value) -> Value {
+    let text = json!({ "execute": command, "arguments": arguments }).to_string();
+    serde_json::from_slice(&guest.user.ok(&["qmp", "guest", &text], b"")).unwrap()
+}
+
+/// Everything that a disk could leave in QEMU: nodes, objects, devices, and how many files are open.
+#[derive(Debug, PartialEq)]
+struct Inventory {
+    nodes: Vec<String>,
+    objects: Vec<String>,
+    devices: Vec<String>,
+    chardevs: Vec<String>,
+    descriptors: usize,
+}
+
+fn inventory(guest: &Guest) -> Inventory {
+    let names = |list: Value, name: &str| {
+        let mut names: Vec<String> =
+            list.as_array().unwrap().iter().map(|e| e[name].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    Inventory {
+        nodes: names(qmp(guest, "query-named-block-nodes", &json!({ "flat": true })), "node-name"),
+        objects: names(qmp(guest, "qom-list", &json!({ "path": "/objects" })), "name"),
+        devices: names(qmp(guest, "qom-list", &json!({ "path": "/machine/peripheral" })), "name"),
+        chardevs: names(qmp(guest, "query-chardev", &json!({})), "label"),
+        descriptors: fs::read_dir(format!("/proc/{}/fd", guest.qemu())).unwrap().count(),
+    }
+}
+
+fn dumpxml(guest: &Guest) -> String {
+    String::from_utf8(guest.user.ok(&["dumpxml", "guest"], b"")).unwrap()
+}
+
+/// An attach that fails with that exit code and leaves all as it was; what it says.
+fn refused(guest: &Guest, exit: i32, disk: &str) -> String {
+    let (before, xml) = (inventory(guest), dumpxml(guest));
+    let said = guest.user.fails(exit, &["attach-device", "guest", "-"], disk.as_bytes());
+    assert_eq!(inventory(guest), before, "{said}");
+    assert_eq!(dumpxml(guest), xml);
+    said
+}
+
+fn end(guest: Guest) {
+    guest.user.ok(&["destroy", "guest"], b"");
+    let (status, said) = guest.ended();
+    assert!(status.success(), "{said}");
+}
+
+/// Waits for what happens without anybody waiting for it.
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn scsi_and_usb_disks_go_in_and_out() {
+    let guest = machine();
+    let before = inventory(&guest);
+    let xml = dumpxml(&guest);
+    for (bus, name, alias) in [("scsi", "a.luks", "scsi0-0-0-0"), ("usb", "b.qcow2", "usb-disk0")] {
+        let disk = disk(&guest.user, name, "sda", bus);
+        guest.attached(&disk);
+        let with = inventory(&guest);
+        // The secret is gone as soon as the disk is open.
+        assert_eq!(with.objects, before.objects);
+        assert!(with.nodes.len() >= 2 && with.nodes.iter().any(|n| n.ends_with("-format")), "{with:?}");
+        assert!(with.devices.contains(&alias.to_owned()), "{with:?}");
+        let status = guest.status();
+        let shown = &status["disks"][0];
+        assert_eq!(
+            (&shown["target"], &shown["alias"], &shown["encrypted"]),
+            (&json!("sda"), &json!(alias), &json!(true))
+        );
+        let live = dumpxml(&guest);
+        assert!(live.contains(&format!("<alias name='{alias}'/>")), "{live}");
+        assert!(live.contains("<address type="), "{live}");
+        guest.user.ok(&["detach-device", "guest", "sda"], b"");
+        assert_eq!(inventory(&guest), before);
+        assert_eq!(dumpxml(&guest), xml);
+    }
+    end(guest);
+}
+
+#[test]
+fn a_disk_goes_by_its_xml_too() {
+    let guest = machine();
+    let disk = disk(&guest.user, "a.luks", "sdc", "usb");
+    let file = guest.user.home.path().join("disk.xml");
+    fs::write(&file, &disk).unwrap();
+    let file = file.to_str().unwrap();
+    guest.user.ok(&["attach-device", "guest", file], b"");
+    assert_eq!(guest.targets(), ["sdc"]);
+    guest.user.ok(&["detach-device", "guest", file], b"");
+    assert!(guest.targets().is_empty());
+    end(guest);
+}
+
+#[test]
+fn fifty_times_in_and_out_leave_everything_as_it_was() {
+    let guest = machine();
+    let disks = [disk(&guest.user, "a.luks", "sda", "scsi"), disk(&guest.user, "b.luks", "sdb", "usb")];
+    let once = |disk: &String, target: &str| {
+        guest.attached(disk);
+        guest.user.ok(&["detach-device", "guest", target], b"");
+    };
+    let supervisor = guest.status()["supervisor"].clone();
+    let own = || fs::read_dir(format!("/proc/{supervisor}/fd")).unwrap().count();
+    // The first time may open what stays (an event descriptor of a thread pool).
+    disks.iter().zip(["sda", "sdb"]).for_each(|(disk, target)| once(disk, target));
+    let before = inventory(&guest);
+    wait_until("the last command's connection is still open", || own() == own());
+    let descriptors = own();
+    for _ in 0..25 {
+        disks.iter().zip(["sda", "sdb"]).for_each(|(disk, target)| once(disk, target));
+    }
+    assert_eq!(inventory(&guest), before);
+    wait_until("the supervisor has more descriptors open than before", || own() <= descriptors);
+    end(guest);
+}
+
+#[test]
+fn a_wrong_passphrase_is_said_to_be_one() {
+    let guest = machine();
+    let disk = disk(&guest.user, "a.luks", "sda", "scsi");
+    let uuid = disk.split("uuid='").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+    guest.user.ok(&["secret", "set-value", &uuid], b"another");
+    let said = refused(&guest, 77, &disk);
+    assert!(said.contains("Invalid password") && said.contains("vmward secret set-value"), "{said}");
+    assert!(
+        said.contains("undone: block node libvirt-1-storage, object libvirt-1-format-encryption-secret0"),
+        "{said}"
+    );
+    assert!(!said.contains("another"), "{said}");
+    end(guest);
+}
+
+#[test]
+fn secrets_that_are_missing_are_named_at_their_line() {
+    let guest = machine();
+    let good = disk(&guest.user, "a.luks", "sda", "scsi");
+    let uuid = good.split("uuid='").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+    let missing = good.replace(&uuid, "00000000-0000-4000-8000-000000000001");
+    let said = refused(&guest, 66, &missing);
+    assert!(said.contains("<stdin>:1:") && said.contains("vmward secret define"), "{said}");
+    let valueless = guest.user.define("<usage type='volume'><volume>/x</volume></usage>");
+    let said = refused(&guest, 66, &good.replace(&uuid, &valueless));
+    assert!(said.contains("set-value"), "{said}");
+    let other = guest.user.define("<usage type='ceph'><name>x</name></usage>");
+    guest.user.ok(&["secret", "set-value", &other], b"x");
+    let said = refused(&guest, 66, &good.replace(&uuid, &other));
+    assert!(said.contains("ceph"), "{said}");
+    end(guest);
+}
+
+#[test]
+fn an_image_that_is_in_use_or_not_there() {
+    let guest = machine();
+    let disk = disk(&guest.user, "a.luks", "sda", "scsi");
+    let missing = disk.replace("a.luks", "b.luks");
+    let said = refused(&guest, 69, &missing);
+    assert!(said.contains("No such file"), "{said}");
+    guest.attached(&disk);
+    let said = refused(&guest, 75, &disk.replace("'sda'", "'sdb'"));
+    assert!(said.contains("lock") && said.contains("<shareable/>"), "{said}");
+    end(guest);
+}
+
+#[test]
+fn what_is_wrong_with_the_xml_is_shown_at_its_place() {
+    let guest = machine();
+    let disk = disk(&guest.user, "a.luks", "sda", "scsi");
+    guest.attached(&disk);
+    let said = refused(&guest, 65, &disk);
+    assert!(said.contains("'sda'") && said.contains("<stdin>:1:") && said.contains("^^^"), "{said}");
+    let said = refused(&guest, 65, "<disk type='file'>\n  <source");
+    assert!(said.contains("<stdin>:2:"), "{said}");
+    let odd = disk.replace("'sda'", "'sdb'").replace("</disk>", "<colour/></disk>");
+    let said = refused(&guest, 65, &odd);
+    assert!(said.contains("does not honour <colour>"), "{said}");
+    let said = refused(&guest, 65, "<interface type='user'/>");
+    assert!(said.contains("disk"), "{said}");
+    end(guest);
+}
+
+#[test]
+fn a_full_bus_is_said_to_be_full() {
+    let guest = machine();
+    let attach = |n: u8| {
+        let letter = char::from(b'a' + n);
+        let disk = disk(&guest.user, &format!("{letter}.luks"), &format!("vd{letter}"), "virtio");
+        (guest.attach(&disk), disk)
+    };
+    let full = (0..20).map(attach).find(|(output, _)| !output.status.success());
+    let (_, disk) = full.expect("the machine takes 20 disks");
+    let said = refused(&guest, 65, &disk);
+    assert!(said.contains("<stdin>:1:"), "{said}");
+    end(guest);
+}
+
+#[test]
+fn each_step_that_fails_is_undone_and_named() {
+    let guest = machine();
+    let disk = disk(&guest.user, "a.luks", "sda", "usb");
+    // What is there already under the same name, and is not the attach's to remove.
+    let secret = "libvirt-1-format-encryption-secret0";
+    qmp(&guest, "object-add", &json!({ "qom-type": "iothread", "id": secret }));
+    let said = refused(&guest, 69, &disk);
+    assert!(said.contains(&format!("object {secret} could not be made")), "{said}");
+    assert!(said.contains("nothing to undo"), "{said}");
+    qmp(&guest, "object-del", &json!({ "id": secret }));
+
+    for (node, undone) in [("libvirt-1-storage", ""), ("libvirt-1-format", "block node libvirt-1-storage, ")]
+    {
+        qmp(&guest, "blockdev-add", &json!({ "driver": "null-co", "node-name": node }));
+        let said = refused(&guest, 69, &disk);
+        assert!(said.contains(&format!("block node {node} could not be made")), "{said}");
+        assert!(said.contains(&format!("undone: {undone}object {secret}")), "{said}");
+        qmp(&guest, "blockdev-del", &json!({ "node-name": node }));
+    }
+
+    qmp(&guest, "device_add", &json!({ "driver": "usb-tablet", "id": "ua-mine" }));
+    let said = refused(&guest, 69, &disk.replace("</disk>", "<alias name='ua-mine'/></disk>"));
+    assert!(said.contains("device ua-mine could not be made"), "{said}");
+    assert!(said.contains("undone: block node libvirt-1-format, block node libvirt-1-storage"), "{said}");
+    // None of that keeps the disk out for good.
+    guest.attached(&disk);
+    end(guest);
+}
+
+#[test]
+fn a_disk_that_is_not_there_cannot_go() {
+    let guest = machine();
+    let said = guest.user.fails(66, &["detach-device", "guest", "sdx"], b"");
+    assert!(said.contains("'sdx'") && said.contains("vmward status"), "{said}");
+    end(guest);
+}
+
+#[test]
+fn a_disk_that_the_guest_lets_go_of_late_is_taken_out_then() {
+    let guest = machine();
+    let before = inventory(&guest);
+    guest.attached(&disk(&guest.user, "a.luks", "vda", "virtio"));
+    let with = inventory(&guest);
+    // There is no system that would answer.
+    let said = guest.user.fails(75, &["detach-device", "--timeout", "1", "guest", "vda"], b"");
+    assert!(said.contains("still there"), "{said}");
+    assert_eq!(inventory(&guest), with);
+    assert_eq!(guest.targets(), ["vda"]);
+    // A second request is no error of its own.
+    guest.user.fails(75, &["detach-device", "--timeout", "1", "guest", "vda"], b"");
+    // A reset carries out what is pending.
+    guest.user.ok(&["reset", "guest"], b"");
+    wait_until("the disk stays", || guest.targets().is_empty());
+    assert_eq!(inventory(&guest), before);
+    assert!(!dumpxml(&guest).contains("<disk"));
+    end(guest);
+}
+
+#[test]
+fn a_device_removed_past_vmward_is_tidied_up_after() {
+    let guest = machine();
+    let before = inventory(&guest);
+    guest.attached(&disk(&guest.user, "a.luks", "sda", "usb"));
+    qmp(&guest, "device_del", &json!({ "id": "usb-disk0" }));
+    wait_until("the disk stays", || guest.targets().is_empty());
+    assert_eq!(inventory(&guest), before);
+    end(guest);
+}
+
+#[test]
+fn several_at_once_come_one_after_the_other() {
+    let guest = machine();
+    let disks: Vec<String> = (0..4u8)
+        .map(|n| char::from(b'a' + n))
+        .map(|c| {
+            disk(&guest.user, &format!("{c}.luks"), &format!("sd{c}"), if c < 'c' { "usb" } else { "scsi" })
+        })
+        .collect();
+    let attaches: Vec<_> =
+        disks.iter().map(|d| guest.user.start(&["attach-device", "guest", "-"], d.as_bytes())).collect();
+    for attach in attaches {
+        let output = attach.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let mut targets = guest.targets();
+    targets.sort();
+    assert_eq!(targets, ["sda", "sdb", "sdc", "sdd"]);
+    end(guest);
+}
+
+#[test]
+fn an_attach_goes_on_without_the_client_that_asked_for_it() {
+    let guest = machine();
+    let path = guest.user.home.path().join("slow.luks");
+    let path = path.to_str().unwrap();
+    // Made by qemu-img's default: QEMU derives the key for seconds, in which the client is killed.
+    let secret = guest.user.define(&format!("<usage type='volume'><volume>{path}</volume></usage>"));
+    guest.user.ok(&["secret", "set-value", &secret], b"correct horse battery staple");
+    guest.user.ok(&["volume", "create", path, "--size", "16M", "--format", "raw", "--secret", &secret], b"");
+    let slow = disk_xml(path, "raw", &secret, "sda", "usb");
+    let mut attach = guest.user.start(&["attach-device", "guest", "-"], slow.as_bytes());
+    sleep(Duration::from_millis(500));
+    attach.kill().unwrap();
+    attach.wait().unwrap();
+    wait_until("the disk does not come", || guest.targets() == ["sda"]);
+    guest.user.ok(&["detach-device", "guest", "sda"], b"");
+    end(guest);
+}
