@@ -1,6 +1,6 @@
 //! The control socket and the commands that speak over it, with a real QEMU whose machine runs no system.
 
-mod guest;
+mod machine;
 mod user;
 
 use std::fs;
@@ -14,25 +14,25 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use guest::{Description, Guest};
+use machine::{Machine, wait_until};
 use user::User;
 
-fn machine() -> Guest {
-    Guest::boot(User::new(), Path::new(""), &Description { kernel: None, ..Description::default() })
+fn machine() -> Machine {
+    Machine::start("")
 }
 
-fn socket(guest: &Guest) -> PathBuf {
-    guest.user.home.path().join("run/guest/control.sock")
+fn socket(guest: &Machine) -> PathBuf {
+    guest.lib_dir().join("control.sock")
 }
 
-fn connect(guest: &Guest) -> UnixStream {
+fn connect(guest: &Machine) -> UnixStream {
     let stream = UnixStream::connect(socket(guest)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
 }
 
 /// One varlink call over a connection of its own.
-fn call(guest: &Guest, method: &str, parameters: &Value) -> Value {
+fn call(guest: &Machine, method: &str, parameters: &Value) -> Value {
     let mut stream = connect(guest);
     let message = json!({ "method": method, "parameters": parameters });
     stream.write_all(format!("{message}\0").as_bytes()).unwrap();
@@ -45,14 +45,8 @@ fn answer(stream: &UnixStream) -> Value {
     serde_json::from_slice(reply.strip_suffix(b"\0").unwrap()).unwrap()
 }
 
-fn state(guest: &Guest) -> String {
+fn state(guest: &Machine) -> String {
     guest.status()["state"].as_str().unwrap().to_owned()
-}
-
-fn end(guest: Guest) {
-    guest.user.ok(&["destroy", "guest"], b"");
-    let (status, said) = guest.ended();
-    assert!(status.success(), "{said}");
 }
 
 #[test]
@@ -76,7 +70,7 @@ fn the_commands_of_a_running_guest() {
     let said = user.fails(69, &["qmp", "guest", "no-such-command"], b"");
     assert!(said.contains("no-such-command"), "{said}");
     user.fails(64, &["qmp", "guest", "{"], b"");
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -86,8 +80,7 @@ fn a_shutdown_that_the_guest_ignores_can_be_waited_for_and_given_up() {
     assert!(said.contains("vmward destroy"), "{said}");
     guest.user.ok(&["destroy", "guest"], b"");
     // When `destroy` returns there is nothing left.
-    assert!(!socket(&guest).exists());
-    guest.ended();
+    assert!(!guest.lib_dir().exists());
 }
 
 #[test]
@@ -134,7 +127,7 @@ fn the_interface_describes_itself() {
     ] {
         assert!(text.contains(line), "{line} is not in {text}");
     }
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -155,7 +148,7 @@ fn errors_have_a_name_a_message_and_a_hint() {
     assert_eq!(error["error"], "org.vmward.Domain.QemuRefused");
     let unknown = call(&guest, "org.vmward.Domain.NoSuchMethod", &json!({}));
     assert_eq!(unknown["error"], "org.varlink.service.MethodNotFound");
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -167,7 +160,7 @@ fn qemu_gets_no_secret_in_the_clear() {
     });
     let said = guest.user.fails(77, &["qmp", "guest", &plain.to_string()], b"");
     assert!(said.contains("in the clear") && !said.contains("hunter2"), "{said}");
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -184,7 +177,7 @@ fn events_are_shown_until_the_guest_ends() {
     let (first, lines) = first.join().unwrap();
     let first: Value = serde_json::from_str(&first).unwrap();
     assert!(first["event"] == "STOP" || first["event"] == "RESUME", "{first}");
-    end(guest);
+    guest.end();
     let names: Vec<Value> =
         lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["event"].clone()).collect();
     assert!(names.contains(&json!("RESUME")), "{names:?}");
@@ -219,7 +212,7 @@ fn clients_that_are_slow_silent_or_hostile_hold_up_nobody() {
     polite.shutdown(Shutdown::Write).unwrap();
     assert!(answer(&polite)["parameters"]["xml"].is_string());
     drop((silent, deaf, half));
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -235,12 +228,8 @@ fn listeners_that_hang_up_are_forgotten() {
         drop(stream);
         assert_eq!(state(&guest), "running");
     }
-    let start = std::time::Instant::now();
-    while descriptors() > before {
-        assert!(start.elapsed() < Duration::from_secs(60), "connections are still open");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    end(guest);
+    wait_until("connections are still open", || descriptors() <= before);
+    guest.end();
 }
 
 #[test]
@@ -255,7 +244,7 @@ fn too_many_clients_are_turned_away_and_the_rest_is_served() {
     assert_eq!((&many[99]).read(&mut [0]).unwrap(), 0);
     drop(many);
     while guest.user.run(&["status", "guest"], b"").status.code() != Some(0) {}
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -280,5 +269,5 @@ fn other_users_are_kept_out() {
         Err(e) => println!("skipped in part: the program cannot be run by another user here ({e})"),
     }
     assert_eq!(state(&guest), "running");
-    end(guest);
+    guest.end();
 }

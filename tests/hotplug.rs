@@ -1,34 +1,24 @@
 //! Disks plugged in and out of a real QEMU whose machine runs no system: what goes right, every way in which it
 //! goes wrong, and that nothing is left of either. What a guest's system sees is in `guest_hotplug.rs`.
 
-mod guest;
+mod machine;
 mod user;
 
 use std::fs;
-use std::path::Path;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use guest::{Description, Guest, disk, disk_xml};
+use machine::{Machine, disk, disk_xml, wait_until};
 use user::User;
-
-/// Where a test gives up on what happens by itself.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A machine with a SCSI and a USB controller.
 const CONTROLLERS: &str =
     "<controller type='scsi' model='virtio-scsi'/><controller type='usb' model='qemu-xhci'/>";
 
-fn machine() -> Guest {
-    let description = Description { kernel: None, devices: CONTROLLERS, ..Description::default() };
-    Guest::boot(User::new(), Path::new(""), &description)
-}
-
-fn qmp(guest: &Guest, command: &str, arguments: &Value) -> Value {
-    let text = json!({ "execute": command, "arguments": arguments }).to_string();
-    serde_json::from_slice(&guest.user.ok(&["qmp", "guest", &text], b"")).unwrap()
+fn machine() -> Machine {
+    Machine::start(CONTROLLERS)
 }
 
 /// Everything that a disk could leave in QEMU: nodes, objects, devices, and how many files are open.
@@ -41,7 +31,7 @@ struct Inventory {
     descriptors: usize,
 }
 
-fn inventory(guest: &Guest) -> Inventory {
+fn inventory(guest: &Machine) -> Inventory {
     let names = |list: Value, name: &str| {
         let mut names: Vec<String> =
             list.as_array().unwrap().iter().map(|e| e[name].as_str().unwrap().to_owned()).collect();
@@ -49,50 +39,31 @@ fn inventory(guest: &Guest) -> Inventory {
         names
     };
     Inventory {
-        nodes: names(qmp(guest, "query-named-block-nodes", &json!({ "flat": true })), "node-name"),
-        objects: names(qmp(guest, "qom-list", &json!({ "path": "/objects" })), "name"),
-        devices: names(qmp(guest, "qom-list", &json!({ "path": "/machine/peripheral" })), "name"),
-        chardevs: names(qmp(guest, "query-chardev", &json!({})), "label"),
-        descriptors: fs::read_dir(format!("/proc/{}/fd", guest.qemu())).unwrap().count(),
+        nodes: names(guest.qmp("query-named-block-nodes", &json!({ "flat": true })), "node-name"),
+        objects: names(guest.qmp("qom-list", &json!({ "path": "/objects" })), "name"),
+        devices: names(guest.qmp("qom-list", &json!({ "path": "/machine/peripheral" })), "name"),
+        chardevs: names(guest.qmp("query-chardev", &json!({})), "label"),
+        descriptors: fs::read_dir(format!("/proc/{}/fd", guest.status()["qemu"])).unwrap().count(),
     }
-}
-
-fn dumpxml(guest: &Guest) -> String {
-    String::from_utf8(guest.user.ok(&["dumpxml", "guest"], b"")).unwrap()
 }
 
 /// An attach that fails with that exit code and leaves all as it was; what it says.
-fn refused(guest: &Guest, exit: i32, disk: &str) -> String {
-    let (before, xml) = (inventory(guest), dumpxml(guest));
+fn refused(guest: &Machine, exit: i32, disk: &str) -> String {
+    let (before, xml) = (inventory(guest), guest.dumpxml());
     let said = guest.user.fails(exit, &["attach-device", "guest", "-"], disk.as_bytes());
     assert_eq!(inventory(guest), before, "{said}");
-    assert_eq!(dumpxml(guest), xml);
+    assert_eq!(guest.dumpxml(), xml);
     said
-}
-
-fn end(guest: Guest) {
-    guest.user.ok(&["destroy", "guest"], b"");
-    let (status, said) = guest.ended();
-    assert!(status.success(), "{said}");
-}
-
-/// Waits for what happens without anybody waiting for it.
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
 fn scsi_and_usb_disks_go_in_and_out() {
     let guest = machine();
     let before = inventory(&guest);
-    let xml = dumpxml(&guest);
+    let xml = guest.dumpxml();
     for (bus, name, alias) in [("scsi", "a.luks", "scsi0-0-0-0"), ("usb", "b.qcow2", "usb-disk0")] {
         let disk = disk(&guest.user, name, "sda", bus);
-        guest.attached(&disk);
+        guest.attach(&disk);
         let with = inventory(&guest);
         // The secret is gone as soon as the disk is open.
         assert_eq!(with.objects, before.objects);
@@ -104,14 +75,14 @@ fn scsi_and_usb_disks_go_in_and_out() {
             (&shown["target"], &shown["alias"], &shown["encrypted"]),
             (&json!("sda"), &json!(alias), &json!(true))
         );
-        let live = dumpxml(&guest);
+        let live = guest.dumpxml();
         assert!(live.contains(&format!("<alias name='{alias}'/>")), "{live}");
         assert!(live.contains("<address type="), "{live}");
         guest.user.ok(&["detach-device", "guest", "sda"], b"");
         assert_eq!(inventory(&guest), before);
-        assert_eq!(dumpxml(&guest), xml);
+        assert_eq!(guest.dumpxml(), xml);
     }
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -125,7 +96,7 @@ fn a_disk_goes_by_its_xml_too() {
     assert_eq!(guest.targets(), ["sdc"]);
     guest.user.ok(&["detach-device", "guest", file], b"");
     assert!(guest.targets().is_empty());
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -133,7 +104,7 @@ fn fifty_times_in_and_out_leave_everything_as_it_was() {
     let guest = machine();
     let disks = [disk(&guest.user, "a.luks", "sda", "scsi"), disk(&guest.user, "b.luks", "sdb", "usb")];
     let once = |disk: &String, target: &str| {
-        guest.attached(disk);
+        guest.attach(disk);
         guest.user.ok(&["detach-device", "guest", target], b"");
     };
     let supervisor = guest.status()["supervisor"].clone();
@@ -148,7 +119,7 @@ fn fifty_times_in_and_out_leave_everything_as_it_was() {
     }
     assert_eq!(inventory(&guest), before);
     wait_until("the supervisor has more descriptors open than before", || own() <= descriptors);
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -164,7 +135,7 @@ fn a_wrong_passphrase_is_said_to_be_one() {
         "{said}"
     );
     assert!(!said.contains("another"), "{said}");
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -182,7 +153,7 @@ fn secrets_that_are_missing_are_named_at_their_line() {
     guest.user.ok(&["secret", "set-value", &other], b"x");
     let said = refused(&guest, 66, &good.replace(&uuid, &other));
     assert!(said.contains("ceph"), "{said}");
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -192,17 +163,17 @@ fn an_image_that_is_in_use_or_not_there() {
     let missing = disk.replace("a.luks", "b.luks");
     let said = refused(&guest, 69, &missing);
     assert!(said.contains("No such file"), "{said}");
-    guest.attached(&disk);
+    guest.attach(&disk);
     let said = refused(&guest, 75, &disk.replace("'sda'", "'sdb'"));
     assert!(said.contains("lock") && said.contains("<shareable/>"), "{said}");
-    end(guest);
+    guest.end();
 }
 
 #[test]
 fn what_is_wrong_with_the_xml_is_shown_at_its_place() {
     let guest = machine();
     let disk = disk(&guest.user, "a.luks", "sda", "scsi");
-    guest.attached(&disk);
+    guest.attach(&disk);
     let said = refused(&guest, 65, &disk);
     assert!(said.contains("'sda'") && said.contains("<stdin>:1:") && said.contains("^^^"), "{said}");
     let said = refused(&guest, 65, "<disk type='file'>\n  <source");
@@ -212,7 +183,7 @@ fn what_is_wrong_with_the_xml_is_shown_at_its_place() {
     assert!(said.contains("does not honour <colour>"), "{said}");
     let said = refused(&guest, 65, "<interface type='user'/>");
     assert!(said.contains("disk"), "{said}");
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -221,13 +192,13 @@ fn a_full_bus_is_said_to_be_full() {
     let attach = |n: u8| {
         let letter = char::from(b'a' + n);
         let disk = disk(&guest.user, &format!("{letter}.luks"), &format!("vd{letter}"), "virtio");
-        (guest.attach(&disk), disk)
+        (guest.user.run(&["attach-device", "guest", "-"], disk.as_bytes()), disk)
     };
     let full = (0..20).map(attach).find(|(output, _)| !output.status.success());
     let (_, disk) = full.expect("the machine takes 20 disks");
     let said = refused(&guest, 65, &disk);
     assert!(said.contains("<stdin>:1:"), "{said}");
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -236,28 +207,28 @@ fn each_step_that_fails_is_undone_and_named() {
     let disk = disk(&guest.user, "a.luks", "sda", "usb");
     // What is there already under the same name, and is not the attach's to remove.
     let secret = "libvirt-1-format-encryption-secret0";
-    qmp(&guest, "object-add", &json!({ "qom-type": "iothread", "id": secret }));
+    guest.qmp("object-add", &json!({ "qom-type": "iothread", "id": secret }));
     let said = refused(&guest, 69, &disk);
     assert!(said.contains(&format!("object {secret} could not be made")), "{said}");
     assert!(said.contains("nothing to undo"), "{said}");
-    qmp(&guest, "object-del", &json!({ "id": secret }));
+    guest.qmp("object-del", &json!({ "id": secret }));
 
     for (node, undone) in [("libvirt-1-storage", ""), ("libvirt-1-format", "block node libvirt-1-storage, ")]
     {
-        qmp(&guest, "blockdev-add", &json!({ "driver": "null-co", "node-name": node }));
+        guest.qmp("blockdev-add", &json!({ "driver": "null-co", "node-name": node }));
         let said = refused(&guest, 69, &disk);
         assert!(said.contains(&format!("block node {node} could not be made")), "{said}");
         assert!(said.contains(&format!("undone: {undone}object {secret}")), "{said}");
-        qmp(&guest, "blockdev-del", &json!({ "node-name": node }));
+        guest.qmp("blockdev-del", &json!({ "node-name": node }));
     }
 
-    qmp(&guest, "device_add", &json!({ "driver": "usb-tablet", "id": "ua-mine" }));
+    guest.qmp("device_add", &json!({ "driver": "usb-tablet", "id": "ua-mine" }));
     let said = refused(&guest, 69, &disk.replace("</disk>", "<alias name='ua-mine'/></disk>"));
     assert!(said.contains("device ua-mine could not be made"), "{said}");
     assert!(said.contains("undone: block node libvirt-1-format, block node libvirt-1-storage"), "{said}");
     // None of that keeps the disk out for good.
-    guest.attached(&disk);
-    end(guest);
+    guest.attach(&disk);
+    guest.end();
 }
 
 #[test]
@@ -265,14 +236,14 @@ fn a_disk_that_is_not_there_cannot_go() {
     let guest = machine();
     let said = guest.user.fails(66, &["detach-device", "guest", "sdx"], b"");
     assert!(said.contains("'sdx'") && said.contains("vmward status"), "{said}");
-    end(guest);
+    guest.end();
 }
 
 #[test]
 fn a_disk_that_the_guest_lets_go_of_late_is_taken_out_then() {
     let guest = machine();
     let before = inventory(&guest);
-    guest.attached(&disk(&guest.user, "a.luks", "vda", "virtio"));
+    guest.attach(&disk(&guest.user, "a.luks", "vda", "virtio"));
     let with = inventory(&guest);
     // There is no system that would answer.
     let said = guest.user.fails(75, &["detach-device", "--timeout", "1", "guest", "vda"], b"");
@@ -285,19 +256,19 @@ fn a_disk_that_the_guest_lets_go_of_late_is_taken_out_then() {
     guest.user.ok(&["reset", "guest"], b"");
     wait_until("the disk stays", || guest.targets().is_empty());
     assert_eq!(inventory(&guest), before);
-    assert!(!dumpxml(&guest).contains("<disk"));
-    end(guest);
+    assert!(!guest.dumpxml().contains("<disk"));
+    guest.end();
 }
 
 #[test]
 fn a_device_removed_past_vmward_is_tidied_up_after() {
     let guest = machine();
     let before = inventory(&guest);
-    guest.attached(&disk(&guest.user, "a.luks", "sda", "usb"));
-    qmp(&guest, "device_del", &json!({ "id": "usb-disk0" }));
+    guest.attach(&disk(&guest.user, "a.luks", "sda", "usb"));
+    guest.qmp("device_del", &json!({ "id": "usb-disk0" }));
     wait_until("the disk stays", || guest.targets().is_empty());
     assert_eq!(inventory(&guest), before);
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -318,7 +289,7 @@ fn several_at_once_come_one_after_the_other() {
     let mut targets = guest.targets();
     targets.sort();
     assert_eq!(targets, ["sda", "sdb", "sdc", "sdd"]);
-    end(guest);
+    guest.end();
 }
 
 #[test]
@@ -337,5 +308,5 @@ fn an_attach_goes_on_without_the_client_that_asked_for_it() {
     attach.wait().unwrap();
     wait_until("the disk does not come", || guest.targets() == ["sda"]);
     guest.user.ok(&["detach-device", "guest", "sda"], b"");
-    end(guest);
+    guest.end();
 }

@@ -37,8 +37,14 @@ pub fn fill_in(device: &mut Element, info: &DeviceInfo) {
     }
 }
 
-/// Fills in what the devices of a domain were assigned.
+/// Fills in what a domain and its devices were assigned.
 pub fn fill_in_all(domain_xml: &mut Element, domain: &Domain) {
+    if domain_xml.child("uuid").is_none() {
+        let uuid = Element::new("uuid").with_text(domain.general.uuid.to_string());
+        // After the name, where libvirt has it.
+        let place = domain_xml.children.iter().position(|c| c.name == "name").map_or(0, |at| at + 1);
+        domain_xml.children.insert(place, uuid);
+    }
     let Some(devices) = devices(domain_xml) else { return };
     for info in infos(&domain.devices) {
         // Devices that vmward added have no place in the text.

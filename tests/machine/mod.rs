@@ -1,0 +1,144 @@
+//! A machine that runs no system, under a `vmward` of its own.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::user::User;
+
+/// Where a test gives up on what happens by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running machine. It is ended when this is dropped.
+pub struct Machine {
+    /// Who runs it.
+    pub user: User,
+    run: Child,
+}
+
+impl Machine {
+    /// A q35 machine called `guest` with these devices.
+    pub fn start(devices: &str) -> Self {
+        let user = User::new();
+        let emulator = env::var("VMWARD_TEST_EMULATOR")
+            .map_or_else(|_| String::new(), |path| format!("<emulator>{path}</emulator>"));
+        let xml = format!(
+            "<domain type='qemu'><name>guest</name><memory unit='MiB'>128</memory>\
+             <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>\
+             <devices>{emulator}{devices}</devices></domain>"
+        );
+        let file = user.home.path().join("guest.xml");
+        fs::write(&file, xml).unwrap();
+        let run = user
+            .command(&["run", file.to_str().unwrap()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(user.home.path().join("run.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut machine = Self { user, run };
+        let start = Instant::now();
+        while !machine.user.run(&["status", "guest"], b"").status.success() {
+            let ended = machine.run.try_wait().unwrap();
+            assert!(ended.is_none() && start.elapsed() < PATIENCE, "it does not start: {}", machine.log());
+            sleep(Duration::from_millis(20));
+        }
+        machine
+    }
+
+    /// What the supervisor has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.user.home.path().join("run.log")).unwrap()
+    }
+
+    /// What `vmward status --json` says.
+    pub fn status(&self) -> Value {
+        serde_json::from_slice(&self.user.ok(&["status", "--json", "guest"], b"")).unwrap()
+    }
+
+    /// The targets of its disks.
+    pub fn targets(&self) -> Vec<String> {
+        let status = self.status();
+        let disks = status["disks"].as_array().unwrap();
+        disks.iter().map(|d| d["target"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The live XML.
+    pub fn dumpxml(&self) -> String {
+        String::from_utf8(self.user.ok(&["dumpxml", "guest"], b"")).unwrap()
+    }
+
+    /// What QEMU answers.
+    pub fn qmp(&self, command: &str, arguments: &Value) -> Value {
+        let text = json!({ "execute": command, "arguments": arguments }).to_string();
+        serde_json::from_slice(&self.user.ok(&["qmp", "guest", &text], b"")).unwrap()
+    }
+
+    /// Plugs in a disk, which must succeed.
+    pub fn attach(&self, disk: &str) {
+        self.user.ok(&["attach-device", "guest", "-"], disk.as_bytes());
+    }
+
+    /// The lib dir.
+    pub fn lib_dir(&self) -> PathBuf {
+        self.user.home.path().join("run/guest")
+    }
+
+    /// Ends it; nothing of it may be left.
+    pub fn end(mut self) {
+        self.user.ok(&["destroy", "guest"], b"");
+        let status = self.run.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.log());
+        let left = fs::read_dir(self.user.home.path().join("run")).unwrap().count();
+        assert_eq!(left, 0, "something is left behind");
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Ok(None) = self.run.try_wait() {
+            // Told twice, it does not wait for the machine to power off.
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(self.run.id()).unwrap());
+            for _ in 0..2 {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
+                sleep(Duration::from_millis(50));
+            }
+            let _ = self.run.wait();
+        }
+    }
+}
+
+/// Waits for what happens without anybody waiting for it.
+pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// A secret and a volume encrypted with it, in a file of that name; returns the XML of the disk.
+pub fn disk(user: &User, name: &str, target: &str, bus: &str) -> String {
+    let path = user.home.path().join(name);
+    let path = path.to_str().unwrap();
+    let format = if name.ends_with(".qcow2") { "qcow2" } else { "raw" };
+    let uuid = user.uuid(&["secret", "generate", "--usage-volume", path], b"");
+    user.ok(&["volume", "create", path, "--size", "16M", "--format", format, "--secret", &uuid], b"");
+    disk_xml(path, format, &uuid, target, bus)
+}
+
+/// The XML of a disk on an encrypted file.
+pub fn disk_xml(path: &str, format: &str, secret: &str, target: &str, bus: &str) -> String {
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{path}'>\
+         <encryption format='luks'><secret type='passphrase' uuid='{secret}'/></encryption></source>\
+         <target dev='{target}' bus='{bus}'/></disk>"
+    )
+}
