@@ -67,8 +67,10 @@ async fn print(
                 // Nobody reads on: `vmward events x | head` is no error.
                 writeln!(io::stdout(), "{line}").ok()?;
             }
-            // The guest ended, and its supervisor with it.
-            None | Some(Err(zlink::Error::UnexpectedEof)) => return None,
+            // QEMU ended, or its supervisor after it.
+            None | Some(Err(zlink::Error::UnexpectedEof) | Ok(Err(ControlError::QemuUnavailable(_)))) => {
+                return None;
+            }
             Some(other) => return Some(other),
         }
     }

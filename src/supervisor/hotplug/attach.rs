@@ -2,7 +2,7 @@
 
 use crate::domain::disk::Disk;
 use crate::keystore::ResolvedSecrets;
-use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, storage};
+use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, addresses, storage};
 use crate::secret::{SecretRef, os_random};
 use crate::supervisor::{Running, SupervisorError, live_xml};
 use crate::xml::{self, Diagnostics, Element};
@@ -102,9 +102,13 @@ fn save(error: SupervisorError) -> HotplugError {
 /// Everything that can be said and decided without QEMU and without a keystore.
 fn prepare(running: &Running, source: &str, diagnostics: &mut Diagnostics) -> Option<Prepared> {
     let element = xml::parse(source, diagnostics)?;
-    let disk = Disk::from_xml(&element, diagnostics)?;
+    let mut disk = Disk::from_xml(&element, diagnostics)?;
     element.report_unread(diagnostics);
     let configuration = running.configuration();
+    addresses::assign_disk(&mut disk, &configuration.domain, &running.capabilities, diagnostics);
+    if diagnostics.has_hard_errors() {
+        return None;
+    }
     let mut numbers = configuration.nodes.clone();
     let plan = storage::plan_disk(&disk, &mut numbers, &running.capabilities, diagnostics)?;
     for descriptor in &plan.descriptors {
