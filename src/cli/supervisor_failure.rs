@@ -63,6 +63,7 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         E::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             (Exit::NoPermission, None)
         }
+        E::Unavailable(_) => (Exit::Data, Some("leave it out of the guest's XML".into())),
         E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
         E::NotRoot(_) => (Exit::NoPermission, None),
         E::Died { last_words, .. } | E::Start { last_words, .. } => {
@@ -75,9 +76,7 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         E::NoSecret(_) | E::MasterKey(_) | E::NoMasterKey(_) | E::Harden(_) | E::Signals(_) => {
             (Exit::Internal, None)
         }
-        E::Io { .. } | E::DamagedState { .. } | E::Descriptor { .. } | E::Spawn { .. } | E::Watch(_) => {
-            (Exit::Unavailable, None)
-        }
+        E::Io { .. } | E::DamagedState { .. } | E::Spawn { .. } | E::Watch(_) => (Exit::Unavailable, None),
     };
     let mut failure = CliError::new(exit, error.to_string());
     let mut causes = Vec::new();
