@@ -42,8 +42,8 @@ pub(crate) struct RunArgs {
 
 /// Runs a guest until it ends.
 pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError> {
-    log::init(args.verbose);
     supervisor::harden().map_err(|e| supervisor_failure(e, None))?;
+    log::init(args.verbose);
     let config = Config::load(global)?;
     let user = User::for_qemu(args.user.as_deref()).map_err(|e| supervisor_failure(e, None))?;
     let user_name = user.as_ref().map(|u| u.name.clone());

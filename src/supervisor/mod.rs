@@ -29,11 +29,15 @@ pub use signals::StopSignal;
 pub use supervise::Outcome;
 pub use user::{DEFAULT_USER, User};
 
+use std::fs;
+use std::io;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::close;
 
 use crate::keystore::Keystores;
 use crate::qemu::Capabilities;
@@ -49,15 +53,30 @@ pub enum Ended {
     Interrupted(StopSignal),
 }
 
-/// Keeps what this process knows to itself. Comes before the first secret.
+/// Keeps what this process knows to itself, and QEMU from what this process was started with. Comes before
+/// anything is opened.
 pub fn harden() -> Result<(), SupervisorError> {
     let harden = || {
+        close_inherited().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
         // QEMU inherits both.
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         umask(Mode::from_bits_truncate(0o077));
         set_dumpable(false)
     };
     harden().map_err(SupervisorError::Harden)
+}
+
+/// Closes what is no standard stream: left open by whoever started this process, and not for QEMU to inherit.
+fn close_inherited() -> io::Result<()> {
+    let numbers: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in numbers {
+        // The directory that was just read is among them, and closed already.
+        let _ = close(number);
+    }
+    Ok(())
 }
 
 /// Starts a domain and stays with it until its end.
