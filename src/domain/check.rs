@@ -21,6 +21,7 @@ const MAX_MEMORY: u64 = 1 << 52;
 pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     memory(domain, diagnostics);
     numa(domain, diagnostics);
+    memory_devices(domain, diagnostics);
     processors(domain, diagnostics);
     platform(domain, diagnostics);
     firmware(domain, diagnostics);
@@ -31,6 +32,7 @@ pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
 
 fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     let cells = domain.cpu.numa.memory();
+    let devices = domain.devices.memories.iter().map(|m| m.size).fold(0, u64::saturating_add);
     for cell in domain.cpu.numa.cells.iter().filter(|c| c.memory > MAX_MEMORY) {
         diagnostics.error(cell.span, "no host has so much memory");
     }
@@ -61,7 +63,8 @@ fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         domain.cpu.numa.cells.push(Cell {
             id: 0,
             cpus: IdSet::first(domain.vcpus.max),
-            memory: domain.memory.total,
+            // <memory> counts the devices.
+            memory: domain.memory.total.saturating_sub(devices),
             access: None,
             discard: None,
             distances: Vec::new(),
@@ -123,6 +126,30 @@ fn numa(domain: &mut Domain, diagnostics: &mut Diagnostics) {
                 );
             }
         }
+    }
+}
+
+/// Memory devices among the rest of the memory.
+fn memory_devices(domain: &Domain, diagnostics: &mut Diagnostics) {
+    let devices = &domain.devices.memories;
+    let Some(first) = devices.first() else { return };
+    if domain.memory.max.is_none() {
+        diagnostics
+            .error(first.info.span, "a guest with memory devices says how much memory it can have")
+            .hint("<maxMemory slots='16' unit='GiB'>64</maxMemory>");
+    }
+    let mut seen: Vec<(u64, u64, crate::xml::Span)> = Vec::new();
+    for device in devices {
+        let span = device.info.span;
+        if let Some(cell) = device.cell.filter(|id| !domain.cpu.numa.cells.iter().any(|c| c.id == *id)) {
+            diagnostics.error(span, format!("there is no NUMA cell {cell} for this memory"));
+        }
+        let Some(start) = device.guest_address() else { continue };
+        let end = start.saturating_add(device.size);
+        if let Some((.., other)) = seen.iter().find(|(s, e, _)| start < *e && *s < end) {
+            diagnostics.error(span, "this memory is where other memory is").related(*other, "the other one");
+        }
+        seen.push((start, end, span));
     }
 }
 

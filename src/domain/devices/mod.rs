@@ -9,6 +9,7 @@ pub mod hub;
 pub mod input;
 pub mod interface;
 pub mod memballoon;
+pub mod memory_device;
 pub mod panic;
 pub mod rng;
 pub mod rom;
@@ -60,6 +61,8 @@ pub struct Devices {
     pub rngs: Vec<rng::Rng>,
     /// `<panic>`.
     pub panics: Vec<panic::Panic>,
+    /// `<memory>`.
+    pub memories: Vec<memory_device::MemoryDevice>,
 }
 
 impl Devices {
@@ -92,6 +95,7 @@ impl Devices {
                 .and_then(|e| memballoon::Memballoon::from_xml(e, diagnostics)),
             rngs: each!("rng", rng::Rng),
             panics: each!("panic", panic::Panic),
+            memories: each!("memory", memory_device::MemoryDevice),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod aliases;
 mod drive;
 mod implicit;
+mod memory;
 mod pci;
 mod pci_bus;
 mod place;
@@ -27,6 +28,7 @@ pub fn assign(domain: &mut Domain, capabilities: &Capabilities, diagnostics: &mu
     virtio_serial::assign(domain, diagnostics);
     pci::assign(domain, diagnostics);
     usb::assign(domain, diagnostics);
+    memory::assign(domain, diagnostics);
     aliases::assign(domain, diagnostics);
     place::assign(domain, diagnostics);
     check_boot_orders(domain, diagnostics);

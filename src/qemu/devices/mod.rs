@@ -11,6 +11,7 @@ mod hub;
 mod input;
 mod interface;
 mod memballoon;
+mod memory_device;
 mod panic;
 mod rng;
 mod sound;
@@ -95,6 +96,7 @@ pub(super) fn pci_order(devices: &mut Devices) -> impl Iterator<Item = &mut dyn 
         .chain(placed!(devices.inputs))
         .chain(placed!(devices.serials))
         .chain(placed!(devices.panics))
+        .chain(placed!(devices.memories))
 }
 
 /// Devices that take a USB port, in the order in which libvirt gives them; hubs aside.
@@ -138,6 +140,7 @@ pub(super) fn by_stem(devices: &mut Devices) -> Vec<(&'static str, Counting, Vec
         ("watchdog", Counting::All, infos!(devices.watchdogs)),
         ("input", Counting::All, infos!(devices.inputs)),
         ("panic", Counting::All, infos!(devices.panics)),
+        ("memory", Counting::All, infos!(devices.memories)),
     ]
 }
 
@@ -183,7 +186,7 @@ pub(super) fn others(
     if let Some(balloon) = &devices.memballoon {
         balloon.tell(&context, line, diagnostics);
     }
-    tell!(rngs, panics);
+    tell!(rngs, panics, memories);
 }
 
 /// `-device` with what every device has at its end: its place.

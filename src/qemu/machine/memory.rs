@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::domain::Domain;
 use crate::domain::backing::{MemoryAccess, MemoryAllocation, MemorySource};
@@ -10,6 +10,7 @@ use crate::domain::id_set::IdSet;
 use crate::domain::size::{KIB, MIB};
 use crate::domain::tuning::NumaMode;
 use crate::qemu::plan::object;
+use crate::qemu::properties::Properties;
 use crate::qemu::{Capabilities, CommandLine, JsonObject, Preparation};
 use crate::xml::{Diagnostics, Span};
 
@@ -37,6 +38,18 @@ pub(in crate::qemu) struct Piece {
     pub page_size: Option<u64>,
     /// The host's NUMA nodes it comes from, where `<numatune>` does not say.
     pub host_nodes: Option<IdSet>,
+    /// The file that keeps its contents.
+    pub path: Option<String>,
+    /// The name of its file among the guest's memory, where that is not the id.
+    pub file_name: String,
+    /// Whether all of it is made ready at the start; `None`: as the guest's memory at large.
+    pub preallocate: Option<bool>,
+    /// Nothing is set aside for what the guest does not use.
+    pub on_demand: bool,
+    /// In bytes.
+    pub align: Option<u64>,
+    /// The file is on persistent memory.
+    pub pmem: bool,
     /// Where the XML asks for it.
     pub span: Span,
 }
@@ -101,9 +114,10 @@ pub(in crate::qemu) fn add(
     diagnostics: &mut Diagnostics,
 ) {
     let mut properties = kind(domain, capabilities, piece, line, diagnostics);
-    let page = page_size(domain, capabilities, piece);
-    let prealloc =
-        page.is_some() && !is_memfd(domain) || domain.backing.allocation == Some(MemoryAllocation::Immediate);
+    let prealloc = piece.preallocate.unwrap_or_else(|| is_made_ready(domain, capabilities, piece));
+    if piece.on_demand {
+        properties.insert("reserve".to_owned(), false.into());
+    }
     if prealloc {
         properties.insert("prealloc".to_owned(), true.into());
         if let Some(threads) = domain.backing.allocation_threads {
@@ -128,8 +142,10 @@ pub(in crate::qemu) fn add(
         };
         properties.insert("host-nodes".to_owned(), json!(list));
         properties.insert("policy".to_owned(), mode.into());
-        // qapi/qom: thread-context came with 7.2. The threads that fill the memory run near it.
-        if prealloc && capabilities.has_object("thread-context") {
+        // qapi/qom: thread-context came with 7.2. The threads that fill the memory run near it, unless all of
+        // QEMU's threads are told where to run.
+        let pinned = domain.vcpus.host_cpus.is_some() || domain.pinning.emulator.is_some();
+        if prealloc && !pinned && capabilities.has_object("thread-context") {
             let id = format!("tc-{}", piece.id);
             line.json(
                 "-object",
@@ -138,7 +154,19 @@ pub(in crate::qemu) fn add(
             properties.insert("prealloc-context".to_owned(), id.into());
         }
     }
+    if let Some(align) = piece.align {
+        properties.insert("align".to_owned(), align.into());
+    }
+    if piece.pmem {
+        properties.insert("pmem".to_owned(), true.into());
+    }
     line.json("-object", properties);
+}
+
+/// Whether all of a piece is made ready at the start: huge pages are, or a guest may find that there are none.
+pub(in crate::qemu) fn is_made_ready(domain: &Domain, capabilities: &Capabilities, piece: &Piece) -> bool {
+    let page = page_size(domain, capabilities, piece);
+    page.is_some() && !is_memfd(domain) || domain.backing.allocation == Some(MemoryAllocation::Immediate)
 }
 
 fn is_memfd(domain: &Domain) -> bool {
@@ -151,6 +179,9 @@ fn page_size(domain: &Domain, capabilities: &Capabilities, piece: &Piece) -> Opt
         let page = domain.backing.page_of(Some(piece.cell.unwrap_or_default()))?;
         Some(page.size.unwrap_or(capabilities.host.default_hugepage))
     };
+    if piece.path.is_some() {
+        return None;
+    }
     piece.page_size.or_else(of_backing).filter(|size| *size != PAGE)
 }
 
@@ -163,68 +194,68 @@ fn kind(
     diagnostics: &mut Diagnostics,
 ) -> JsonObject {
     let backing = &domain.backing;
-    let host = &capabilities.host;
     let access = piece.access.or(backing.access);
     let page = page_size(domain, capabilities, piece);
-    let mut properties = JsonObject::new();
-    let mut put = |name: &str, value: Value| {
-        properties.insert(name.to_owned(), value);
-    };
-    let share = access.map(|a| a == MemoryAccess::Shared);
-    if is_memfd(domain) {
-        put("qom-type", "memory-backend-memfd".into());
-        put("id", piece.id.as_str().into());
+    let mut told = JsonObject::new();
+    if is_memfd(domain) && piece.path.is_none() {
+        told.put("qom-type", "memory-backend-memfd");
         if let Some(page) = page {
-            put("hugetlb", true.into());
-            put("hugetlbsize", page.into());
+            told.put("hugetlb", true);
+            told.put("hugetlbsize", page);
         }
-        main_memory(piece, &mut put);
-    } else if page.is_some() || access.is_some() || backing.source == Some(MemorySource::File) {
-        put("qom-type", "memory-backend-file".into());
-        put("id", piece.id.as_str().into());
-        match page {
-            None => {
-                let dir = host.memory_dir(domain.name());
-                put("mem-path", json!(dir.join(&piece.id)));
-                prepare(line, dir);
-            }
-            Some(page) => match host.hugetlbfs.get(&page) {
-                Some(mount) => {
-                    let dir = Path::new(mount).join(host.domain_dir(domain.name()));
-                    put("mem-path", json!(dir));
-                    prepare(line, dir);
-                }
-                None => {
-                    let span =
-                        backing.page_of(Some(piece.cell.unwrap_or_default())).map_or(piece.span, |p| p.span);
-                    diagnostics
-                        .error(span, format!("the host has no hugetlbfs with pages of {} KiB", page / KIB))
-                        .hint(format!(
-                            "mount one: mount -t hugetlbfs -o pagesize={}K hugetlbfs DIRECTORY",
-                            page / KIB
-                        ));
-                }
-            },
-        }
-        main_memory(piece, &mut put);
-        if let Some(discard) = piece.discard.or(backing.discard.then_some(true)) {
-            put("discard-data", discard.into());
-        }
+    } else if piece.path.is_some()
+        || page.is_some()
+        || access.is_some()
+        || backing.source == Some(MemorySource::File)
+    {
+        told.put("qom-type", "memory-backend-file");
+        let path = match &piece.path {
+            Some(path) => Some(path.into()),
+            None => file(domain, capabilities, piece, page, line, diagnostics),
+        };
+        told.put("mem-path", json!(path));
+        told.put_some("discard-data", piece.discard.or(backing.discard.then_some(true)));
     } else {
-        put("qom-type", "memory-backend-ram".into());
-        put("id", piece.id.as_str().into());
+        told.put("qom-type", "memory-backend-ram");
     }
-    if let Some(share) = share {
-        put("share", share.into());
+    told.put("id", piece.id.as_str());
+    if piece.id == MAIN_MEMORY && told.get("qom-type") != Some(&json!("memory-backend-ram")) {
+        // QEMU names this part of a migration after the object's path, but where it would have made it itself.
+        told.put("x-use-canonical-path-for-ramblock-id", false);
     }
-    properties
+    told.put_some("share", access.map(|a| a == MemoryAccess::Shared));
+    told
 }
 
-/// QEMU names the migration stream's part after the object's path, but for memory that it would have made itself.
-fn main_memory(piece: &Piece, put: &mut impl FnMut(&str, Value)) {
-    if piece.id == MAIN_MEMORY {
-        put("x-use-canonical-path-for-ramblock-id", false.into());
-    }
+/// Where a piece's file is made: in a directory of the guest's own.
+fn file(
+    domain: &Domain,
+    capabilities: &Capabilities,
+    piece: &Piece,
+    page: Option<u64>,
+    line: &mut CommandLine,
+    diagnostics: &mut Diagnostics,
+) -> Option<PathBuf> {
+    let (host, name) = (&capabilities.host, domain.name());
+    let Some(page) = page else {
+        let dir = host.memory_dir(name);
+        let file = if piece.file_name.is_empty() { &piece.id } else { &piece.file_name };
+        let path = dir.join(file);
+        prepare(line, dir);
+        return Some(path);
+    };
+    let Some(mount) = host.hugetlbfs.get(&page) else {
+        let of_backing = domain.backing.page_of(Some(piece.cell.unwrap_or_default()));
+        let span = of_backing.filter(|_| piece.page_size.is_none()).map_or(piece.span, |p| p.span);
+        diagnostics
+            .error(span, format!("the host has no hugetlbfs with pages of {} KiB", page / KIB))
+            .hint(format!("mount one: mount -t hugetlbfs -o pagesize={}K hugetlbfs DIRECTORY", page / KIB));
+        return None;
+    };
+    // Files in a directory have no name there.
+    let dir = Path::new(mount).join(host.domain_dir(name));
+    prepare(line, dir.clone());
+    Some(dir)
 }
 
 fn prepare(line: &mut CommandLine, dir: PathBuf) {

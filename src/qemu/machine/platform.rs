@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::domain::Domain;
 use crate::domain::clock::TimerName;
+use crate::domain::devices::memory_device::MemoryModel;
 use crate::domain::devices::sound::SoundModel;
 use crate::domain::features::IoApicDriver;
 use crate::domain::general::DomainType;
@@ -60,6 +61,9 @@ pub(super) fn machine(
     set("dump-guest-core", "off");
     if domain.backing.no_merge {
         set("mem-merge", "off");
+    }
+    if domain.devices.memories.iter().any(|m| m.model == MemoryModel::Nvdimm) {
+        set("nvdimm", "on");
     }
     if domain.cpu.numa.has_hmat() {
         set("hmat", "on");
