@@ -30,6 +30,8 @@ const FIRST_FD: i32 = 3;
 const LONGEST_PASSPHRASE: usize = 4096;
 /// How often progress is shown.
 const TICK: Duration = Duration::from_millis(100);
+/// Where programs are if nobody says, as the C library's `execvp` has it.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 /// QEMU up to 9.1 measures the speed of the key derivation with the thread's CPU time, and gives up with this
 /// message when the kernel's accounting has not moved in between. On some machines that is every other time,
 /// so it is tried again: 40 times, after which it has another reason.
@@ -133,7 +135,7 @@ impl QemuImg {
     pub fn find() -> Result<Self, VolumeError> {
         let executable =
             |p: &PathBuf| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-        env::split_paths(&env::var_os("PATH").unwrap_or_default())
+        env::split_paths(&env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
             .filter(|dir| dir.is_absolute())
             .map(|dir| dir.join("qemu-img"))
             .find(executable)

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+use std::env;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -42,6 +43,7 @@ impl User {
             .env("VMWARD_CONFIG", self.home.path().join("vmward.toml"))
             .env("VMWARD_RUNTIME_DIR", self.home.path().join("run"))
             .env("HOME", self.home.path())
+            .env("PATH", env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

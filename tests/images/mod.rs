@@ -1,0 +1,129 @@
+//! A directory for images, and other programs' view of them.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::user::User;
+
+/// The UUID of the containers that cryptsetup makes here.
+pub const CRYPTSETUP_UUID: &str = "3e0c7a52-5f43-4c3a-9b8e-1d2f6a7b8c9d";
+
+/// A user and his directory of images.
+pub struct Images {
+    /// Who makes them.
+    pub user: User,
+    dir: PathBuf,
+}
+
+impl Images {
+    /// An empty directory; `None`, and a word why, where there is no qemu-img.
+    pub fn new() -> Option<Self> {
+        if Command::new("qemu-img").arg("--version").output().is_err() {
+            println!("skipped: there is no qemu-img in PATH");
+            return None;
+        }
+        let user = User::new();
+        let dir = user.home.path().join("images");
+        fs::create_dir(&dir).unwrap();
+        Some(Self { user, dir })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of a file in it.
+    pub fn path(&self, name: &str) -> String {
+        self.dir.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// What is in it.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// The UUIDs of all secrets.
+    pub fn secrets(&self) -> Vec<String> {
+        let list: Value = serde_json::from_slice(&self.user.ok(&["secret", "list", "--json"], b"")).unwrap();
+        list.as_array().unwrap().iter().map(|s| s["uuid"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// A secret with that value; returns its UUID.
+    pub fn secret(&self, value: &str) -> String {
+        let uuid = self.user.define("");
+        self.user.ok(&["secret", "set-value", &uuid], value.as_bytes());
+        uuid
+    }
+
+    /// A volume of 1 MiB with a generated secret; returns its path.
+    pub fn create(&self, name: &str, format: &str) -> String {
+        let path = self.path(name);
+        self.user.ok(&["volume", "create", &path, "--size", "1M", "--format", format, "--generate"], b"");
+        path
+    }
+
+    /// Runs qemu-img, which must succeed.
+    pub fn qemu_img(&self, args: &[&str]) {
+        assert!(Command::new("qemu-img").args(args).status().unwrap().success(), "{args:?}");
+    }
+}
+
+/// The options under which QEMU opens an image with the secret object `s`.
+pub fn image_options(path: &str, format: &str) -> String {
+    match format {
+        "raw" => format!("driver=luks,key-secret=s,file.driver=file,file.filename={path}"),
+        _ => format!(
+            "driver=qcow2,encrypt.format=luks,encrypt.key-secret=s,file.driver=file,file.filename={path}"
+        ),
+    }
+}
+
+/// Reads a whole image with a passphrase, which the other program gets from its stdin.
+pub fn opens(path: &str, format: &str, passphrase: &str) -> Result<(), String> {
+    let options = image_options(path, format);
+    let out = tempfile::NamedTempFile::new().unwrap();
+    let mut child = Command::new("qemu-img")
+        .args(["convert", "--object", "secret,id=s,file=/dev/fd/0", "--image-opts", &options])
+        .args(["-O", "raw"])
+        .arg(out.path())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(passphrase.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+}
+
+/// `qemu-img info` as a value.
+pub fn qemu_img_info(path: &str) -> Value {
+    let output = Command::new("qemu-img").args(["info", "--output=json", path]).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Has cryptsetup make a container, if it is there.
+pub fn cryptsetup_format(path: &str, version: &str) -> bool {
+    File::create(path).unwrap().set_len(32 << 20).unwrap();
+    let child = Command::new("cryptsetup")
+        .args(["luksFormat", "--batch-mode", "--type", version, "--uuid", CRYPTSETUP_UUID])
+        .args(["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", path])
+        .stdin(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        println!("skipped: there is no cryptsetup in PATH");
+        return false;
+    };
+    child.stdin.take().unwrap().write_all(b"x").unwrap();
+    assert!(child.wait().unwrap().success());
+    true
+}
