@@ -67,6 +67,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         local.block_on(&runtime, taken)
     } else {
         let mut diagnostics = Diagnostics::new();
+        line.say_unprovided(&mut diagnostics);
         supervisor::check_images(&domain.devices.disks, &mut diagnostics);
         input.judge(Some(()), diagnostics, false)?;
         let secrets = keystores

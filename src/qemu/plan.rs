@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::secret::{MASTER_KEY_ID, SealedSecret, SecretRef, SecretValue};
-use crate::xml::Span;
+use crate::xml::{Diagnostics, Span};
 
 /// A JSON object in the order in which it is printed.
 pub type JsonObject = Map<String, Value>;
@@ -199,6 +199,19 @@ pub enum SocketPath {
 }
 
 impl Resource {
+    /// What of it vmward does not provide, if anything.
+    pub fn unprovided(&self) -> Option<&str> {
+        Some(match self {
+            Self::Unavailable(what) => what,
+            Self::VhostVsock { .. } => "vsock devices",
+            Self::Tap(Tap { bridge: None, .. }) => "tap devices outside bridges (<interface type='ethernet'>)",
+            Self::Tap(Tap { multi_queue: true, .. }) => "tap devices with several queues",
+            Self::Tap(Tap { name: Some(_), .. }) => "tap devices with names of the user's (<target dev=>)",
+            Self::Tap(Tap { mtu: Some(_), .. }) => "tap devices with an MTU",
+            _ => return None,
+        })
+    }
+
     /// The first number where none is open (see [`CommandLine::nominal`]): those that libvirt's tests use.
     fn nominal(&self) -> i32 {
         match self {
@@ -312,6 +325,15 @@ impl CommandLine {
     /// Needs something that QEMU does not inherit.
     pub fn require(&mut self, resource: Resource, span: Span) {
         self.descriptors.push(Descriptor { numbers: Vec::new(), resource, span });
+    }
+
+    /// Says, each at its line, what a start would need and vmward does not provide.
+    pub fn say_unprovided(&self, diagnostics: &mut Diagnostics) {
+        for descriptor in &self.descriptors {
+            if let Some(what) = descriptor.resource.unprovided() {
+                diagnostics.error(descriptor.span, format!("vmward does not provide {what} yet"));
+            }
+        }
     }
 
     /// The secret objects in here.

@@ -13,7 +13,11 @@ use crate::qemu::{Descriptor, Resource, SocketPath};
 
 use super::SupervisorError;
 use super::lib_dir::LibDir;
+use super::network::open_tap;
 use super::prepare::Prepared;
+
+/// The kernel's virtio-net backend.
+const VHOST_NET: &str = "/dev/vhost-net";
 
 /// Opens everything. Sockets go when `prepared` is dropped.
 pub(super) fn open_all(
@@ -59,16 +63,18 @@ fn open(
             .open(path)
             .map_err(SupervisorError::io(path, "opened for the guest"))?
             .into(),
-        Resource::Tap(_) => return Err(unavailable("tap devices")),
-        Resource::VhostNet => return Err(unavailable("vhost-net")),
-        Resource::VhostVsock { .. } => return Err(unavailable("vhost-vsock")),
-        Resource::Unavailable(what) => return Err(unavailable(what)),
+        Resource::Tap(tap) => open_tap(tap).map_err(SupervisorError::Network)?,
+        Resource::VhostNet => {
+            let path = Path::new(VHOST_NET);
+            let opened = OpenOptions::new().read(true).write(true).open(path);
+            opened.map_err(SupervisorError::io(path, "opened for the guest"))?.into()
+        }
+        Resource::VhostVsock { .. } | Resource::Unavailable(_) => {
+            let what = resource.unprovided().unwrap_or("this device");
+            return Err(SupervisorError::Unavailable(what.to_owned()));
+        }
     };
     Ok(vec![fd])
-}
-
-fn unavailable(what: &str) -> SupervisorError {
-    SupervisorError::Unavailable(what.to_owned())
 }
 
 /// A socket that only this user and root reach. What a killed supervisor left there is replaced, as nobody answers.

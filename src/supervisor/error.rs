@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::qmp::QmpError;
 use crate::secret::ValueError;
 
+use super::NetworkError;
 use super::process::Ending;
 
 /// What went wrong with a domain that runs, or was to run.
@@ -72,6 +73,9 @@ pub enum SupervisorError {
     /// The guest is described with something that vmward cannot give it.
     #[error("vmward does not provide {0} yet")]
     Unavailable(String),
+    /// There is no tap device for an interface.
+    #[error("the guest cannot be connected to its network")]
+    Network(#[source] NetworkError),
     /// The program could not be started at all.
     #[error("{} could not be started", program.display())]
     Spawn {

@@ -36,6 +36,39 @@ pub(super) fn add(domain: &mut Domain, capabilities: &Capabilities, diagnostics:
         });
     }
     videos(devices, diagnostics);
+    macs(domain);
+}
+
+/// The part of MAC addresses that QEMU's guests have.
+const MAC_PREFIX: [u8; 3] = [0x52, 0x54, 0x00];
+
+/// Interfaces without a MAC address get one that stays the same at every start, so that the guest knows them again: it
+/// is derived from the guest's UUID and the interface's place among those that have none.
+fn macs(domain: &mut Domain) {
+    let uuid = domain.general.uuid;
+    let taken: Vec<_> = domain.devices.interfaces.iter().filter_map(|i| i.mac).collect();
+    let mut taken: BTreeSet<[u8; 6]> = taken.into_iter().collect();
+    let mut number = 0_u32;
+    for interface in domain.devices.interfaces.iter_mut().filter(|i| i.mac.is_none()) {
+        let mac = loop {
+            let mac = mac(uuid.as_bytes(), number);
+            number += 1;
+            if taken.insert(mac) {
+                break mac;
+            }
+        };
+        interface.mac = Some(mac);
+    }
+}
+
+/// FNV-1a: well spread, and the same in every version of vmward.
+fn mac(uuid: &[u8], number: u32) -> [u8; 6] {
+    let hash = uuid.iter().chain(&number.to_be_bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    let [_, _, _, _, _, a, b, c] = (hash ^ (hash >> 32)).to_be_bytes();
+    let [x, y, z] = MAC_PREFIX;
+    [x, y, z, a, b, c]
 }
 
 /// A guest with graphics has a card; the one that boots comes first.
