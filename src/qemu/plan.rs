@@ -204,7 +204,9 @@ impl Resource {
         Some(match self {
             Self::Unavailable(what) => what,
             Self::VhostVsock { .. } => "vsock devices",
-            Self::Tap(Tap { bridge: None, .. }) => "tap devices outside bridges (<interface type='ethernet'>)",
+            Self::Tap(Tap { bridge: None, .. }) => {
+                "tap devices outside bridges (<interface type='ethernet'>)"
+            }
             Self::Tap(Tap { multi_queue: true, .. }) => "tap devices with several queues",
             Self::Tap(Tap { name: Some(_), .. }) => "tap devices with names of the user's (<target dev=>)",
             Self::Tap(Tap { mtu: Some(_), .. }) => "tap devices with an MTU",
