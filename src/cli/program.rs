@@ -1,10 +1,10 @@
 //! A guest's XML on its way to a command line: which QEMU runs it, and what that can do.
 
 use std::fs::OpenOptions;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::domain::Domain;
 use crate::domain::general::DomainType;
+use crate::domain::{Domain, disk};
 use crate::qemu::{self, Capabilities, CommandLine, ProbeError};
 use crate::xml::{Diagnostics, Element};
 
@@ -49,6 +49,13 @@ pub(crate) fn build(input: &Input, allow_unsupported: bool, target: Target<'_>) 
     let guest = input.understand(allow_unsupported, |root, diagnostics| {
         let mut domain = Domain::from_xml(root, diagnostics)?;
         let capabilities = capabilities(&domain, target).map_err(|e| unavailable = Some(e)).ok()?;
+        if let Target::Host(_) = target {
+            for path in disk::leave_out_missing(&mut domain.devices.disks, |path| Path::new(path).exists()) {
+                tracing::warn!(
+                    "{path} is not there, and the guest starts without it (startupPolicy='optional')"
+                );
+            }
+        }
         let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
         Some(Guest { xml: root.clone(), domain, capabilities, line })
     });

@@ -65,6 +65,20 @@ impl Format {
     }
 }
 
+keywords! {
+    /// What becomes of a start when the image is not there.
+    #[derive(Default)]
+    pub enum StartupPolicy {
+        /// There is none.
+        #[default]
+        Mandatory = "mandatory",
+        /// There is none: a guest that vmward starts boots, and only one that comes from elsewhere may lack it.
+        Requisite = "requisite",
+        /// The guest starts without it.
+        Optional = "optional",
+    }
+}
+
 /// A part of a storage unit that is the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slice {
@@ -116,6 +130,10 @@ pub struct Image {
     pub encryption: Option<Encryption>,
     /// The part of the source that it is.
     pub slice: Option<Slice>,
+    /// qcow2: the raw image that the guest's data is in, while this one has only what describes it.
+    pub data_store: Option<Box<Image>>,
+    /// What becomes of a start when it is not there.
+    pub startup_policy: StartupPolicy,
     /// The most bytes that qcow2 caches of its metadata.
     pub metadata_cache: Option<u64>,
     /// QEMU does not write to it.
@@ -133,6 +151,8 @@ impl Image {
             format,
             encryption: None,
             slice: None,
+            data_store: None,
+            startup_policy: StartupPolicy::Mandatory,
             metadata_cache: None,
             readonly: false,
             backing: Backing::AsInHeader,
@@ -160,7 +180,7 @@ impl Image {
     /// The image of a `<backingStore>`.
     fn backing_from_xml(store: &Element, diagnostics: &mut Diagnostics) -> Result<Option<Self>, Refused> {
         let Some(e) = store.only_child("format", diagnostics) else {
-            diagnostics.error(store.span, "<backingStore> lacks a <format>");
+            diagnostics.error(store.span, format!("<{}> lacks a <format>", store.name));
             return Err(Refused);
         };
         e.require("type", diagnostics).ok_or(Refused)?;
@@ -180,6 +200,7 @@ impl Image {
         let element = parent.only_child("source", diagnostics);
         let source = Source::from_xml(parent, disk, element, diagnostics)?;
         let encryption = Encryption::from_places(disk, element, diagnostics)?;
+        let data_store = element.map_or(Ok(None), |e| Self::data_store(e, readonly, diagnostics))?;
         let backing = Self::backing(parent, diagnostics)?;
         let (Some(source), Some(element)) = (source, element) else {
             if let Some(encryption) = &encryption {
@@ -197,12 +218,33 @@ impl Image {
             source,
             encryption,
             slice: Slice::from_xml(element, diagnostics),
+            data_store,
+            startup_policy: element.keyword("startupPolicy", diagnostics).unwrap_or_default(),
             metadata_cache,
             readonly,
             backing,
         };
         image.check(diagnostics)?;
         Ok(Some(image))
+    }
+
+    /// `<dataStore>`: a source with a format, as a backing store is, but always raw.
+    fn data_store(
+        source: &Element,
+        readonly: bool,
+        diagnostics: &mut Diagnostics,
+    ) -> Result<Option<Box<Self>>, Refused> {
+        let Some(store) = source.only_child("dataStore", diagnostics) else { return Ok(None) };
+        let Some(mut image) = Self::backing_from_xml(store, diagnostics)? else {
+            diagnostics.error(store.span, "<dataStore> lacks a <source>");
+            return Err(Refused);
+        };
+        image.readonly = readonly;
+        if image.format != Format::Raw || image.encryption.is_some() {
+            diagnostics.error(image.span, "the data of a qcow2 image is in a plain raw image");
+            return Err(Refused);
+        }
+        Ok(Some(Box::new(image)))
     }
 
     fn backing(parent: &Element, diagnostics: &mut Diagnostics) -> Result<Backing, Refused> {
@@ -242,6 +284,17 @@ impl Image {
                 format!("an image of the format '{}' has no backing image", self.format.as_str()),
             );
         }
+        if let Some(store) = &self.data_store {
+            if self.format != Format::Qcow2 {
+                diagnostics.error(store.span, "only qcow2 images have their data elsewhere");
+            }
+            if let Some(encryption) = &self.encryption {
+                // QEMU would encrypt only what describes the data.
+                diagnostics
+                    .error(encryption.span, "an encrypted qcow2 image cannot have its data in another image");
+                refused = Err(Refused);
+            }
+        }
         if matches!(self.source, Source::Directory(_)) != (self.format == Format::Fat) {
             diagnostics.error(self.span, "a directory is shown as 'fat', and only directories are");
         }
@@ -258,8 +311,10 @@ impl Image {
 
     /// The secrets that it uses, storage before format.
     pub fn secrets(&self) -> impl Iterator<Item = SecretRef> + '_ {
-        let auth = self.source.auth().map(|auth| auth.secret.clone());
-        auth.into_iter().chain(self.encryption.iter().flat_map(|e| e.secrets.iter().cloned()))
+        let auth = |source: &Source| source.auth().map(|auth| auth.secret.clone());
+        let encryption = self.encryption.iter().flat_map(|e| e.secrets.iter().cloned());
+        let data = self.data_store.iter().filter_map(move |store| auth(&store.source));
+        auth(&self.source).into_iter().chain(encryption).chain(data)
     }
 }
 

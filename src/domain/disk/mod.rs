@@ -15,7 +15,7 @@ pub use check::check_all;
 pub use driver::{Cache, CacheFlags, DetectZeroes, Discard, Driver, ErrorPolicy, Io, IothreadQueues};
 pub use encryption::{Encryption, EncryptionFormat, Engine};
 pub use frontend::{BlockIo, Bus, Geometry, Kind, Translation};
-pub use image::{Backing, Format, Image, Slice};
+pub use image::{Backing, Format, Image, Slice, StartupPolicy};
 pub use iotune::{IoTune, Limits};
 pub use network::{Host, Network, Protocol, Transport, UrlScheme};
 pub use source::{Nvme, Reservations, Source, SourceType, VhostUser};
@@ -169,6 +169,23 @@ pub fn all_from_xml(devices: &Element, diagnostics: &mut Diagnostics) -> Vec<Dis
     }
     check_all(&disks, diagnostics);
     disks
+}
+
+/// Takes the images out that may be missing and are: a drive without its medium stays empty, a disk goes. The
+/// sources that were taken out are the result.
+pub fn leave_out_missing(disks: &mut Vec<Disk>, is_there: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut missing = Vec::new();
+    disks.retain_mut(|disk| {
+        let optional = disk.image.as_ref().filter(|i| i.startup_policy == StartupPolicy::Optional);
+        let Some(path) = optional.and_then(|i| i.source.local_path()).filter(|p| !is_there(p)) else {
+            return true;
+        };
+        missing.push(path.to_owned());
+        disk.image = None;
+        // usb-storage is no drive that could be empty.
+        matches!(disk.kind, Kind::Cdrom | Kind::Floppy) && disk.bus != Bus::Usb
+    });
+    missing
 }
 
 /// Puts a disk where libvirt would among others: behind those of its bus with a smaller name. The order

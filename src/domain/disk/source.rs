@@ -103,12 +103,6 @@ impl Source {
         let Some(e) = element else { return Ok(None) };
         labels(e, diagnostics);
         let path = |name: &str| e.get(name).filter(|p| !p.is_empty()).map(str::to_owned);
-        if let Some(policy) = e.attribute("startupPolicy")
-            && policy.value != "mandatory"
-        {
-            diagnostics
-                .unsupported(policy.span, format!("vmward does not honour startupPolicy='{}'", policy.value));
-        }
         Ok(match kind {
             SourceType::File => path("file").map(Self::File),
             SourceType::Block => {

@@ -331,3 +331,42 @@ fn what_is_not_honoured_is_said_once() {
         ]
     );
 }
+
+#[test]
+fn what_may_be_missing_is_left_out() {
+    let disk = |kind: &str, name: &str, path: &str, policy: &str| {
+        format!(
+            "<disk device='{kind}'><source file='{path}' startupPolicy='{policy}'/><target dev='{name}'/></disk>"
+        )
+    };
+    let all = [
+        disk("disk", "vda", "/there", "optional"),
+        disk("disk", "vdb", "/gone", "optional"),
+        disk("cdrom", "sda", "/gone.iso", "optional"),
+        disk("disk", "vdc", "/gone", "mandatory"),
+        disk("disk", "vdd", "/gone", "requisite"),
+    ];
+    let (mut disks, diagnostics) = read(&format!("<devices>{}</devices>", all.concat()));
+    assert!(diagnostics.is_empty());
+    assert_eq!(leave_out_missing(&mut disks, |path| path == "/there"), ["/gone", "/gone.iso"]);
+    let left: Vec<_> = disks.iter().map(|d| (d.target.as_str(), d.image.is_some())).collect();
+    assert_eq!(left, [("vda", true), ("vdc", true), ("vdd", true), ("sda", false)]);
+}
+
+#[test]
+fn data_in_another_image() {
+    let disk = |format: &str, inner: &str, data: &str| {
+        format!(
+            "<disk><driver name='qemu' type='{format}'/>\n<source file='/d'>{inner}\n<dataStore type='file'><format type='{data}'/>\n<source file='/e'/></dataStore></source><target dev='vda'/></disk>"
+        )
+    };
+    let good = good(&disk("qcow2", "", "raw"));
+    assert!(good.image.unwrap().data_store.is_some());
+    assert_eq!(refused(&disk("raw", "", "raw")), "4: only qcow2 images have their data elsewhere");
+    assert_eq!(refused(&disk("qcow2", "", "qcow2")), "4: the data of a qcow2 image is in a plain raw image");
+    let encryption = format!("<encryption format='luks'>{SECRET}</encryption>");
+    assert_eq!(
+        refused(&disk("qcow2", &encryption, "raw")),
+        "2: an encrypted qcow2 image cannot have its data in another image"
+    );
+}

@@ -43,7 +43,8 @@ impl NodeNumbers {
 
 /// How many numbers a disk takes. libvirt gives one to an empty drive, too.
 fn wanted(disk: &Disk) -> u32 {
-    u32::try_from(disk.chain().count()).unwrap_or(u32::MAX).max(1)
+    let images = disk.chain().map(|image| 1 + usize::from(image.data_store.is_some())).sum::<usize>();
+    u32::try_from(images).unwrap_or(u32::MAX).max(1)
 }
 
 /// What QEMU is told of all disks of a guest, in the order of `domain`. Aliases and addresses are assigned

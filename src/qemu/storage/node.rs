@@ -11,19 +11,25 @@ use crate::qemu::properties::Properties;
 
 /// Adds the nodes of all images of a disk to the plan; the name of the topmost is the result.
 pub(super) fn chain(disk: &Disk, numbers: &[u32], plan: &mut DiskPlan) -> String {
-    let images: Vec<_> = disk.chain().zip(numbers).collect();
+    let mut names = numbers.iter().map(|number| format!("libvirt-{number}"));
+    let mut layer = |image| Layer {
+        image,
+        names: Names(names.next().unwrap_or_default()),
+        driver: &disk.driver,
+        cache: disk.cache(),
+        kind: disk.kind,
+        is_top: false,
+    };
+    // An image's data is numbered right after the image.
+    let mut layers: Vec<_> =
+        disk.chain().map(|image| (layer(image), image.data_store.as_deref().map(&mut layer))).collect();
+    if let Some((top, _)) = layers.first_mut() {
+        top.is_top = true;
+    }
     let mut behind: Option<String> = None;
-    for (depth, (image, number)) in images.iter().enumerate().rev() {
-        let names = Names(format!("libvirt-{number}"));
-        let layer = Layer {
-            image,
-            names,
-            driver: &disk.driver,
-            cache: disk.cache(),
-            kind: disk.kind,
-            is_top: depth == 0,
-        };
-        behind = Some(layer.add(behind.as_deref(), plan));
+    for (layer, data) in layers.iter().rev() {
+        let data = data.as_ref().map(|data| data.add(None, None, plan));
+        behind = Some(layer.add(behind.as_deref(), data, plan));
     }
     behind.unwrap_or_default()
 }
@@ -38,7 +44,7 @@ pub(super) fn single(image: &Image, name: &str, plan: &mut DiskPlan) -> String {
         kind: Kind::Disk,
         is_top: true,
     };
-    layer.add(None, plan)
+    layer.add(None, None, plan)
 }
 
 /// The names around one image, all made of its own.
@@ -94,7 +100,7 @@ pub(super) struct Layer<'a> {
 
 impl Layer<'_> {
     /// Adds the image's objects and nodes; the name of the node that stands for the image is the result.
-    fn add(&self, behind: Option<&str>, plan: &mut DiskPlan) -> String {
+    fn add(&self, behind: Option<&str>, data: Option<String>, plan: &mut DiskPlan) -> String {
         self.add_objects(plan);
         let effective = !self.needs_format_node();
         let mut storage = protocol::properties(self);
@@ -117,6 +123,7 @@ impl Layer<'_> {
         self.put_cache(&mut format);
         self.put_format(&mut format);
         format.put("file", below);
+        format.put_some("data-file", data);
         match (behind, &self.image.backing) {
             (Some(node), _) => format.put("backing", node),
             // Says that there is nothing: QEMU does not look into the header.

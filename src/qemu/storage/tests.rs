@@ -148,6 +148,22 @@ fn an_empty_drive_has_no_nodes_and_takes_a_number() {
 }
 
 #[test]
+fn data_in_another_image() {
+    let told = told(
+        "<disk><driver name='qemu' type='qcow2'/><source file='/meta'><dataStore type='block'><format type='raw'/>\
+         <source dev='/dev/data'/></dataStore></source><target dev='vda'/></disk>",
+    );
+    assert_eq!(
+        told[..3],
+        [
+            r#"{"driver":"host_device","filename":"/dev/data","node-name":"libvirt-2-storage","read-only":false}"#,
+            r#"{"driver":"file","filename":"/meta","node-name":"libvirt-1-storage","auto-read-only":true,"discard":"unmap"}"#,
+            r#"{"node-name":"libvirt-1-format","read-only":false,"driver":"qcow2","file":"libvirt-1-storage","data-file":"libvirt-2-storage"}"#,
+        ]
+    );
+}
+
+#[test]
 fn throttling_is_sent_not_printed() {
     let domain = guest(
         "<disk><source file='/a'/><target dev='vda'/><iotune><total_bytes_sec>5000</total_bytes_sec>\
