@@ -145,7 +145,7 @@ fn memory_devices(domain: &Domain, diagnostics: &mut Diagnostics) {
             diagnostics.error(span, format!("there is no NUMA cell {cell} for this memory"));
         }
         let Some(start) = device.guest_address() else { continue };
-        let end = start.saturating_add(device.size);
+        let end = start.saturating_add(device.guest_size());
         if let Some((.., other)) = seen.iter().find(|(s, e, _)| start < *e && *s < end) {
             diagnostics.error(span, "this memory is where other memory is").related(*other, "the other one");
         }

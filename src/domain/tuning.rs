@@ -49,6 +49,9 @@ impl NumaTune {
                 }
                 p.value == "auto"
             });
+            if m.get("placement") == Some("static") && m.attribute("nodeset").is_none() {
+                diagnostics.error(m.span, "with placement='static' the nodeset is given");
+            }
             if automatic && let Some(nodeset) = m.attribute("nodeset") {
                 diagnostics.warning(nodeset.span, "with placement='auto' the nodeset changes nothing");
             }

@@ -129,6 +129,13 @@ impl MemoryDevice {
         }
     }
 
+    /// How much of it the guest sees as memory, in bytes: a label is no memory, and what is left is made of blocks.
+    pub fn guest_size(&self) -> u64 {
+        let block = self.align.filter(|a| a.is_power_of_two()).unwrap_or(BLOCK);
+        let size = self.size.saturating_sub(self.label.unwrap_or_default());
+        size - size % block
+    }
+
     fn check(&self, diagnostics: &mut Diagnostics) {
         use MemoryModel as M;
         let span = self.info.span;

@@ -194,7 +194,9 @@ fn kind(
     diagnostics: &mut Diagnostics,
 ) -> JsonObject {
     let backing = &domain.backing;
-    let access = piece.access.or(backing.access);
+    let cell = domain.cpu.numa.cells.iter().find(|c| Some(c.id) == piece.cell);
+    let access = piece.access.or(cell.and_then(|c| c.access)).or(backing.access);
+    let discard = piece.discard.or(cell.and_then(|c| c.discard)).or(backing.discard.then_some(true));
     let page = page_size(domain, capabilities, piece);
     let mut told = JsonObject::new();
     if is_memfd(domain) && piece.path.is_none() {
@@ -214,7 +216,7 @@ fn kind(
             None => file(domain, capabilities, piece, page, line, diagnostics),
         };
         told.put("mem-path", json!(path));
-        told.put_some("discard-data", piece.discard.or(backing.discard.then_some(true)));
+        told.put_some("discard-data", discard);
     } else {
         told.put("qom-type", "memory-backend-ram");
     }

@@ -41,8 +41,6 @@ pub(super) fn arguments(
                 id: format!("ram-node{}", cell.id),
                 size,
                 cell: Some(cell.id),
-                access: cell.access,
-                discard: cell.discard,
                 span: cell.span,
                 ..Piece::default()
             };
