@@ -198,30 +198,33 @@ fn kind(
     let access = piece.access.or(cell.and_then(|c| c.access)).or(backing.access);
     let discard = piece.discard.or(cell.and_then(|c| c.discard)).or(backing.discard.then_some(true));
     let page = page_size(domain, capabilities, piece);
-    let mut told = JsonObject::new();
-    if is_memfd(domain) && piece.path.is_none() {
-        told.put("qom-type", "memory-backend-memfd");
-        if let Some(page) = page {
-            told.put("hugetlb", true);
-            told.put("hugetlbsize", page);
-        }
-    } else if piece.path.is_some()
+    let memfd = is_memfd(domain) && piece.path.is_none();
+    let in_file = piece.path.is_some()
         || page.is_some()
         || access.is_some()
-        || backing.source == Some(MemorySource::File)
-    {
-        told.put("qom-type", "memory-backend-file");
+        || backing.source == Some(MemorySource::File);
+    let mut told = JsonObject::new();
+    told.put(
+        "qom-type",
+        match (memfd, in_file) {
+            (true, _) => "memory-backend-memfd",
+            (false, true) => "memory-backend-file",
+            (false, false) => "memory-backend-ram",
+        },
+    );
+    told.put("id", piece.id.as_str());
+    if memfd {
+        told.put_some("hugetlb", page.map(|_| true));
+        told.put_some("hugetlbsize", page);
+    } else if in_file {
         let path = match &piece.path {
             Some(path) => Some(path.into()),
             None => file(domain, capabilities, piece, page, line, diagnostics),
         };
         told.put("mem-path", json!(path));
         told.put_some("discard-data", discard);
-    } else {
-        told.put("qom-type", "memory-backend-ram");
     }
-    told.put("id", piece.id.as_str());
-    if piece.id == MAIN_MEMORY && told.get("qom-type") != Some(&json!("memory-backend-ram")) {
+    if piece.id == MAIN_MEMORY && (memfd || in_file) {
         // QEMU names this part of a migration after the object's path, but where it would have made it itself.
         told.put("x-use-canonical-path-for-ramblock-id", false);
     }
