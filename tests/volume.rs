@@ -269,3 +269,21 @@ fn a_volume_is_made_from_libvirts_xml() {
     let again = [&create[..], &["--force"]].concat();
     assert!(images.user.ok(&again, printed.as_bytes()).is_empty());
 }
+
+#[test]
+fn the_file_is_given_to_who_is_to_run_it() {
+    let Some(images) = Images::new() else { return };
+    let path = images.path("a.img");
+    let create = ["volume", "create", &path, "--size", "1M", "--generate", "--owner"];
+    let said = images.user.fails(64, &[&create[..], &["no-such-user-4711"]].concat(), b"");
+    assert!(said.contains("no user 'no-such-user-4711'"), "{said}");
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root gives files away");
+        return;
+    }
+    images.user.ok(&[&create[..], &["daemon:4711"]].concat(), b"");
+    let metadata = fs::metadata(&path).unwrap();
+    let daemon = nix::unistd::User::from_name("daemon").unwrap().unwrap();
+    assert_eq!((metadata.uid(), metadata.gid()), (daemon.uid.as_raw(), 4711));
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
+}

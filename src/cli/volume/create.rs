@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::unistd::{Group, User};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -56,6 +57,9 @@ pub(super) struct CreateArgs {
     /// The format of the image that it stands on: qcow2 or raw
     #[arg(long, value_name = "FORMAT", value_parser = keyword::<VolumeFormat>, requires = "backing")]
     backing_format: Option<VolumeFormat>,
+    /// Give the file to this user, and to a group: the one that QEMU runs as
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = owner, conflicts_with = "volume_xml")]
+    owner: Option<Owner>,
     /// Replace what is there, once the new volume is complete
     #[arg(long)]
     force: bool,
@@ -77,6 +81,27 @@ struct SecretArgs {
 
 fn keyword<K: Keyword>(word: &str) -> Result<K, String> {
     K::from_word(word).ok_or_else(|| format!("it takes {}", K::expected()))
+}
+
+/// Names or numbers, as `chown` takes them.
+fn owner(text: &str) -> Result<Owner, String> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let uid = match user.parse() {
+        Ok(uid) => uid,
+        Err(_) => match User::from_name(user) {
+            Ok(Some(user)) => user.uid.as_raw(),
+            _ => return Err(format!("there is no user '{user}'")),
+        },
+    };
+    let gid = match group.map(|group| (group, group.parse())) {
+        None => None,
+        Some((_, Ok(gid))) => Some(gid),
+        Some((group, Err(_))) => match Group::from_name(group) {
+            Ok(Some(group)) => Some(group.gid.as_raw()),
+            _ => return Err(format!("there is no group '{group}'")),
+        },
+    };
+    Ok(Owner { uid: Some(uid), gid })
 }
 
 /// Where the passphrase comes from.
@@ -135,7 +160,7 @@ impl CreateArgs {
             backing: backing.map(|(path, format)| Backing { path, format }),
             qcow2: Qcow2Options::default(),
             mode: 0o600,
-            owner: Owner::default(),
+            owner: self.owner.unwrap_or_default(),
             replace: self.force,
         };
         Ok(Request { volume, source, xml: None })
