@@ -88,6 +88,26 @@ fn sigterm_at_any_moment_of_a_start_leaves_nothing() {
 }
 
 #[test]
+fn a_supervisor_killed_at_any_moment_leaves_nothing_that_the_next_one_cannot_end() {
+    if !has_qemu_img() {
+        return;
+    }
+    let host = Host::new();
+    let guest = host.encrypted_guest("killed-moments");
+    for _ in 0..5 {
+        let moment = rand::rng().random_range(0..300_000);
+        let run = host.start(&guest, &[]);
+        sleep(Duration::from_micros(moment));
+        run.signal(Signal::SIGKILL);
+        run.ended();
+        let run = host.running(&guest);
+        assert_eq!(processes_of(run.lib_dir()), [run.qemu()], "{moment} us");
+        run.signal(Signal::SIGTERM);
+        run.ends(0);
+    }
+}
+
+#[test]
 fn a_start_that_hangs_can_be_stopped() {
     let host = Host::new();
     let emulator = format!("<emulator>{}</emulator>", stuck_qemu(&host).display());

@@ -2,6 +2,7 @@
 
 use std::env;
 
+use nix::sys::stat::fstat;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -15,7 +16,7 @@ pub(crate) fn init(verbose: u8) {
         _ => LevelFilter::TRACE,
     };
     let registry = tracing_subscriber::registry().with(level);
-    if env::var_os("JOURNAL_STREAM").is_some()
+    if stderr_is_journal()
         && let Ok(journal) = tracing_journald::layer()
     {
         registry.with(journal).init();
@@ -27,4 +28,10 @@ pub(crate) fn init(verbose: u8) {
             .with_ansi(false);
         registry.with(to_stderr).init();
     }
+}
+
+/// Whether stderr is the stream that systemd has connected to the journal (systemd.exec(5)).
+fn stderr_is_journal() -> bool {
+    let here = fstat(std::io::stderr()).map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
+    here.is_ok_and(|here| env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == here))
 }

@@ -338,6 +338,13 @@ impl CommandLine {
         }
     }
 
+    /// Whether a device of the guest is on QEMU's standard streams.
+    pub fn uses_stdio(&self) -> bool {
+        self.arguments
+            .iter()
+            .any(|a| matches!(a, Argument::Text("-chardev", value) if value.starts_with("stdio,")))
+    }
+
     /// The secret objects in here.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretObject> {
         self.arguments.iter().filter_map(|a| match a {

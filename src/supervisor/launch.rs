@@ -119,6 +119,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         user: user.as_ref(),
         descriptors,
         environment: &line.environment,
+        stdio: line.uses_stdio(),
         lib_dir: lib_dir.path(),
     })?;
     let started = SystemTime::now();
@@ -130,6 +131,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
             uuid: configuration.domain.general.uuid,
             process: process.id(),
             started: started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            made: prepared.made(),
             nodes: configuration.nodes.clone(),
             disks: configuration.disks.clone(),
             xml: configuration.xml.to_string(),

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::qemu::Preparation;
 
 use super::SupervisorError;
@@ -13,22 +15,37 @@ use super::user::User;
 /// Directories and sockets that were made for one run of a guest. Dropped, they are gone, directories with all that is
 /// in them.
 #[derive(Debug, Default)]
-pub(super) struct Prepared {
+pub(super) struct Prepared(Made);
+
+/// What was made, for a supervisor that comes back.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Made {
     directories: Vec<PathBuf>,
     sockets: Vec<PathBuf>,
 }
 
 impl Prepared {
+    /// What an earlier supervisor made.
+    pub(super) fn taken_over(made: Made) -> Self {
+        Self(made)
+    }
+
+    /// What was made.
+    pub(super) fn made(&self) -> Made {
+        self.0.clone()
+    }
+
     /// Adds a socket.
     pub(super) fn remove_later(&mut self, socket: &Path) {
-        self.sockets.push(socket.to_owned());
+        self.0.sockets.push(socket.to_owned());
     }
 }
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        let directories = self.directories.iter().map(|path| (path, fs::remove_dir_all(path)));
-        let sockets = self.sockets.iter().map(|path| (path, fs::remove_file(path)));
+        let directories = self.0.directories.iter().map(|path| (path, fs::remove_dir_all(path)));
+        let sockets = self.0.sockets.iter().map(|path| (path, fs::remove_file(path)));
         for (path, removed) in directories.chain(sockets) {
             // QEMU removes its sockets when it ends in peace.
             if let Err(e) =
@@ -48,7 +65,7 @@ pub(super) fn prepare(list: &[Preparation], user: Option<&User>) -> Result<Prepa
             Preparation::Directory(path) => {
                 let made = directory(path, user);
                 if made.is_ok() {
-                    prepared.directories.push(path.clone());
+                    prepared.0.directories.push(path.clone());
                 }
                 (path, made)
             }

@@ -105,6 +105,8 @@ pub(super) struct Program<'a> {
     pub(super) descriptors: Vec<FdMapping>,
     /// Variables of its environment beside the usual ones.
     pub(super) environment: &'a [(String, String)],
+    /// Whether the guest has a device on the standard streams.
+    pub(super) stdio: bool,
     /// Its home.
     pub(super) lib_dir: &'a Path,
 }
@@ -144,11 +146,12 @@ impl QemuProcess {
             .env("HOME", program.lib_dir)
             .envs(program.environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(for_qemu.try_clone().map_err(failed)?)
-            .stderr(for_qemu)
-            // Ctrl-C on the terminal is for the supervisor, which then asks the guest.
-            .process_group(0);
+            .stderr(for_qemu.try_clone().map_err(failed)?);
+        if !program.stdio {
+            // Ctrl-C on the terminal is for the supervisor, which then asks the guest. (With a device there, QEMU
+            // must stay in the terminal's foreground to read from it.)
+            command.stdin(Stdio::null()).stdout(for_qemu).process_group(0);
+        }
         let highest = program.descriptors.iter().map(|d| d.child_fd).max();
         command.fd_mappings(program.descriptors).map_err(|e| failed(io::Error::other(e)))?;
         // The pipe over which the child reports that it cannot be started must not be in the way of

@@ -22,7 +22,7 @@ use crate::xml::{self, Diagnostics};
 use super::control::CONTROL_SOCKET;
 use super::launch::{Lease, Started};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
-use super::prepare::Prepared;
+use super::prepare::{Made, Prepared};
 use super::process::{Ending, ProcessId, QemuProcess};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
@@ -51,10 +51,14 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
         tracing::warn!("{e}");
         None
     });
-    if let Some(state) = state.filter(|state| state.phase == Phase::Running)
-        && let Some(process) = QemuProcess::find(state.process)?
-    {
-        return Ok(Some(LeftOver { lib_dir, process, state }));
+    let mut made = Made::default();
+    if let Some(state) = state {
+        made = state.made.clone();
+        if state.phase == Phase::Running
+            && let Some(process) = QemuProcess::find(state.process)?
+        {
+            return Ok(Some(LeftOver { lib_dir, process, state }));
+        }
     }
     // A start that was cut off: its QEMU has never run the guest.
     for id in processes_with(&lib_dir)? {
@@ -62,6 +66,7 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
             process.own();
         }
     }
+    drop(Prepared::taken_over(made));
     lib_dir.wipe()?;
     tracing::warn!(
         "what an earlier vmward left in {} was wiped; its guest is gone",
@@ -115,6 +120,7 @@ impl LeftOver {
         let lib_dir = Rc::new(lib_dir);
         let lease = Lease(Rc::clone(&lib_dir));
         let events = qmp.events();
+        let prepared = Prepared::taken_over(state.made.clone());
         let started = UNIX_EPOCH + Duration::from_secs(state.started);
         let (sender, orders) = mpsc::unbounded_channel();
         let running = Rc::new(Running::new(Parts {
@@ -128,8 +134,6 @@ impl LeftOver {
             state_file: StateFile::new(lib_dir, state),
             orders: sender,
         }));
-        // What the guest's memory was made in is removed when a guest of that name starts again.
-        let prepared = Prepared::default();
         Ok((Started { running, events, orders, process, control, lease, prepared }, over))
     }
 }

@@ -10,6 +10,7 @@ use crate::qemu::storage::NodeNumbers;
 
 use super::hotplug::DiskParts;
 use super::lib_dir::LibDir;
+use super::prepare::Made;
 use super::process::ProcessId;
 use super::{Configuration, SupervisorError};
 
@@ -36,6 +37,8 @@ pub(super) struct State {
     pub(super) process: ProcessId,
     /// When QEMU was started, in seconds since 1970.
     pub(super) started: u64,
+    /// What was made outside the lib dir.
+    pub(super) made: Made,
     /// See [`Configuration::nodes`].
     pub(super) nodes: NodeNumbers,
     /// See [`Configuration::disks`].
