@@ -1,4 +1,5 @@
-//! What commands print, word for word: the transcripts in `tests/cmd`.
+//! What commands print, word for word: the transcripts in `tests/cmd`. A transcript with a directory `.out` beside it runs
+//! in a copy of its `.in`; without one it would leave its keystore in the source tree.
 
 #[test]
 fn transcripts() {
