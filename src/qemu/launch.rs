@@ -50,7 +50,7 @@ pub fn launch_arguments(
     all.text("-mon", "chardev=charmonitor,id=monitor,mode=control");
     // A guest that powers off waits for the supervisor, which ends it when it has seen why.
     all.flag("-no-shutdown");
-    if domain.lifecycle.on_reboot == LifecycleAction::Destroy {
+    if domain.lifecycle.on_reboot != LifecycleAction::Restart {
         all.text("-action", "reboot=shutdown");
     }
     all.arguments.append(&mut line.arguments);
