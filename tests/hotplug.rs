@@ -161,11 +161,22 @@ fn an_image_that_is_in_use_or_not_there() {
     let guest = machine();
     let disk = disk(&guest.user, "a.luks", "sda", "scsi");
     let missing = disk.replace("a.luks", "b.luks");
-    let said = refused(&guest, 69, &missing);
-    assert!(said.contains("No such file"), "{said}");
+    let said = refused(&guest, 65, &missing);
+    assert!(said.contains("there is no image"), "{said}");
     guest.attach(&disk);
     let said = refused(&guest, 75, &disk.replace("'sda'", "'sdb'"));
     assert!(said.contains("lock") && said.contains("<shareable/>"), "{said}");
+    guest.end();
+}
+
+#[test]
+fn an_image_that_is_not_what_the_xml_says() {
+    let guest = machine();
+    let encrypted = disk(&guest.user, "a.luks", "sda", "scsi");
+    let start = encrypted.find("<encryption").unwrap();
+    let end = encrypted.find("</encryption>").unwrap() + "</encryption>".len();
+    let said = refused(&guest, 65, &encrypted.replace(&encrypted[start..end], ""));
+    assert!(said.contains("the image is encrypted, and the XML does not say so"), "{said}");
     guest.end();
 }
 

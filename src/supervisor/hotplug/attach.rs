@@ -4,7 +4,7 @@ use crate::domain::disk::Disk;
 use crate::keystore::ResolvedSecrets;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, addresses, storage};
 use crate::secret::{SecretRef, os_random};
-use crate::supervisor::{Running, SupervisorError, live_xml};
+use crate::supervisor::{Running, SupervisorError, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
 use super::steps::{self, Failed, Parts};
@@ -104,6 +104,7 @@ fn prepare(running: &Running, source: &str, diagnostics: &mut Diagnostics) -> Op
     let element = xml::parse(source, diagnostics)?;
     let mut disk = Disk::from_xml(&element, diagnostics)?;
     element.report_unread(diagnostics);
+    check_images([&disk], diagnostics);
     let configuration = running.configuration();
     addresses::assign_disk(&mut disk, &configuration.domain, &running.capabilities, diagnostics);
     if diagnostics.has_hard_errors() {
