@@ -237,6 +237,7 @@ fn each_step_that_fails_is_undone_and_named() {
     let said = refused(&guest, 69, &disk.replace("</disk>", "<alias name='ua-mine'/></disk>"));
     assert!(said.contains("device ua-mine could not be made"), "{said}");
     assert!(said.contains("undone: block node libvirt-1-format, block node libvirt-1-storage"), "{said}");
+    guest.qmp("device_del", &json!({ "id": "ua-mine" }));
     // None of that keeps the disk out for good.
     guest.attach(&disk);
     guest.end();
