@@ -17,6 +17,9 @@ use super::tuning::{NumaMode, NumaPolicy};
 /// x86 processors address at most 52 bits of memory; with less there is room to round sizes up.
 const MAX_MEMORY: u64 = 1 << 52;
 
+/// What the interrupt controllers of `pc` machines can address.
+const MAX_VCPUS_PC: u32 = 255;
+
 /// Checks a domain that was read, and fills in what follows from its parts.
 pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     memory(domain, diagnostics);
@@ -53,7 +56,8 @@ fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         current => current.min(domain.memory.total),
     };
     let Some(max) = domain.memory.max else { return };
-    if max.bytes < domain.memory.total {
+    let all = if cells > 0 { cells.saturating_add(devices) } else { domain.memory.total };
+    if max.bytes < all {
         diagnostics
             .error(max.span, "<maxMemory> is less than <memory>")
             .related(domain.memory.span, "more than the most");
@@ -162,6 +166,11 @@ fn processors(domain: &Domain, diagnostics: &mut Diagnostics) {
                 format!("the topology has {} vCPUs, the guest {}", topology.vcpus(), vcpus.max),
             )
             .related(vcpus.span, "as it says here");
+    }
+    if domain.os.chipset == Chipset::I440fx && vcpus.max > MAX_VCPUS_PC {
+        diagnostics
+            .error(vcpus.span, format!("a 'pc' machine has at most {MAX_VCPUS_PC} vCPUs"))
+            .hint("q35 machines can have more");
     }
     for (vcpu, _) in domain.pinning.vcpus.iter().filter(|(v, _)| *v >= vcpus.max) {
         diagnostics.error(domain.pinning.span, format!("there is no vCPU {vcpu} to be pinned"));

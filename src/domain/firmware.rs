@@ -127,6 +127,19 @@ impl Firmware {
                 .error(nvram.span, "only a firmware in flash keeps variables in an <nvram>")
                 .hint("UEFI: <os firmware='efi'>, or <loader readonly='yes' type='pflash'>PATH</loader>");
         }
+        let has = |feature, wanted| self.features.iter().any(|f| *f == (feature, wanted));
+        if has(FirmwareFeature::EnrolledKeys, true)
+            && has(FirmwareFeature::SecureBoot, false)
+            && let Some((_, span)) = self.kind
+        {
+            diagnostics.error(span, "enrolled keys are for secure boot, which is not wanted");
+        }
+        let writable = self.loader.as_ref().filter(|l| !rom && l.readonly == Some(false));
+        if let (Some(loader), Some(nvram)) = (writable, &self.nvram) {
+            diagnostics
+                .error(nvram.span, "a firmware that can be written to keeps its variables in itself")
+                .related(loader.span, "writable by this");
+        }
         if let Some(loader) = &self.loader {
             loader.check(rom, self.kind.is_some(), diagnostics);
         }
@@ -168,6 +181,17 @@ impl Loader {
             }
             if self.format.is_some_and(|f| f != FirmwareFormat::Raw) {
                 diagnostics.error(self.span, "a ROM image is raw");
+            }
+        }
+        if chosen {
+            let fits = if rom { LoaderType::Rom } else { LoaderType::Pflash };
+            if self.kind.is_some_and(|kind| kind != fits) {
+                diagnostics.error(self.span, format!("such a firmware is of type '{}'", fits.as_str()));
+            }
+            if !rom && self.readonly == Some(false) {
+                diagnostics.error(self.span, "a firmware that is chosen from the host's is read-only").hint(
+                    "name a copy that is this guest's own: <loader readonly='no' type='pflash'>PATH</loader>",
+                );
             }
         }
         if chosen && self.path.is_some() {

@@ -66,10 +66,17 @@ impl FirmwareDescriptor {
         self.features.iter().any(|f| f == feature)
     }
 
-    /// The flash image, of a firmware with variables in a file of their own.
-    pub fn flash(&self) -> Option<&FirmwareFile> {
-        let split = self.mapping.mode.as_deref().is_none_or(|m| m == "split");
-        self.mapping.executable.as_ref().filter(|_| self.mapping.device == "flash" && split)
+    /// The flash image, of a firmware without variables, or with variables in a file of their own.
+    pub fn flash(&self, stateless: bool) -> Option<&FirmwareFile> {
+        let wanted = if stateless { "stateless" } else { "split" };
+        let fits = self.mapping.mode.as_deref().unwrap_or("split") == wanted;
+        self.mapping.executable.as_ref().filter(|_| self.mapping.device == "flash" && fits)
+    }
+
+    /// Whether its code is in that file.
+    pub fn is_at(&self, path: &str) -> bool {
+        let flash = self.mapping.executable.as_ref().map(|f| f.filename.as_str());
+        flash == Some(path) || self.mapping.filename.as_deref() == Some(path)
     }
 
     /// What the variables start as.

@@ -1,7 +1,7 @@
 //! Choosing a firmware by what the XML asks of it.
 
 use crate::domain::Domain;
-use crate::domain::firmware::{FirmwareFeature, FirmwareFormat, FirmwareKind, LoaderType};
+use crate::domain::firmware::{FirmwareFormat, FirmwareKind, LoaderType};
 use crate::domain::os::Chipset;
 use crate::qemu::Host;
 use crate::qemu::capabilities::FirmwareDescriptor;
@@ -14,6 +14,31 @@ pub(super) struct Found {
     pub(super) format: FirmwareFormat,
     pub(super) secure: bool,
     pub(super) template: Option<String>,
+}
+
+/// What the host's descriptors say of a firmware that the XML names.
+pub(super) fn of_path(host: &Host, path: &str) -> Option<FirmwareDescriptor> {
+    host.firmware().into_iter().find(|d| d.is_at(path))
+}
+
+/// Features asked of a firmware that the XML names: what is unknown has none.
+pub(super) fn check_features(
+    domain: &Domain,
+    known: Option<&FirmwareDescriptor>,
+    span: Span,
+    diagnostics: &mut Diagnostics,
+) {
+    for (feature, wanted) in &domain.os.firmware.features {
+        let has = known.is_some_and(|d| d.has(feature.as_str()));
+        if *wanted && !has {
+            diagnostics.error(
+                span,
+                format!("no descriptor says that this firmware has the feature '{}'", feature.as_str()),
+            );
+        } else if !*wanted && has {
+            diagnostics.error(span, format!("this firmware has the feature '{}'", feature.as_str()));
+        }
+    }
 }
 
 /// The first firmware of the host that is what the guest asks for.
@@ -52,7 +77,8 @@ fn fitting(domain: &Domain, kind: FirmwareKind, descriptor: &FirmwareDescriptor)
         return Some(Found { path: path.to_owned(), kind, format, secure: false, template: None });
     }
     let firmware = &domain.os.firmware;
-    let flash = descriptor.flash()?;
+    let stateless = firmware.loader.as_ref().is_some_and(|l| l.stateless == Some(true));
+    let flash = descriptor.flash(stateless)?;
     let format = FirmwareFormat::from_word(&flash.format)?;
     let loader = firmware.loader.as_ref().and_then(|l| l.format);
     let nvram = firmware.nvram.as_ref().and_then(|n| n.format);
@@ -70,13 +96,7 @@ fn fitting(domain: &Domain, kind: FirmwareKind, descriptor: &FirmwareDescriptor)
 
 fn features_fit(domain: &Domain, descriptor: &FirmwareDescriptor) -> bool {
     let firmware = &domain.os.firmware;
-    let asked = firmware.features.iter().all(|(feature, wanted)| {
-        let name = match feature {
-            FirmwareFeature::EnrolledKeys => "enrolled-keys",
-            FirmwareFeature::SecureBoot => "secure-boot",
-        };
-        descriptor.has(name) == *wanted
-    });
+    let asked = firmware.features.iter().all(|(feature, wanted)| descriptor.has(feature.as_str()) == *wanted);
     let secure = firmware.loader.as_ref().and_then(|l| l.secure);
     let power = [("acpi-s3", domain.power.suspend_to_mem), ("acpi-s4", domain.power.suspend_to_disk)];
     asked

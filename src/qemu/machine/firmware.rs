@@ -45,12 +45,13 @@ pub(super) fn choose(domain: &Domain, host: &Host, diagnostics: &mut Diagnostics
     let kind = loader.kind.unwrap_or(LoaderType::Rom);
     let format = loader.format.unwrap_or(FirmwareFormat::Raw);
     let secure = loader.secure == Some(true);
-    let readonly = loader.readonly.unwrap_or(true);
+    let known = descriptors::of_path(host, &path);
+    descriptors::check_features(domain, known.as_ref(), loader.span, diagnostics);
+    // What is shared between guests is not theirs to write to. A file of the guest's own is.
+    let readonly = loader.readonly.unwrap_or(known.is_some() || firmware.nvram.is_some());
     let stateful = kind == LoaderType::Pflash && readonly && loader.stateless != Some(true);
-    let variables = stateful.then(|| {
-        let known = host.firmware().into_iter().find(|d| d.flash().is_some_and(|f| f.filename == path));
-        variables(domain, format, known.and_then(|d| d.template().map(|t| t.filename.clone())))
-    });
+    let template = known.and_then(|d| d.template().map(|t| t.filename.clone()));
+    let variables = stateful.then(|| variables(domain, format, template));
     Some(Chosen { path, kind, format, readonly, secure, variables })
 }
 
