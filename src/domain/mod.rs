@@ -119,7 +119,9 @@ impl Domain {
     pub fn secrets(&self) -> Vec<SecretRef> {
         let variables = self.os.firmware.nvram.as_ref().and_then(|nvram| nvram.source.as_ref()?.auth());
         let variables = variables.map(|auth| auth.secret.clone());
-        variables.into_iter().chain(self.devices.disks.iter().flat_map(disk::Disk::secrets)).collect()
+        let disks = self.devices.disks.iter().flat_map(disk::Disk::secrets);
+        let hostdevs = self.devices.hostdevs.iter().filter_map(|h| h.secret().cloned());
+        variables.into_iter().chain(disks).chain(hostdevs).collect()
     }
 }
 

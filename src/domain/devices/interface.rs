@@ -303,6 +303,11 @@ impl Interface {
         Some(interface)
     }
 
+    /// Whether it is a device of the host.
+    pub fn is_hostdev(&self) -> bool {
+        matches!(self.source, Source::Hostdev(_))
+    }
+
     fn read_target(&mut self, element: &Element, diagnostics: &mut Diagnostics) {
         let Some(target) = element.only_child("target", diagnostics) else { return };
         // Names that libvirt made up itself come from a running guest's XML; a new one is made at each start.

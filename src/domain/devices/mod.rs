@@ -4,21 +4,29 @@ pub mod audio;
 pub mod character;
 pub mod chardev;
 pub mod controller;
+pub mod crypto;
+pub mod filesystem;
 pub mod graphics;
+pub mod hostdev;
 pub mod hub;
 pub mod input;
 pub mod interface;
+pub mod iommu;
 pub mod memballoon;
 pub mod memory_device;
 pub mod panic;
+pub mod redirdev;
 pub mod rng;
 pub mod rom;
+pub mod smartcard;
 pub mod sound;
+pub mod tpm;
 pub mod video;
 pub mod virtio;
+pub mod vsock;
 pub mod watchdog;
 
-use crate::xml::{Diagnostics, Element};
+use crate::xml::{Diagnostics, Element, Span};
 
 use super::disk::{self, Disk};
 
@@ -61,6 +69,26 @@ pub struct Devices {
     pub rngs: Vec<rng::Rng>,
     /// `<panic>`.
     pub panics: Vec<panic::Panic>,
+    /// `<filesystem>`.
+    pub filesystems: Vec<filesystem::Filesystem>,
+    /// `<hostdev>`.
+    pub hostdevs: Vec<hostdev::Hostdev>,
+    /// `<smartcard>`.
+    pub smartcards: Vec<smartcard::Smartcard>,
+    /// `<tpm>`.
+    pub tpms: Vec<tpm::Tpm>,
+    /// `<redirdev>`.
+    pub redirdevs: Vec<redirdev::Redirdev>,
+    /// `<redirfilter>`: which devices may be redirected; the first rule that fits decides.
+    pub redirect_rules: Vec<redirdev::RedirectRule>,
+    /// `<iommu>`.
+    pub iommu: Option<iommu::Iommu>,
+    /// `<vsock>`.
+    pub vsock: Option<vsock::Vsock>,
+    /// `<crypto>`.
+    pub cryptos: Vec<crypto::Crypto>,
+    /// Where a `<lease>` of a lock manager stands.
+    pub leases: Vec<Span>,
     /// `<memory>`.
     pub memories: Vec<memory_device::MemoryDevice>,
 }
@@ -95,6 +123,30 @@ impl Devices {
                 .and_then(|e| memballoon::Memballoon::from_xml(e, diagnostics)),
             rngs: each!("rng", rng::Rng),
             panics: each!("panic", panic::Panic),
+            filesystems: each!("filesystem", filesystem::Filesystem),
+            hostdevs: each!("hostdev", hostdev::Hostdev),
+            smartcards: each!("smartcard", smartcard::Smartcard),
+            tpms: each!("tpm", tpm::Tpm),
+            redirdevs: each!("redirdev", redirdev::Redirdev),
+            redirect_rules: element
+                .only_child("redirfilter", diagnostics)
+                .map(|e| redirdev::RedirectRule::all_from_xml(e, diagnostics))
+                .unwrap_or_default(),
+            iommu: element
+                .only_child("iommu", diagnostics)
+                .and_then(|e| iommu::Iommu::from_xml(e, diagnostics)),
+            vsock: element
+                .only_child("vsock", diagnostics)
+                .and_then(|e| vsock::Vsock::from_xml(e, diagnostics)),
+            cryptos: each!("crypto", crypto::Crypto),
+            leases: element
+                .children("lease")
+                .map(|lease| {
+                    // All of it is for a lock manager: a start with it is refused.
+                    lease.mark_read();
+                    lease.span
+                })
+                .collect(),
             memories: each!("memory", memory_device::MemoryDevice),
         }
     }

@@ -42,6 +42,14 @@ impl Auth {
         }
     }
 
+    /// Reads `<auth>` of an iSCSI source. `None` if it is wrong.
+    pub(in crate::domain) fn of_iscsi(
+        source: &Element,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Option<Self>> {
+        Self::from_places(None, source, UsageKind::Iscsi, diagnostics).ok()
+    }
+
     fn from_xml(e: &Element, kind: UsageKind, diagnostics: &mut Diagnostics) -> Option<Self> {
         let username = e.require("username", diagnostics).map(str::to_owned);
         let Some(secret) = e.only_child("secret", diagnostics) else {

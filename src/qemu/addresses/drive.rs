@@ -9,8 +9,10 @@ use crate::xml::{Diagnostics, Span};
 
 use super::address_of;
 
-/// Units of a wide SCSI bus; unit 7 is the controller's own, so 15 are for disks.
+/// Units of a wide SCSI bus.
 const SCSI_UNITS: u32 = 16;
+/// libvirt fills a controller with this many disks by their names, and then takes the next one.
+const SCSI_UNITS_BY_NAME: u32 = 7;
 const SCSI_CONTROLLER_UNIT: u32 = 7;
 /// Ports of an AHCI controller.
 const SATA_PORTS: u32 = 6;
@@ -20,11 +22,7 @@ fn by_name(disk: &Disk) -> DriveAddress {
     let index = disk.index();
     let place = |controller, bus, unit| DriveAddress { controller, bus, target: 0, unit };
     match disk.bus {
-        Bus::Scsi => {
-            let usable = SCSI_UNITS - 1;
-            let unit = index % usable;
-            place(index / usable, 0, if unit >= SCSI_CONTROLLER_UNIT { unit + 1 } else { unit })
-        }
+        Bus::Scsi => place(index / SCSI_UNITS_BY_NAME, 0, index % SCSI_UNITS_BY_NAME),
         // Two buses with two drives each.
         Bus::Ide => place(index / 4, (index % 4) / 2, index % 2),
         Bus::Sata => place(index / SATA_PORTS, 0, index % SATA_PORTS),
@@ -71,6 +69,36 @@ pub(super) fn assign(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         }
     }
     domain.devices.disks = disks;
+    assign_hostdevs(domain, &mut taken, diagnostics);
+}
+
+/// SCSI units of the host: where they are told to be, or on the first free unit of the first controller.
+fn assign_hostdevs(
+    domain: &mut Domain,
+    taken: &mut HashMap<(&'static str, DriveAddress), Span>,
+    diagnostics: &mut Diagnostics,
+) {
+    let scsi = Bus::Scsi.as_str();
+    let mut hostdevs = std::mem::take(&mut domain.devices.hostdevs);
+    for hostdev in hostdevs.iter().filter(|h| h.on_scsi()) {
+        let Some(address) = address_of!(hostdev.info, Drive) else { continue };
+        let at = hostdev.info.address_span.unwrap_or(hostdev.info.span);
+        check(Bus::Scsi, &address, at, domain, diagnostics);
+        if let Some(first) = taken.insert((scsi, address), at) {
+            diagnostics.error(at, "this SCSI address is taken").related(first, "by this device");
+        }
+    }
+    for hostdev in hostdevs.iter_mut().filter(|h| h.on_scsi() && h.info.address.is_none()) {
+        let free = (0..).flat_map(|controller| {
+            (0..SCSI_UNITS_BY_NAME).map(move |unit| DriveAddress { controller, bus: 0, target: 0, unit })
+        });
+        let mut free = free.filter(|address| !taken.contains_key(&(scsi, *address)));
+        if let Some(address) = free.next() {
+            taken.insert((scsi, address), hostdev.info.span);
+            hostdev.info.address = Some(Address::Drive(address));
+        }
+    }
+    domain.devices.hostdevs = hostdevs;
 }
 
 /// The limits of a bus.

@@ -292,25 +292,18 @@ fn for_devices(domain: &mut Domain) {
         let disks = domain.devices.disks.iter().filter(|d| d.bus == bus);
         let last = disks.map(|d| super::drive::wanted(d).controller).max();
         let Some(last) = last else { continue };
-        let like = domain.devices.controllers.iter().find(|c| c.kind.kind() == kind).map(|c| c.kind.clone());
         for index in 0..=last {
             let kind = match kind {
                 ControllerType::Fdc => ControllerKind::Fdc,
                 ControllerType::Ide => ControllerKind::Ide,
                 ControllerType::Sata => ControllerKind::Sata,
-                _ => ControllerKind::Scsi(ScsiController {
-                    model: like
-                        .as_ref()
-                        .and_then(|k| match k {
-                            ControllerKind::Scsi(scsi) => scsi.model,
-                            _ => None,
-                        })
-                        .or(Some(ScsiModel::LsiLogic)),
-                    ..ScsiController::default()
-                }),
+                _ => scsi_like_others(domain),
             };
             add_controller(domain, index, kind);
         }
+    }
+    if !domain.devices.smartcards.is_empty() {
+        add_controller(domain, 0, ControllerKind::Ccid);
     }
     let index = |info: &DeviceInfo| match &info.address {
         Some(Address::VirtioSerial(address)) => address.controller,
@@ -321,6 +314,38 @@ fn for_devices(domain: &mut Domain) {
     let needed: Vec<_> = channels.map(|c| index(&c.info)).chain(consoles.map(|c| index(&c.info))).collect();
     for index in needed {
         add_controller(domain, index, ControllerKind::VirtioSerial(VirtioSerialController::default()));
+    }
+}
+
+/// A further SCSI controller: of the model of those that are there.
+fn scsi_like_others(domain: &Domain) -> ControllerKind {
+    let model = domain.devices.controllers.iter().find_map(|c| c.scsi()?.model);
+    ControllerKind::Scsi(ScsiController {
+        model: model.or(Some(ScsiModel::LsiLogic)),
+        ..ScsiController::default()
+    })
+}
+
+/// SCSI controllers for units of the host, which have their addresses by now. No two of them are the same device.
+pub(super) fn for_hostdevs(domain: &mut Domain, diagnostics: &mut Diagnostics) {
+    let last = domain.devices.hostdevs.iter().filter_map(|h| match h.info.address {
+        Some(Address::Drive(address)) => Some(address.controller),
+        _ => None,
+    });
+    if let Some(last) = last.max() {
+        for index in 0..=last {
+            let kind = scsi_like_others(domain);
+            add_controller(domain, index, kind);
+        }
+        sort(&mut domain.devices.controllers);
+    }
+    let hostdevs = &domain.devices.hostdevs;
+    for (index, hostdev) in hostdevs.iter().enumerate() {
+        if let Some(first) = hostdevs[..index].iter().find(|h| h.source == hostdev.source) {
+            diagnostics
+                .error(hostdev.info.span, "this device of the host is given to the guest twice")
+                .related(first.info.span, "the first time");
+        }
     }
 }
 

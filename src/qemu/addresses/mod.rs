@@ -25,6 +25,7 @@ use super::Capabilities;
 pub fn assign(domain: &mut Domain, capabilities: &Capabilities, diagnostics: &mut Diagnostics) {
     implicit::add(domain, capabilities, diagnostics);
     drive::assign(domain, diagnostics);
+    implicit::for_hostdevs(domain, diagnostics);
     virtio_serial::assign(domain, diagnostics);
     pci::assign(domain, diagnostics);
     usb::assign(domain, diagnostics);

@@ -93,6 +93,11 @@ impl Host {
         }
     }
 
+    /// Where an emulated TPM listens.
+    pub fn tpm_socket(&self, name: &str) -> PathBuf {
+        if self.assumed { "/dev/test".into() } else { self.lib_dir(name).join("swtpm.sock") }
+    }
+
     /// Whether nothing will be started: files are not looked at, descriptors are not open.
     pub fn is_assumed(&self) -> bool {
         self.assumed

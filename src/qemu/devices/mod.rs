@@ -5,18 +5,26 @@ mod audio;
 mod character;
 mod chardev;
 mod controller;
+mod crypto;
 mod disk;
+mod filesystem;
 mod graphics;
+mod hostdev;
 mod hub;
 mod input;
 mod interface;
+mod iommu;
 mod memballoon;
 mod memory_device;
 mod panic;
+mod redirdev;
 mod rng;
+mod smartcard;
 mod sound;
+mod tpm;
 mod video;
 mod virtio;
+mod vsock;
 mod watchdog;
 
 use crate::domain::devices::Devices;
@@ -24,7 +32,7 @@ use crate::domain::{DeviceInfo, Domain};
 use crate::xml::Diagnostics;
 
 use super::addresses::Plug;
-use super::{Capabilities, CommandLine, JsonObject};
+use super::{Capabilities, CommandLine, JsonObject, Resource};
 
 /// What telling QEMU about a device may depend on besides the device.
 pub(super) struct Context<'a> {
@@ -83,12 +91,18 @@ macro_rules! placed {
 /// Devices in the order in which libvirt gives PCI addresses.
 pub(super) fn pci_order(devices: &mut Devices) -> impl Iterator<Item = &mut dyn Placed> {
     let (pci, others): (Vec<_>, Vec<_>) = devices.controllers.iter_mut().partition(|c| c.pci().is_some());
+    // Interfaces that are devices of the host come with those.
+    let (host_interfaces, interfaces): (Vec<_>, Vec<_>) =
+        devices.interfaces.iter_mut().partition(|i| i.is_hostdev());
     pci.into_iter()
         .map(|c| c as &mut dyn Placed)
-        .chain(placed!(devices.interfaces))
+        .chain(placed!(devices.filesystems))
+        .chain(interfaces.into_iter().map(|i| i as &mut dyn Placed))
         .chain(placed!(devices.sounds))
         .chain(others.into_iter().map(|c| c as &mut dyn Placed))
         .chain(placed!(devices.disks))
+        .chain(host_interfaces.into_iter().map(|i| i as &mut dyn Placed))
+        .chain(placed!(devices.hostdevs))
         .chain(placed!(devices.memballoon))
         .chain(placed!(devices.rngs))
         .chain(placed!(devices.watchdogs))
@@ -96,17 +110,22 @@ pub(super) fn pci_order(devices: &mut Devices) -> impl Iterator<Item = &mut dyn 
         .chain(placed!(devices.inputs))
         .chain(placed!(devices.serials))
         .chain(placed!(devices.panics))
+        .chain(placed!(devices.iommu))
+        .chain(placed!(devices.vsock))
         .chain(placed!(devices.memories))
+        .chain(placed!(devices.cryptos))
 }
 
 /// Devices that take a USB port, in the order in which libvirt gives them; hubs aside.
 pub(super) fn usb_order(devices: &mut Devices) -> impl Iterator<Item = &mut dyn Placed> {
-    placed!(devices.disks)
+    placed!(devices.hostdevs)
+        .chain(placed!(devices.disks))
         .chain(placed!(devices.controllers))
         .chain(placed!(devices.interfaces))
         .chain(placed!(devices.inputs))
         .chain(placed!(devices.serials))
         .chain(placed!(devices.sounds))
+        .chain(placed!(devices.redirdevs))
         .filter(|d| d.on_usb())
 }
 
@@ -126,8 +145,23 @@ pub(super) fn by_stem(devices: &mut Devices) -> Vec<(&'static str, Counting, Vec
             $list.iter_mut().map(|d| &mut d.info).collect()
         };
     }
+    let (host_interfaces, interfaces): (Vec<_>, Vec<_>) =
+        devices.interfaces.iter_mut().partition(|i| i.is_hostdev());
+    let host = host_interfaces.into_iter().map(|i| &mut i.info);
     vec![
-        ("net", Counting::Unnamed, infos!(devices.interfaces)),
+        ("net", Counting::Unnamed, interfaces.into_iter().map(|i| &mut i.info).collect()),
+        (
+            "hostdev",
+            Counting::Unnamed,
+            host.chain(devices.hostdevs.iter_mut().map(|h| &mut h.info)).collect(),
+        ),
+        ("fs", Counting::All, infos!(devices.filesystems)),
+        ("smartcard", Counting::All, infos!(devices.smartcards)),
+        ("tpm", Counting::All, infos!(devices.tpms)),
+        ("redir", Counting::Unnamed, infos!(devices.redirdevs)),
+        ("iommu", Counting::All, infos!(devices.iommu)),
+        ("vsock", Counting::All, infos!(devices.vsock)),
+        ("crypto", Counting::All, infos!(devices.cryptos)),
         ("sound", Counting::All, infos!(devices.sounds)),
         ("video", Counting::All, infos!(devices.videos)),
         ("console", Counting::All, infos!(devices.consoles)),
@@ -152,6 +186,10 @@ pub(super) fn controllers(
     diagnostics: &mut Diagnostics,
 ) {
     let context = Context { domain, capabilities };
+    // What is translated by it comes later.
+    if let Some(iommu) = &domain.devices.iommu {
+        iommu.tell(&context, line, diagnostics);
+    }
     // A PCI controller may be plugged into one with a lower index.
     let (pci, others): (Vec<_>, Vec<_>) = domain.devices.controllers.iter().partition(|c| c.pci().is_some());
     for controller in pci.into_iter().chain(others) {
@@ -178,15 +216,22 @@ pub(super) fn others(
             })+
         };
     }
-    tell!(interfaces, serials, parallels, channels, consoles, inputs);
+    tell!(filesystems, interfaces, smartcards, serials, parallels, channels, consoles, tpms, inputs);
     audio::tell(&context, line);
     graphics::tell(&context, line, diagnostics);
     tell!(videos, sounds, watchdogs);
     watchdog::tell_action(&context, line);
+    tell!(redirdevs, hostdevs);
     if let Some(balloon) = &devices.memballoon {
         balloon.tell(&context, line, diagnostics);
     }
-    tell!(rngs, panics, memories);
+    tell!(rngs, panics, memories, cryptos);
+    if let Some(vsock) = &devices.vsock {
+        vsock.tell(&context, line, diagnostics);
+    }
+    for lease in &devices.leases {
+        line.require(Resource::Unavailable("leases of a lock manager".to_owned()), *lease);
+    }
 }
 
 /// `-device` with what every device has at its end: its place.

@@ -26,7 +26,8 @@ pub struct NodeNumbers {
 impl NodeNumbers {
     /// The numbers that are left once a guest has started: each of its images has one.
     pub fn after_start(domain: &Domain) -> Self {
-        Self { last: domain.devices.disks.iter().map(wanted).sum() }
+        let hostdevs = domain.devices.hostdevs.iter().filter(|h| h.on_scsi()).count();
+        Self { last: backend_number(domain, hostdevs) - 1 }
     }
 
     /// The next number.
@@ -39,6 +40,12 @@ impl NodeNumbers {
     fn take_for(&mut self, disk: &Disk) -> Vec<u32> {
         (0..wanted(disk)).map(|_| self.take()).collect()
     }
+}
+
+/// The number of a host device on a SCSI bus, which has `before` such devices before it: they follow the disks.
+pub(super) fn backend_number(domain: &Domain, before: usize) -> u32 {
+    let disks: u32 = domain.devices.disks.iter().map(wanted).sum();
+    disks.saturating_add(u32::try_from(before).unwrap_or(u32::MAX)).saturating_add(1)
 }
 
 /// How many numbers a disk takes. libvirt gives one to an empty drive, too.
