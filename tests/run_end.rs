@@ -127,17 +127,28 @@ fn a_supervisor_that_was_killed_finds_its_guest_again() {
     let host = Host::new();
     let guest = host.encrypted_guest("back");
     let mut run = host.running(&guest);
+    let attach = |target: &str| {
+        let image = host.image(&format!("{target}.luks"), "raw", true);
+        let xml = host.path("disk.xml");
+        fs::write(&xml, bare::disk(&image, "raw", Some(bare::SECRET)).replace("vda", target)).unwrap();
+        host.user.ok(&["attach-device", "back", xml.to_str().unwrap()], b"");
+    };
+    attach("vdb");
     let (qemu, key) = (run.qemu(), fs::read(run.lib_dir().join("master-key.aes")).unwrap());
+    let dumped = host.user.ok(&["dumpxml", "back"], b"");
+    host.user.ok(&["secret", "undefine", bare::SECRET], b"");
     for _ in 0..2 {
         run.signal(Signal::SIGKILL);
         run.ended();
         // The guest's secret is not needed to take it back.
-        host.user.run(&["secret", "undefine", bare::SECRET], b"");
         run = host.running(&guest);
         assert_eq!(run.qemu(), qemu);
         assert_eq!(fs::read(run.lib_dir().join("master-key.aes")).unwrap(), key);
-        host.user.ok(&["status", "back"], b"");
+        let text = |xml: &[u8]| String::from_utf8_lossy(xml).into_owned();
+        assert_eq!(text(&host.user.ok(&["dumpxml", "back"], b"")), text(&dumped));
     }
+    host.secret(bare::SECRET, bare::PASSPHRASE);
+    attach("vdc");
     run.signal(Signal::SIGTERM);
     run.ends(0);
 }

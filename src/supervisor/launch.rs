@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use command_fds::FdMapping;
 use qapi::qmp::{cont, object_del, query_status};
 use tokio::sync::mpsc;
+use zlink::futures_util::future::try_join_all;
 
 use crate::domain::Domain;
 use crate::keystore::{Keystores, ResolvedSecrets};
@@ -180,9 +181,7 @@ async fn hand_shake(monitor: &Path, secrets: Vec<String>) -> Result<(Qmp, Events
     // QEMU may still die after its greeting. What answers here has started.
     qmp.execute(query_status {}).await?;
     // All disks are open: QEMU needs their passphrases no more.
-    for id in secrets {
-        qmp.execute(object_del { id }).await?;
-    }
+    try_join_all(secrets.into_iter().map(|id| qmp.execute(object_del { id }))).await?;
     Ok((qmp, events))
 }
 

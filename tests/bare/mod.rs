@@ -96,7 +96,7 @@ impl Host {
     pub fn guest(&self, name: &str, devices: &str) -> PathBuf {
         let xml = format!(
             "<domain type='qemu'>\n<name>{name}</name>\n<memory unit='MiB'>32</memory>\n<vcpu>1</vcpu>\n\
-             <os><type arch='x86_64' machine='pc'>hvm</type></os>\n<devices>\n{devices}\n</devices>\n</domain>\n"
+             <os><type arch='x86_64' machine='pc'>hvm</type></os>\n<features><acpi/></features>\n<devices>\n{devices}\n</devices>\n</domain>\n"
         );
         let path = self.path(&format!("{name}.xml"));
         fs::write(&path, xml).unwrap();
