@@ -97,6 +97,7 @@ no_secret_in_lib_dir() {
     mapfile -t files < <(find "$VMWARD_RUNTIME_DIR" -type f ! -name master-key.aes)
     no_secret_in "${files[@]}"
 }
+no_secret_in_journal() { no_secret_in <(journalctl --quiet --since "-15 min" 2>/dev/null || true); }
 no_secret_in_work() {
     local files
     mapfile -t files < <(find "$work" -type f)
@@ -134,20 +135,21 @@ note "The guest is described as for libvirt; its disk:"
 sed -n '/<disk/,/<\/disk/s/^/  /p' "$work/guest.xml"
 vm check "$work/guest.xml"
 printf '  $ vmward run %s &\n' "$work/guest.xml"
+booting=$SECONDS
 "$vmward" run "$work/guest.xml" >"$work/run.log" 2>&1 </dev/null &
 supervisor=$!
 guest_connect "$work/serial.sock" "$supervisor"
 guest_wait "guest: ready" 120
-note "booted after $SECONDS s"
+note "booted in $((SECONDS - booting)) s"
 qemu=$("$vmward" status --json demo | sed 's/.*"qemu":\([0-9]*\).*/\1/')
 in_guest "blockdev --getsize64 /dev/vda"
-in_guest "mke2fs -F -q -L system /dev/vda && mount -t ext4 /dev/vda /mnt"
+in_guest "mke2fs -F /dev/vda >/dev/null && mount -t ext4 /dev/vda /mnt"
 in_guest "echo 'written by the guest' >/mnt/hello.txt && sync && cat /mnt/hello.txt"
 
 title "3. A second encrypted disk, plugged in and out while it runs"
 vm attach-device demo "$work/disk.xml"
 in_guest "until [ -b /dev/vdb ]; do sleep 0.1; done; blockdev --getsize64 /dev/vdb"
-in_guest "mke2fs -F -q -L data /dev/vdb && mount -t ext4 /dev/vdb /mnt2"
+in_guest "mke2fs -F /dev/vdb >/dev/null && mount -t ext4 /dev/vdb /mnt2"
 in_guest "echo 'on the hot-plugged disk' >/mnt2/data.txt && umount /mnt2"
 vm detach-device demo vdb
 in_guest "until [ ! -e /dev/vdb ]; do sleep 0.1; done; ls /dev/vd*"
@@ -160,10 +162,12 @@ vm argv "$work/guest.xml"
 printf '  $ vmward dumpxml demo    (%s lines)\n' "$(wc -l <"$work/live.xml")"
 master_key=$(od -An -v -tx1 "$VMWARD_RUNTIME_DIR/demo/master-key.aes" | tr -d ' \n')
 check "the master key is 32 bytes that only its owner may read" test "${#master_key}$(stat -c %a "$VMWARD_RUNTIME_DIR/demo/master-key.aes")" = 64600
+check "the search that follows finds the master key where it has to be" not no_secret_in "$VMWARD_RUNTIME_DIR/demo/master-key.aes"
 check "the guest's XML as it runs names the secret and does not hold it" grep -q '<secret ' "$work/live.xml"
 check "no passphrase and no master key is in any process's arguments or environment" no_secret_in_processes
 check "nor in the guest's lib dir, but for the master key's own file" no_secret_in_lib_dir
 check "nor in any file of the demo: logs, XML, keystore, images" no_secret_in_work
+check "nor in the journal" no_secret_in_journal
 
 title "5. Shutdown, and what is left"
 lib_dir=$VMWARD_RUNTIME_DIR/demo
@@ -174,9 +178,10 @@ supervisor=
 check "the guest powered off and the supervisor exited with 0" test "$code" = 0
 check "QEMU (process $qemu) is gone" not kill -0 "$qemu"
 check "the master key file, the lib dir and the sockets are gone" not test -e "$lib_dir"
-check "nothing is left in the runtime directory" test -z "$(find "$VMWARD_RUNTIME_DIR" -mindepth 1)"
+check "nothing is left in the runtime directory, and no socket elsewhere" \
+    test -z "$(find "$VMWARD_RUNTIME_DIR" -mindepth 1; find "$work" -type s)"
 check "the master key and the passphrases are in no process and no file of the demo" \
-    eval 'no_secret_in_processes && no_secret_in_work'
+    eval 'no_secret_in_processes && no_secret_in_work && no_secret_in_journal'
 image_read "$system_secret" "driver=qcow2,encrypt.key-secret=s,file.filename=$work/system.qcow2" "$work/system.raw"
 image_read "$data_secret" "driver=luks,key-secret=s,file.filename=$work/data.luks" "$work/data.raw"
 check "qemu-img, given the secrets, reads back what the guest wrote" \
