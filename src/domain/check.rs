@@ -252,9 +252,7 @@ fn firmware(domain: &Domain, diagnostics: &mut Diagnostics) {
 /// The ways to say what is booted exclude each other.
 fn boot_order(domain: &Domain, diagnostics: &mut Diagnostics) {
     let Some((_, os)) = domain.os.boot.first() else { return };
-    let devices = &domain.devices;
-    let infos = devices.disks.iter().map(|d| &d.info).chain(devices.interfaces.iter().map(|i| &i.info));
-    if let Some(info) = infos.into_iter().find(|i| i.boot_order.is_some()) {
+    if let Some(info) = domain.devices.bootable().find(|i| i.boot_order.is_some()) {
         diagnostics
             .error(info.span, "the boot order is given by device and by <os> at once")
             .related(*os, "given here")

@@ -174,6 +174,10 @@ pub enum Resource {
         /// The guest's CID; `None`: the next free one.
         cid: Option<u32>,
     },
+    /// `/dev/vhost-scsi`.
+    VhostScsi,
+    /// A tap device on a network that somebody else manages; what of it vmward does not provide.
+    ForeignTap(&'static str),
     /// A listening unix socket.
     UnixListener(SocketPath),
     /// A file for output, made if it is not there.
@@ -203,6 +207,8 @@ impl Resource {
     pub fn unprovided(&self) -> Option<&str> {
         Some(match self {
             Self::Unavailable(what) => what,
+            Self::ForeignTap(what) => what,
+            Self::VhostScsi => "SCSI targets of the kernel (vhost-scsi)",
             Self::VhostVsock { .. } => "vsock devices",
             Self::Tap(Tap { bridge: None, .. }) => {
                 "tap devices outside bridges (<interface type='ethernet'>)"
@@ -217,9 +223,9 @@ impl Resource {
     /// The first number where none is open (see [`CommandLine::nominal`]): those that libvirt's tests use.
     fn nominal(&self) -> i32 {
         match self {
+            Self::ForeignTap(_) => 102,
             Self::Tap(tap) if tap.bridge.is_some() => 102,
-            Self::Tap(_) => 3,
-            Self::Unavailable(what) if what.contains("network") => 102,
+            Self::Tap(_) | Self::VhostScsi => 3,
             Self::VhostNet => 44,
             Self::VhostVsock { .. } => 6789,
             Self::UnixListener(_) | Self::File { .. } | Self::Device(_) | Self::Unavailable(_) => 1729,

@@ -69,7 +69,10 @@ fn open(
             let opened = OpenOptions::new().read(true).write(true).open(path);
             opened.map_err(SupervisorError::io(path, "opened for the guest"))?.into()
         }
-        Resource::VhostVsock { .. } | Resource::Unavailable(_) => {
+        Resource::VhostScsi
+        | Resource::VhostVsock { .. }
+        | Resource::ForeignTap(_)
+        | Resource::Unavailable(_) => {
             let what = resource.unprovided().unwrap_or("this device");
             return Err(SupervisorError::Unavailable(what.to_owned()));
         }

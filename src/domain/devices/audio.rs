@@ -42,6 +42,8 @@ pub struct Audio {
     pub id: u32,
     /// Where sound goes.
     pub kind: AudioType,
+    /// PipeWire: the directory of its socket.
+    pub runtime_dir: Option<String>,
     /// Options of the whole, as QEMU names them.
     pub options: Vec<AudioOption>,
     /// Options of recording.
@@ -115,6 +117,7 @@ impl Audio {
             span: Span::default(),
             id: 1,
             kind,
+            runtime_dir: None,
             options: Vec::new(),
             input: Vec::new(),
             output: Vec::new(),
@@ -147,7 +150,9 @@ impl Audio {
                 .unwrap_or_default()
         };
         let (input, output) = (direction("input"), direction("output"));
-        Some(Self { span: element.span, id, kind, options, input, output })
+        let runtime_dir = (kind == AudioType::Pipewire).then(|| element.get("runtimeDir").map(str::to_owned));
+        let runtime_dir = runtime_dir.flatten();
+        Some(Self { span: element.span, id, kind, runtime_dir, options, input, output })
     }
 }
 

@@ -204,7 +204,7 @@ impl Channel {
         let target = match kind {
             ChannelType::Virtio => {
                 let name = target.get("name").map(str::to_owned);
-                Self::own_socket(&mut chardev);
+                Self::own_socket(&mut chardev, element, diagnostics);
                 // The spice agent looks for this name.
                 let agent = matches!(chardev.backend, Backend::SpiceVmc | Backend::QemuVdagent { .. });
                 ChannelTarget::Virtio(name.or_else(|| agent.then(|| "com.redhat.spice.0".to_owned())))
@@ -222,12 +222,15 @@ impl Channel {
         Some(Self { info, chardev, target })
     }
 
-    fn own_socket(chardev: &mut Chardev) {
-        if let Backend::Unix { mode, path, .. } = &mut chardev.backend
+    fn own_socket(chardev: &mut Chardev, element: &Element, diagnostics: &mut Diagnostics) {
+        if let Backend::Unix { mode, path, reconnect } = &mut chardev.backend
             && let Some(given) = path.as_ref().and_then(|p| p.to_str())
             && !given.ends_with('/')
             && LIBVIRT_CHANNELS.iter().any(|dir| given.starts_with(dir) && given.contains("/domain-"))
         {
+            if reconnect.is_some_and(|seconds| seconds > 0) {
+                diagnostics.error(element.span, "a socket that vmward makes itself cannot reconnect");
+            }
             (*mode, *path) = (SocketMode::Bind, None);
         }
     }

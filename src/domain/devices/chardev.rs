@@ -173,6 +173,12 @@ impl Chardev {
     pub fn from_xml(device: &Element, generated: bool, diagnostics: &mut Diagnostics) -> Option<Self> {
         let kind: ChardevType = device.require_keyword("type", diagnostics)?;
         let backend = Self::backend(kind, device, generated, diagnostics);
+        if kind != ChardevType::Tcp
+            && let Some(protocol) = device.only_child("protocol", diagnostics)
+            && protocol.keyword::<TcpProtocol>("type", diagnostics).is_some_and(|p| p != TcpProtocol::Raw)
+        {
+            diagnostics.error(protocol.span, "only TCP connections have a protocol");
+        }
         let log = device.only_child("log", diagnostics).and_then(|log| {
             Some(Log {
                 path: log.require("file", diagnostics)?.into(),

@@ -171,6 +171,8 @@ pub struct PciController {
     pub node: Option<u32>,
     /// Ports and bridges: whether devices can come and go.
     pub hotplug: Option<bool>,
+    /// Ports and bridges: memory that the firmware keeps for devices that come later, in bytes.
+    pub mem_reserve: Option<u64>,
     /// Roots: the size of the 64-bit window in KiB.
     pub hole64: Option<u64>,
 }
@@ -187,6 +189,7 @@ impl PciController {
             bus_nr: None,
             node: None,
             hotplug: None,
+            mem_reserve: None,
             hole64: None,
         }
     }
@@ -364,6 +367,8 @@ fn pci(element: &Element, diagnostics: &mut Diagnostics) -> Option<PciController
         controller.port = target.hex_number("port", diagnostics);
         controller.bus_nr = target.number("busNr", diagnostics);
         controller.hotplug = target.on_off("hotplug", diagnostics);
+        controller.mem_reserve =
+            target.number::<u64>("memReserve", diagnostics).and_then(|kib| kib.checked_mul(size::KIB));
         controller.node = target.child_text("node").and_then(|n| n.parse().ok());
     }
     controller.hole64 = element

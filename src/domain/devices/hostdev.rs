@@ -120,8 +120,6 @@ pub struct Hostdev {
     pub ramfb: Option<bool>,
     /// Whether the guest can only read (scsi).
     pub readonly: bool,
-    /// Whether others may have it too (scsi).
-    pub shareable: bool,
     /// When it is reset (usb).
     pub guest_reset: Option<GuestReset>,
     /// The interface that stays when this one goes.
@@ -167,6 +165,10 @@ impl Hostdev {
                 diagnostics.error(driver.span, "host devices are given to guests by vfio");
             }
         }
+        if kind == HostdevType::Scsi {
+            // libvirt then gives the unit to several guests; vmward does not watch over that.
+            element.only_child("shareable", diagnostics);
+        }
         let teaming = element.only_child("teaming", diagnostics).and_then(|teaming| {
             teaming.get("type");
             teaming.require("persistent", diagnostics).map(str::to_owned)
@@ -178,7 +180,6 @@ impl Hostdev {
             display: element.on_off("display", diagnostics),
             ramfb: element.on_off("ramfb", diagnostics),
             readonly: kind == HostdevType::Scsi && element.only_child("readonly", diagnostics).is_some(),
-            shareable: kind == HostdevType::Scsi && element.only_child("shareable", diagnostics).is_some(),
             guest_reset,
             teaming,
             rom: Rom::of_device(element, diagnostics),

@@ -358,6 +358,14 @@ impl Interface {
         if let Some(trust) = element.attribute("trustGuestRxFilters").filter(|a| a.value == "yes") {
             self.host_only.push(("trusting the guest's receive filters", trust.span));
         }
+        if let Some(backend) = element.child("backend") {
+            for name in ["tap", "vhost"] {
+                if let Some(attribute) = backend.attribute(name) {
+                    self.host_only
+                        .push(("other device nodes than the kernel's for tap and vhost", attribute.span));
+                }
+            }
+        }
         if let Some(tune) = element.only_child("tune", diagnostics) {
             self.sndbuf = tune.child_text("sndbuf").and_then(|text| text.parse().ok());
         }
@@ -367,14 +375,13 @@ impl Interface {
         if self.model.is_virtio() {
             return;
         }
-        let Some(driver) = element.child("driver") else { return };
-        for attribute in &driver.attributes {
-            if attribute.name != "name" {
-                diagnostics.error(
-                    attribute.name_span,
-                    format!("'{}' is for virtio cards, this is a {}", attribute.name, self.model.as_str()),
-                );
-            }
+        if let Some(driver) =
+            element.child("driver").filter(|d| d.attributes.iter().any(|a| a.name != "name"))
+        {
+            diagnostics.warning(
+                driver.span,
+                format!("this <driver> is for virtio cards, it changes nothing on a {}", self.model.as_str()),
+            );
         }
     }
 }
@@ -529,17 +536,6 @@ fn tunnel_end(parent: &Element, name: &str, diagnostics: &mut Diagnostics) -> Op
 }
 
 fn driver(element: &Element, diagnostics: &mut Diagnostics) -> InterfaceDriver {
-    if let Some(backend) = element.child("backend") {
-        // Other device nodes than the kernel's usual ones: the supervisor opens those.
-        for name in ["tap", "vhost"] {
-            if let Some(attribute) = backend.attribute(name) {
-                diagnostics.unsupported(
-                    attribute.name_span,
-                    format!("vmward does not honour the attribute '{name}' of <backend>"),
-                );
-            }
-        }
-    }
     let Some(driver) = element.only_child("driver", diagnostics) else { return InterfaceDriver::default() };
     let mut result = InterfaceDriver {
         name: driver.keyword("name", diagnostics),

@@ -28,6 +28,7 @@ pub mod watchdog;
 
 use crate::xml::{Diagnostics, Element, Span};
 
+use super::DeviceInfo;
 use super::disk::{self, Disk};
 
 /// All of a guest's devices, each kind in the order of the XML.
@@ -94,6 +95,16 @@ pub struct Devices {
 }
 
 impl Devices {
+    /// Everything that a guest can boot from.
+    pub fn bootable(&self) -> impl Iterator<Item = &DeviceInfo> {
+        let disks = self.disks.iter().map(|d| &d.info);
+        disks
+            .chain(self.interfaces.iter().map(|d| &d.info))
+            .chain(self.hostdevs.iter().map(|d| &d.info))
+            .chain(self.redirdevs.iter().map(|d| &d.info))
+            .chain(self.filesystems.iter().map(|d| &d.info))
+    }
+
     /// Reads `<devices>`.
     pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Self {
         /// Every element of a name, each through its own reader.

@@ -7,6 +7,8 @@ mod memory;
 mod pci;
 mod pci_bus;
 mod place;
+#[cfg(test)]
+mod tests;
 mod usb;
 mod virtio_serial;
 
@@ -76,11 +78,9 @@ pub fn assign_disk(
 }
 
 /// No two devices are booted from at the same time.
-fn check_boot_orders(domain: &mut Domain, diagnostics: &mut Diagnostics) {
+fn check_boot_orders(domain: &Domain, diagnostics: &mut Diagnostics) {
     let mut first: HashMap<u32, Span> = HashMap::new();
-    let disks = domain.devices.disks.iter().map(|d| &d.info);
-    let interfaces = domain.devices.interfaces.iter().map(|i| &i.info);
-    for info in disks.chain(interfaces) {
+    for info in domain.devices.bootable() {
         let Some(order) = info.boot_order else { continue };
         if let Some(earlier) = first.get(&order) {
             diagnostics

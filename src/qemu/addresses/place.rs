@@ -119,8 +119,9 @@ fn of_drive(address: &DriveAddress, disk: &Disk, domain: &Domain) -> Option<Valu
     match disk.bus {
         Bus::Scsi => scsi(address, domain),
         Bus::Ide => {
-            let alias = aliases::controller(domain, ControllerType::Ide, address.controller)?;
-            Some(json!({"bus": format!("{alias}.{}", address.bus), "unit": address.unit}))
+            // The machine's own, whatever the user calls it.
+            aliases::controller(domain, ControllerType::Ide, address.controller)?;
+            Some(json!({"bus": format!("ide.{}", address.bus), "unit": address.unit}))
         }
         Bus::Sata => {
             // Each port of an AHCI controller is a bus of its own.

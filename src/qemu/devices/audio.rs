@@ -74,6 +74,8 @@ fn tell_one(audio: &Audio, line: &mut CommandLine) {
         }
     }
     line.json("-audiodev", told);
+    let runtime_dir = audio.runtime_dir.iter().map(|dir| ("PIPEWIRE_RUNTIME_DIR".to_owned(), dir.clone()));
+    line.environment.extend(runtime_dir);
 }
 
 fn put_all(options: &[AudioOption], told: &mut JsonObject) {

@@ -50,7 +50,10 @@ impl QemuDevice for Controller {
     fn tell(&self, context: &Context, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
         let chipset = context.domain.os.chipset;
         let told = match &self.kind {
-            ControllerKind::Pci(pci) => pci_controller(self, pci, line),
+            ControllerKind::Pci(pci) => {
+                check_node(self, pci, context.domain, diagnostics);
+                pci_controller(self, pci, line)
+            }
             ControllerKind::Usb(usb) => usb_controller(self, usb, context, diagnostics),
             // QEMU makes the first one itself.
             ControllerKind::Ide => {
@@ -100,6 +103,14 @@ fn pci_driver(model: PciModel) -> Option<&'static str> {
     })
 }
 
+fn check_node(controller: &Controller, pci: &PciController, domain: &Domain, diagnostics: &mut Diagnostics) {
+    if let Some(node) = pci.node
+        && !domain.cpu.numa.cells.iter().any(|cell| cell.id == node)
+    {
+        diagnostics.error(controller.info.span, format!("the guest has no NUMA node {node}"));
+    }
+}
+
 fn pci_controller(
     controller: &Controller,
     pci: &PciController,
@@ -115,6 +126,7 @@ fn pci_controller(
     let mut told = JsonObject::new();
     told.put("driver", pci.model_name.as_deref().unwrap_or(usual));
     told.put_some("chassis_nr", pci.chassis_nr.filter(|_| pci.model == PciModel::PciBridge));
+    told.put_some("mem-reserve", pci.mem_reserve);
     let port = matches!(pci.model, PciModel::PcieRootPort | PciModel::PcieSwitchDownstreamPort);
     if port {
         told.put_some("port", pci.port);
@@ -170,7 +182,11 @@ fn usb_controller(
     let companion = usb.model.is_some_and(|m| m.is_ich9() && m != UsbModel::Ich9Ehci1);
     if companion {
         // It serves the ports of its master, and has no bus of its own.
-        told.put("masterbus", format!("{}.0", alias(&controller.info)));
+        let controllers = &context.domain.devices.controllers;
+        let master = controllers.iter().find(|c| {
+            c.number() == controller.number() && c.usb().is_some_and(|u| u.model == Some(UsbModel::Ich9Ehci1))
+        });
+        told.put("masterbus", format!("{}.0", alias(&master.unwrap_or(controller).info)));
         told.put(
             "firstport",
             usb.master_start_port.unwrap_or(match usb.model {

@@ -68,6 +68,12 @@ pub(super) fn tell(context: &Context, line: &mut CommandLine, diagnostics: &mut 
 
 /// QEMU has one of each kind.
 fn check(graphics: &[Graphics], diagnostics: &mut Diagnostics) {
+    let mut rendering = graphics.iter().filter(|g| renders(&g.kind));
+    if let (Some(first), Some(second)) = (rendering.next(), rendering.next()) {
+        diagnostics
+            .error(second.span, "two of the guest's displays use OpenGL, QEMU renders for one")
+            .related(first.span, "the first one");
+    }
     for (index, one) in graphics.iter().enumerate() {
         let kind = std::mem::discriminant(&one.kind);
         if let Some(first) = graphics[..index].iter().find(|g| std::mem::discriminant(&g.kind) == kind) {
@@ -84,6 +90,16 @@ fn on_off(value: bool) -> &'static str {
 
 fn render(node: Option<&PathBuf>) -> String {
     node.map(|n| format!(",rendernode={}", comma_escaped(&n.display().to_string()))).unwrap_or_default()
+}
+
+/// Whether it renders with OpenGL, which QEMU does in one place only.
+fn renders(kind: &GraphicsKind) -> bool {
+    match kind {
+        GraphicsKind::EglHeadless { .. } => true,
+        GraphicsKind::Spice(spice) => spice.gl == Some(true),
+        GraphicsKind::Sdl { gl, .. } | GraphicsKind::Dbus { gl, .. } => *gl == Some(true),
+        GraphicsKind::Vnc(_) => false,
+    }
 }
 
 /// An address as it stands before a port.
@@ -104,9 +120,12 @@ fn lib_dir_socket(context: &Context, name: &str) -> PathBuf {
     context.capabilities.host.lib_dir(context.domain.name()).join(name)
 }
 
-/// Where a network of libvirt's is, only libvirt knows.
-fn network(line: &mut CommandLine, span: Span) {
+/// Where a network of libvirt's is, only libvirt knows; in its tests it is there.
+const NOMINAL_NETWORK: &str = "192.168.122.1";
+
+fn network(line: &mut CommandLine, span: Span) -> &'static str {
     line.require(Resource::Unavailable("listening on networks of libvirt".to_owned()), span);
+    NOMINAL_NETWORK
 }
 
 fn tell_vnc(
@@ -122,8 +141,7 @@ fn tell_vnc(
             format!("{}:{display}", bracketed(address.as_deref().unwrap_or(DEFAULT_ADDRESS)))
         }
         Listen::Network(_) => {
-            network(line, graphics.span);
-            format!("{DEFAULT_ADDRESS}:{display}")
+            format!("{}:{display}", network(line, graphics.span))
         }
         Listen::Socket(path) => {
             let path = path.clone().unwrap_or_else(|| lib_dir_socket(context, "vnc.sock"));
@@ -177,10 +195,7 @@ fn tell_spice(graphics: &Graphics, spice: &Spice, context: &Context, line: &mut 
             }
             let address = match &graphics.listen {
                 Listen::Address(address) => address.as_deref().unwrap_or(DEFAULT_ADDRESS),
-                _ => {
-                    network(line, graphics.span);
-                    DEFAULT_ADDRESS
-                }
+                _ => network(line, graphics.span),
             };
             told.push(format!("addr={}", comma_escaped(address)));
         }

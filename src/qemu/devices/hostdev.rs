@@ -71,10 +71,7 @@ impl QemuDevice for Hostdev {
                 told.put("id", name);
             }
             HostdevSource::Vhost(wwpn) => {
-                let fd = line.descriptor(
-                    Resource::Unavailable("SCSI targets of the kernel (vhost-scsi)".to_owned()),
-                    span,
-                );
+                let fd = line.descriptor(Resource::VhostScsi, span);
                 told = virtio::start("vhost-scsi", self.model, &Default::default());
                 told.put("wwpn", wwpn.as_str());
                 told.put("vhostfd", fd.to_string());
@@ -84,7 +81,6 @@ impl QemuDevice for Hostdev {
                 told.put("driver", "scsi-generic");
                 told.put("drive", self.tell_backend(context, line));
                 told.put("id", name);
-                told.put_some("share-rw", self.shareable.then_some(true));
             }
         }
         told.put_some("failover_pair_id", self.teaming.as_deref());

@@ -154,8 +154,8 @@ impl Interface {
     }
 
     /// A tap device on something that vmward does not manage.
-    fn foreign_tap(&self, what: &str, line: &mut CommandLine) -> JsonObject {
-        self.tap_options(Resource::Unavailable(what.to_owned()), line)
+    fn foreign_tap(&self, what: &'static str, line: &mut CommandLine) -> JsonObject {
+        self.tap_options(Resource::ForeignTap(what), line)
     }
 
     fn tap_options(&self, resource: Resource, line: &mut CommandLine) -> JsonObject {

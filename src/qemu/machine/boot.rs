@@ -11,9 +11,7 @@ use super::platform::on_off;
 /// guest that says nothing boots from its first disk.
 pub(in crate::qemu) fn assign_boot_order(domain: &mut Domain) {
     let devices = &mut domain.devices;
-    let by_device = devices.disks.iter().any(|d| d.info.boot_order.is_some())
-        || devices.interfaces.iter().any(|i| i.info.boot_order.is_some());
-    if by_device {
+    if devices.bootable().any(|info| info.boot_order.is_some()) {
         return;
     }
     let mut kinds: Vec<_> = domain.os.boot.iter().map(|(device, _)| *device).collect();
