@@ -116,6 +116,7 @@ fn memory_and_processors() {
         ("<memory>9007199254740991</memory>", "so much memory"),
         ("<maxMemory unit='MiB'>100</maxMemory>", "less than <memory>"),
         ("<vcpu>0</vcpu>", "at least one vCPU"),
+        ("<vcpu>4294967295</vcpu>", "at most 16384"),
         ("<vcpu current='3'>2</vcpu>", "current='3'"),
         (
             "<vcpu>3</vcpu><cpu><topology sockets='1' cores='2' threads='1'/></cpu>",

@@ -1,5 +1,7 @@
 //! `<numatune>`, `<cputune>`, `<iothreads>`: on which parts of the host the guest runs.
 
+use std::collections::BTreeSet;
+
 use crate::keywords;
 use crate::xml::{Diagnostics, Element, Span};
 
@@ -158,14 +160,10 @@ impl IoThreads {
                 );
                 return Self { threads, main_pool: None };
             };
-            for id in 1.. {
-                if threads.len() >= usize::from(count) {
-                    break;
-                }
-                if threads.iter().all(|t| t.id != id) {
-                    threads.push(IoThread { id, ..IoThread::default() });
-                }
-            }
+            let named: BTreeSet<u32> = threads.iter().map(|t| t.id).collect();
+            let missing = usize::from(count).saturating_sub(threads.len());
+            let free = (1..).filter(|id| !named.contains(id)).take(missing);
+            threads.extend(free.map(|id| IoThread { id, ..IoThread::default() }));
         }
         let main_pool = root.only_child("defaultiothread", diagnostics).map(|e| pool(e, diagnostics));
         Self { threads, main_pool }

@@ -4,6 +4,9 @@ use crate::xml::{Diagnostics, Element, Span};
 
 use super::id_set::IdSet;
 
+/// libvirt's limit; no machine type of QEMU's has as many.
+const MAX_VCPUS: u32 = 16384;
+
 /// `<vcpu>`.
 #[derive(Debug, Clone, Default)]
 pub struct Vcpus {
@@ -31,6 +34,12 @@ impl Vcpus {
                 diagnostics.error(element.text_place(), format!("'{text}' is not a number of vCPUs"));
                 1
             }),
+        };
+        let max = if max > MAX_VCPUS {
+            diagnostics.error(element.text_place(), format!("a guest has at most {MAX_VCPUS} vCPUs"));
+            MAX_VCPUS
+        } else {
+            max
         };
         if max == 0 {
             diagnostics.error(element.text_place(), "a guest has at least one vCPU");
