@@ -30,7 +30,7 @@ pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     firmware(domain, diagnostics);
     boot_order(domain, diagnostics);
     smbios(domain, diagnostics);
-    disk::check_all(&domain.devices.disks, diagnostics);
+    disk::check_in(domain, diagnostics);
 }
 
 fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {

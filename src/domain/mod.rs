@@ -110,6 +110,16 @@ impl Domain {
         (!diagnostics.has_hard_errors()).then_some(domain)
     }
 
+    /// Whether other processes can map the guest's memory.
+    pub fn shares_memory(&self) -> bool {
+        let shared = |access: Option<backing::MemoryAccess>| access == Some(backing::MemoryAccess::Shared);
+        let cells = &self.cpu.numa.cells;
+        match cells.is_empty() {
+            true => shared(self.backing.access),
+            false => cells.iter().all(|cell| shared(cell.access.or(self.backing.access))),
+        }
+    }
+
     /// The guest's name.
     pub fn name(&self) -> &str {
         &self.general.name

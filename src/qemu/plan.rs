@@ -78,6 +78,8 @@ pub struct DiskPlan {
     pub throttle: Option<JsonObject>,
     /// What has to be there outside QEMU beforehand.
     pub descriptors: Vec<Descriptor>,
+    /// A device of the host that a node has as its `path`, with the place in the XML. At a start QEMU gets it opened.
+    pub opened: Option<(String, Span)>,
 }
 
 /// A character device that connects to a unix socket.
@@ -295,7 +297,13 @@ impl CommandLine {
     }
 
     /// Adds a disk.
-    pub fn disk(&mut self, plan: DiskPlan) {
+    pub fn disk(&mut self, mut plan: DiskPlan) {
+        if let Some((path, span)) = plan.opened {
+            let set = self.fd_set(Resource::Device(path.as_str().into()), &path, span);
+            for value in plan.nodes.iter_mut().filter_map(|n| n.get_mut("path")).filter(|v| **v == path) {
+                *value = set.clone().into();
+            }
+        }
         plan.objects.into_iter().for_each(|o| self.object(o));
         if let Some(chardev) = plan.chardev {
             self.text("-chardev", chardev.option());

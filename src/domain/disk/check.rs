@@ -1,6 +1,6 @@
 //! The rules about a whole disk, and about all disks of a guest.
 
-use crate::domain::{Address, AddressType};
+use crate::domain::{Address, AddressType, Domain};
 use crate::xml::{Diagnostics, Element, Span};
 
 use super::{Bus, Disk, Driver, Format, Kind, Source};
@@ -213,6 +213,30 @@ impl Disk {
 /// Where a part stands, or the disk.
 fn place(element: &Element, child: &str) -> Span {
     element.child(child).map_or(element.span, |c| c.span)
+}
+
+/// The rules between disks and the rest of their guest.
+pub fn check_in(domain: &Domain, diagnostics: &mut Diagnostics) {
+    let shared = domain.shares_memory();
+    for disk in &domain.devices.disks {
+        let driver = &disk.driver;
+        let threads = driver.iothread.into_iter().chain(driver.iothreads.iter().map(|t| t.iothread));
+        for id in threads.filter(|id| !domain.iothreads.contains(*id)) {
+            diagnostics
+                .error(driver.span, format!("the guest has no I/O thread {id}"))
+                .hint("<iothreads>N</iothreads> makes the threads 1 to N");
+        }
+        if let Some(image) = disk.image.as_ref().filter(|_| !shared)
+            && matches!(image.source, Source::VhostUser(_) | Source::VhostVdpa(_))
+        {
+            diagnostics
+                .error(
+                    image.span,
+                    "whoever serves this disk has to see the guest's memory, which is not shared",
+                )
+                .hint("write <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>");
+        }
+    }
 }
 
 /// The rules about disks beside each other.

@@ -11,7 +11,7 @@ mod network;
 mod source;
 
 pub use auth::Auth;
-pub use check::check_all;
+pub use check::{check_all, check_in};
 pub use driver::{Cache, CacheFlags, DetectZeroes, Discard, Driver, ErrorPolicy, Io, IothreadQueues};
 pub use encryption::{Encryption, EncryptionFormat, Engine};
 pub use frontend::{BlockIo, Bus, Geometry, Kind, Translation};
@@ -79,6 +79,12 @@ impl Disk {
         }
         // Which disks an external snapshot takes by default: vmward makes no snapshots of its own accord.
         element.get("snapshot");
+        // What vmward does anyway: QEMU gets no privilege, and the kernel filters SCSI commands.
+        for (name, usual) in [("rawio", "no"), ("sgio", "filtered")] {
+            if element.attributes.iter().any(|a| a.name == name && a.value == usual) {
+                element.get(name);
+            }
+        }
         // The state of a block job, which libvirt prints in a running guest's XML and ignores when it reads it.
         if let Some(mirror) = element.child("mirror") {
             mirror.mark_read();

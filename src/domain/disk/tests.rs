@@ -370,3 +370,38 @@ fn data_in_another_image() {
         "2: an encrypted qcow2 image cannot have its data in another image"
     );
 }
+
+/// What is wrong with a whole guest that has these disks.
+fn guest_errors(parts: &str, disks: &str) -> Vec<String> {
+    let source = format!(
+        "<domain type='qemu'><name>g</name><memory>65536</memory><os><type>hvm</type></os>{parts}<devices>{disks}</devices></domain>"
+    );
+    let mut diagnostics = Diagnostics::new();
+    let root = xml::parse(&source, &mut diagnostics).unwrap();
+    crate::domain::Domain::from_xml(&root, &mut diagnostics);
+    diagnostics.sorted().iter().map(|d| d.message.clone()).collect()
+}
+
+#[test]
+fn threads_that_the_guest_has_not() {
+    let disk = "<disk><driver iothread='2'/><source file='/d'/><target dev='vda'/></disk>";
+    assert_eq!(guest_errors("<iothreads>1</iothreads>", disk), ["the guest has no I/O thread 2"]);
+    assert!(guest_errors("<iothreads>2</iothreads>", disk).is_empty());
+}
+
+#[test]
+fn memory_that_others_have_to_see() {
+    let disk = "<disk type='vhostuser'><source type='unix' path='/s'/><target dev='vda'/></disk>";
+    assert_eq!(
+        guest_errors("", disk),
+        ["whoever serves this disk has to see the guest's memory, which is not shared"]
+    );
+    let shared = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>";
+    assert!(guest_errors(shared, disk).is_empty());
+}
+
+#[test]
+fn a_target_that_is_taken_is_said_once() {
+    let disk = |path: &str| format!("<disk><source file='{path}'/><target dev='vda'/></disk>");
+    assert_eq!(guest_errors("", &(disk("/a") + &disk("/b"))), ["the target 'vda' is taken already"]);
+}

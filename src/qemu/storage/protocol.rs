@@ -1,5 +1,7 @@
 //! Protocol nodes: where an image's bytes are.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::domain::disk::{
@@ -231,11 +233,21 @@ pub(super) fn objects(layer: &Layer<'_>, plan: &mut DiskPlan) {
         Source::Block { reservations: Some(Reservations::Managed), .. } => {
             plan.descriptors.push(unavailable(layer.image.span, "a helper for SCSI persistent reservations"));
         }
+        Source::VhostVdpa(path) => plan.opened = Some((path.clone(), layer.image.span)),
         Source::Nvme(nvme) if nvme.managed => {
             plan.descriptors.push(unavailable(layer.image.span, "an NVMe device taken from its host driver"));
         }
         _ => {}
     }
+}
+
+/// The object of the helper that all disks with managed reservations share.
+pub(super) fn managed_helper(lib_dir: &Path) -> QemuObject {
+    QemuObject::Plain(object(json!({
+        "qom-type": "pr-manager-helper",
+        "id": MANAGED_HELPER,
+        "path": lib_dir.join(format!("{MANAGED_HELPER}.sock")).display().to_string(),
+    })))
 }
 
 fn helper_id(layer: &Layer<'_>, reservations: &Reservations) -> String {

@@ -247,3 +247,31 @@ mod headers {
         assert_eq!(sniff(&luks), Kind::Luks(1));
     }
 }
+
+#[test]
+fn a_vdpa_device_is_opened_for_qemu() {
+    let domain = guest(
+        "<disk type='vhostvdpa'><driver name='qemu' cache='none'/><source dev='/dev/vhost-vdpa-0'/>\
+         <target dev='vda' bus='virtio'/></disk>",
+    );
+    let plan = plan_disks(&domain, &Capabilities::latest(), &mut Diagnostics::new()).remove(0);
+    assert_eq!(plan.nodes[0]["path"], "/dev/vhost-vdpa-0");
+    let mut line = crate::qemu::CommandLine::default();
+    line.disk(plan);
+    let options = line.render(|_| Err(())).unwrap();
+    assert!(options.iter().any(|o| o.contains(r#""path":"/dev/fdset/0""#)), "{options:?}");
+    assert_eq!(line.descriptors.len(), 1);
+}
+
+#[test]
+fn one_managed_helper_serves_all() {
+    let disk = |name: &str| {
+        format!(
+            "<disk type='block' device='lun'><source dev='/dev/{name}'><reservations managed='yes'/></source>\
+             <target dev='{name}' bus='scsi'/></disk>"
+        )
+    };
+    let told = told(&format!("<devices>{}{}</devices>", disk("sda"), disk("sdb")));
+    assert_eq!(told.iter().filter(|line| line.contains("pr-manager-helper")).count(), 1);
+    assert!(told[0].contains("/pr-helper0.sock"), "{}", told[0]);
+}
