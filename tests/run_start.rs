@@ -10,6 +10,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use command_fds::CommandFdExt;
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
@@ -87,6 +88,24 @@ fn no_secret_shows_anywhere_and_nothing_stays() {
 }
 
 #[test]
+fn qemu_inherits_nothing_that_the_supervisor_was_started_with() {
+    let host = Host::new();
+    let left_open = host.path("left-open");
+    let file = fs::File::create(&left_open).unwrap();
+    let mut run = host.start_with(&host.guest("inherits", ""), &[], |command| {
+        command.preserved_fds(vec![file.into()]).env("LEFT", "over");
+    });
+    run.ready();
+    let environment = fs::read(format!("/proc/{}/environ", run.qemu())).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("LEFT"));
+    for entry in fs::read_dir(format!("/proc/{}/fd", run.qemu())).unwrap() {
+        assert_ne!(fs::read_link(entry.unwrap().path()).unwrap_or_default(), left_open);
+    }
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+}
+
+#[test]
 fn the_supervisor_waits_for_the_guest_before_it_ends_it() {
     let host = Host::new();
     let mut run = host.start(&host.guest("deaf", ""), &["--stop-timeout", "1"]);
@@ -145,7 +164,7 @@ fn an_image_that_is_not_what_the_xml_says_is_refused_at_its_line() {
         let said = host.fails(65, &host.guest(&name, &disk(&image, format, secret)));
         assert!(said.contains(words) && said.contains(&format!("{name}.xml:")), "{said}");
     }
-    let said = host.fails(65, &host.guest("missing", &disk(&host.path("none"), "raw", None)));
+    let said = host.fails(66, &host.guest("missing", &disk(&host.path("none"), "raw", None)));
     assert!(said.contains("there is no image"), "{said}");
 }
 

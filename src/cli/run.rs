@@ -1,5 +1,6 @@
 //! `vmward run`.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -68,8 +69,16 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     } else {
         let mut diagnostics = Diagnostics::new();
         line.say_unprovided(&mut diagnostics);
-        supervisor::check_images(&domain.devices.disks, &mut diagnostics);
-        input.judge(Some(()), diagnostics, false)?;
+        let unreadable = supervisor::check_images(&domain.devices.disks, &mut diagnostics);
+        input.judge(Some(()), diagnostics, false).map_err(|e| CliError {
+            exit: match unreadable {
+                None => e.exit,
+                Some(ErrorKind::NotFound) => Exit::NoInput,
+                Some(ErrorKind::PermissionDenied) => Exit::NoPermission,
+                Some(_) => Exit::Unavailable,
+            },
+            ..e
+        })?;
         let secrets = keystores
             .resolve(&domain.secrets())
             .map_err(|unresolved| unresolved_failure(&unresolved, &input.name, &input.source))?;

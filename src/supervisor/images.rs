@@ -11,8 +11,13 @@ use crate::qemu::storage::image::{self, SNIFF_LEN};
 use crate::xml::Diagnostics;
 
 /// Reads the first bytes of the local images of these disks, and says which are not there, cannot be read,
-/// or are encrypted where the XML says that they are not, or the reverse.
-pub fn check_images<'a>(disks: impl IntoIterator<Item = &'a Disk>, diagnostics: &mut Diagnostics) {
+/// or are encrypted where the XML says that they are not, or the reverse. Returns why the first of them cannot
+/// be read, if one cannot.
+pub fn check_images<'a>(
+    disks: impl IntoIterator<Item = &'a Disk>,
+    diagnostics: &mut Diagnostics,
+) -> Option<ErrorKind> {
+    let mut unreadable = None;
     for (image, path) in disks.into_iter().flat_map(image::readable) {
         match first_bytes(path) {
             Ok(bytes) => {
@@ -29,9 +34,11 @@ pub fn check_images<'a>(disks: impl IntoIterator<Item = &'a Disk>, diagnostics: 
                     _ => format!("the image {path} cannot be read: {e}"),
                 };
                 diagnostics.error(image.span, message);
+                unreadable.get_or_insert(e.kind());
             }
         }
     }
+    unreadable
 }
 
 /// The start of a file or block device; less than [`SNIFF_LEN`] if it is shorter.

@@ -115,22 +115,26 @@ impl Host {
 
     /// Starts a supervisor.
     pub fn start(&self, guest: &Path, options: &[&str]) -> Run {
+        self.start_with(guest, options, |_| {})
+    }
+
+    /// Starts a supervisor in a way of the test's own.
+    pub fn start_with(&self, guest: &Path, options: &[&str], way: impl FnOnce(&mut Command)) -> Run {
         let name = guest.file_stem().unwrap().to_str().unwrap();
         let socket = self.path(&format!("{name}.notify"));
         let _ = fs::remove_file(&socket);
         let notify = UnixDatagram::bind(&socket).unwrap();
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
         let patience = if options.contains(&"--stop-timeout") { &[][..] } else { &["--stop-timeout", "0"] };
-        let child = self
-            .user
-            .command(&["run", guest.to_str().unwrap()])
+        let mut command = self.user.command(&["run", guest.to_str().unwrap()]);
+        command
             .args(patience)
             .args(options)
             .env("NOTIFY_SOCKET", &socket)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::null());
+        way(&mut command);
+        let child = command.spawn().unwrap();
         Run { child, notify, lib_dir: self.lib_dir(name) }
     }
 
