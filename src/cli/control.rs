@@ -217,7 +217,7 @@ fn refused(error: &ControlError, input: Option<&Input>) -> CliError {
     let exit = match error {
         E::InvalidXml(_) => Exit::Data,
         E::SecretUnavailable(_) | E::NoSuchDevice(_) => Exit::NoInput,
-        E::DeviceStillThere(_) | E::ImageInUse(_) => Exit::TryAgain,
+        E::DeviceStillThere(_) | E::ImageInUse(_) | E::StillInUse(_) => Exit::TryAgain,
         E::WrongKey(_) | E::NotAllowed(_) => Exit::NoPermission,
         E::GuestRefused(_) | E::QemuRefused(_) | E::QemuUnavailable(_) => Exit::Unavailable,
         E::Failed(_) => Exit::Internal,

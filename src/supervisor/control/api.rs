@@ -164,6 +164,8 @@ errors! {
     WrongKey = "org.vmward.Domain.WrongKey",
     /// Another process has the image open.
     ImageInUse = "org.vmward.Domain.ImageInUse",
+    /// The guest has let go of the device, but something in QEMU still holds what is behind it.
+    StillInUse = "org.vmward.Domain.StillInUse",
     /// QEMU refused; what had been done was undone.
     QemuRefused = "org.vmward.Domain.QemuRefused",
     /// QEMU did not answer, or ended.

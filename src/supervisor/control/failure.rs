@@ -29,7 +29,8 @@ impl From<HotplugError> for ControlError {
             E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
             E::GuestRefused(_) => Self::GuestRefused(failure),
             E::StillThere { .. } => Self::DeviceStillThere(failure),
-            E::LeftOver { .. } | E::Save(_) | E::Aborted => Self::Failed(failure),
+            E::LeftOver { .. } => Self::StillInUse(failure),
+            E::Save(_) | E::Aborted => Self::Failed(failure),
         }
     }
 }

@@ -80,6 +80,10 @@ async fn forget(running: &Running, change: &Change<'_>, alias: &str) -> Result<(
     let keep = |id: &str| others.iter().any(|d| d.alias != alias && d.objects.iter().any(|o| o == id));
     let undone = steps::clean_up(&running.qmp, &parts, keep).await;
     let target = parts.target.clone();
+    if !undone.left.is_empty() {
+        // The disk stays known, so that the rest can be tried again.
+        return Err(HotplugError::LeftOver { target, undone });
+    }
     let saved = change.commit(|configuration| {
         configuration.disks.retain(|d| d.alias != alias);
         configuration.domain.devices.disks.retain(|d| d.target != target);
@@ -87,6 +91,5 @@ async fn forget(running: &Running, change: &Change<'_>, alias: &str) -> Result<(
             devices.children.retain(|e| e.name != "disk" || live_xml::target(e) != Some(&target));
         }
     });
-    saved.map_err(|e| HotplugError::Save(Box::new(e)))?;
-    if undone.left.is_empty() { Ok(()) } else { Err(HotplugError::LeftOver { target, undone }) }
+    saved.map_err(|e| HotplugError::Save(Box::new(e)))
 }

@@ -143,7 +143,10 @@ impl HotplugError {
                     .into()
             }
             Self::NoSuchDisk(_) => "`vmward status` shows the guest's disks".into(),
-            Self::LeftOver { .. } => "`vmward qmp` with query-named-block-nodes shows who holds it".into(),
+            Self::LeftOver { .. } => {
+                "when what holds it is gone (a block job, an export), `vmward detach-device` takes out the rest"
+                    .into()
+            }
             _ => return None,
         })
     }
