@@ -60,12 +60,12 @@ fn variable(element: &Element, diagnostics: &mut Diagnostics) -> Option<(String,
 }
 
 /// The name, prefix included, of a child in QEMU's namespace.
-fn qualified(parent: &Element, name: &str) -> Option<String> {
+pub(super) fn qualified(parent: &Element, name: &str) -> Option<String> {
     let found = parent.children.iter().find(|c| local(&c.name) == name && in_namespace(c, &[parent]))?;
     Some(found.name.clone())
 }
 
-fn local(name: &str) -> &str {
+pub(super) fn local(name: &str) -> &str {
     name.rsplit(':').next().unwrap_or(name)
 }
 

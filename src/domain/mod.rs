@@ -21,6 +21,7 @@ pub mod lifecycle;
 pub mod memory;
 pub mod numa;
 pub mod os;
+pub mod overrides;
 pub mod resources;
 pub mod size;
 pub mod sysinfo;
@@ -71,6 +72,8 @@ pub struct Domain {
     pub genid: Option<uuid::Uuid>,
     /// What goes to QEMU as it is.
     pub passed_through: commandline::PassedThrough,
+    /// Properties of QEMU's devices that win over all else.
+    pub overrides: Vec<overrides::DeviceOverride>,
     /// Its devices.
     pub devices: devices::Devices,
 }
@@ -100,6 +103,7 @@ impl Domain {
             sysinfo: sysinfo::Sysinfo::from_xml(root, diagnostics),
             genid: general::genid(root, diagnostics),
             passed_through: commandline::PassedThrough::from_xml(root, diagnostics),
+            overrides: overrides::from_xml(root, diagnostics),
             devices: match root.only_child("devices", diagnostics) {
                 Some(devices) => devices::Devices::from_xml(devices, diagnostics),
                 None => devices::Devices::default(),

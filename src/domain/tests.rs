@@ -2,7 +2,7 @@
 
 use crate::xml::{self, Diagnostics};
 
-use super::Domain;
+use super::{Domain, overrides};
 
 /// A guest with these elements in it.
 fn guest(inside: &str) -> String {
@@ -234,6 +234,15 @@ fn arguments_are_passed_through_whatever_their_prefix() {
         assert_eq!(domain.passed_through.arguments, ["-x"]);
         assert_eq!(domain.passed_through.environment, [("A".to_owned(), "1".to_owned())]);
     }
+    let overrides = accepted(&format!(
+        "<q:override xmlns:q='{space}'><q:device alias='x'><q:frontend>\
+         <q:property name='a' type='signed' value='-1'/><q:property name='b' type='remove'/>\
+         </q:frontend></q:device></q:override>"
+    ))
+    .overrides;
+    assert_eq!(overrides[0].alias, "x");
+    assert_eq!(overrides[0].properties[0], ("a".to_owned(), overrides::PropertyValue::Number(-1)));
+    assert_eq!(overrides[0].properties[1].1, overrides::PropertyValue::Removed);
     refused(&[(
         &format!("<q:commandline xmlns:q='{space}'><q:env name='LD_PRELOAD' value='/x'/></q:commandline>"),
         "which code runs",

@@ -21,6 +21,7 @@ pub fn build(
         line.disk(plan);
     }
     devices::others(domain, capabilities, &mut line, diagnostics);
+    machine::override_properties(domain, &mut line, diagnostics);
     machine::passed_through(domain, &mut line);
     (!diagnostics.has_hard_errors()).then_some(line)
 }

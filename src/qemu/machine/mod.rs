@@ -13,9 +13,11 @@ mod smbios;
 use serde_json::json;
 
 use crate::domain::Domain;
+use crate::domain::overrides::PropertyValue;
 use crate::xml::Diagnostics;
 
 use super::plan::object;
+use super::properties::Properties;
 use super::{Argument, Capabilities, CommandLine};
 
 pub(super) use boot::assign_boot_order;
@@ -41,6 +43,35 @@ pub(super) fn arguments(
     clock::arguments(domain, capabilities, line);
     platform::extras(domain, line);
     boot::arguments(domain, line);
+}
+
+/// Changes the properties of devices that the XML overrides.
+pub(super) fn override_properties(domain: &Domain, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+    for wanted in &domain.overrides {
+        let device = line.arguments.iter_mut().find_map(|argument| match argument {
+            Argument::Json("-device", device) if device.get("id") == Some(&json!(wanted.alias)) => {
+                Some(device)
+            }
+            _ => None,
+        });
+        let Some(device) = device else {
+            diagnostics.error(wanted.span, format!("there is no device with the alias '{}'", wanted.alias));
+            continue;
+        };
+        for (name, value) in &wanted.properties {
+            match value {
+                PropertyValue::Removed => {
+                    device.remove(name);
+                }
+                PropertyValue::Text(text) => device.put(name, text.as_str()),
+                PropertyValue::Switch(on) => device.put(name, *on),
+                PropertyValue::Number(number) => match u64::try_from(*number) {
+                    Ok(number) => device.put(name, number),
+                    Err(_) => device.put(name, i64::try_from(*number).unwrap_or_default()),
+                },
+            }
+        }
+    }
 }
 
 /// Adds what goes to QEMU as it is: at the end, so that it has the last word.
