@@ -28,7 +28,7 @@ pub struct Host {
 
 /// A supervisor that was started.
 pub struct Run {
-    child: Child,
+    child: Option<Child>,
     notify: UnixDatagram,
     lib_dir: PathBuf,
 }
@@ -135,7 +135,7 @@ impl Host {
             .stdout(Stdio::null());
         way(&mut command);
         let child = command.spawn().unwrap();
-        Run { child, notify, lib_dir: self.lib_dir(name) }
+        Run { child: Some(child), notify, lib_dir: self.lib_dir(name) }
     }
 
     /// Starts a supervisor, and waits until its guest runs.
@@ -191,9 +191,10 @@ impl Run {
     pub fn ready(&mut self) {
         let mut buffer = [0; 256];
         let len = self.notify.recv(&mut buffer).unwrap_or_else(|e| {
-            let _ = self.child.kill();
+            let mut child = self.child.take().unwrap();
+            let _ = child.kill();
             let mut said = String::new();
-            let _ = self.child.stderr.take().unwrap().read_to_string(&mut said);
+            let _ = child.stderr.take().unwrap().read_to_string(&mut said);
             panic!("not ready ({e}): {said}")
         });
         assert_eq!(std::str::from_utf8(&buffer[..len]).unwrap().trim(), "READY=1");
@@ -204,7 +205,7 @@ impl Run {
     }
 
     pub fn supervisor(&self) -> i32 {
-        self.child.id().try_into().unwrap()
+        self.child.as_ref().unwrap().id().try_into().unwrap()
     }
 
     /// QEMU's process.
@@ -219,8 +220,8 @@ impl Run {
     }
 
     /// Waits for the end.
-    pub fn ended(self) -> Ended {
-        let output = self.child.wait_with_output().unwrap();
+    pub fn ended(mut self) -> Ended {
+        let output = self.child.take().unwrap().wait_with_output().unwrap();
         Ended { status: output.status, said: String::from_utf8(output.stderr).unwrap() }
     }
 
@@ -231,5 +232,20 @@ impl Run {
         assert_eq!(ended.status.code(), Some(exit), "{}", ended.said);
         nothing_left(&lib_dir);
         ended.said
+    }
+}
+
+impl Drop for Run {
+    /// A test that fails leaves nothing either.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for process in processes_of(&self.lib_dir) {
+                let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+            }
+        }
     }
 }
