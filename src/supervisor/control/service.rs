@@ -37,6 +37,11 @@ impl Service {
         let running = &self.running;
         let configuration = running.configuration();
         let disks = configuration.domain.devices.disks.iter();
+        // QEMU's own, also after a recovery.
+        let alias = |target: &str| {
+            let parts = configuration.disks.iter().find(|parts| parts.target == target);
+            parts.map(|parts| parts.alias.clone()).unwrap_or_default()
+        };
         Ok(Status {
             name: running.name(),
             uuid: running.uuid().to_string(),
@@ -49,7 +54,7 @@ impl Service {
             disks: disks
                 .map(|disk| DiskStatus {
                     target: disk.target.clone(),
-                    alias: disk.info.alias.clone().unwrap_or_default(),
+                    alias: alias(&disk.target),
                     encrypted: disk.is_encrypted(),
                 })
                 .collect(),
