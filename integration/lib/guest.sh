@@ -4,7 +4,7 @@
 # What the guest is to have a driver for; each brings its dependencies. Built-in ones are not found, and need not be.
 GUEST_DRIVERS="virtio_pci virtio_blk virtio_scsi virtio_net virtio_balloon virtio_rng virtio_console
     sd_mod sr_mod ahci ata_piix usb_storage uas xhci_pci ehci_pci uhci_hcd
-    ext4 crc32c_generic crc32c_intel crct10dif_generic button evdev i6300esb pvpanic-pci"
+    ext4 crc32c_generic crc32c_intel crct10dif_generic button evdev i6300esb pvpanic-mmio pvpanic-pci"
 
 # guest_build DIR: puts vmlinuz and initramfs.gz into DIR, unless they are there and as new as their sources.
 guest_build() {
