@@ -127,7 +127,7 @@ impl Firmware {
                 .error(nvram.span, "only a firmware in flash keeps variables in an <nvram>")
                 .hint("UEFI: <os firmware='efi'>, or <loader readonly='yes' type='pflash'>PATH</loader>");
         }
-        let has = |feature, wanted| self.features.iter().any(|f| *f == (feature, wanted));
+        let has = |feature, wanted| self.features.contains(&(feature, wanted));
         if has(FirmwareFeature::EnrolledKeys, true)
             && has(FirmwareFeature::SecureBoot, false)
             && let Some((_, span)) = self.kind
