@@ -1,4 +1,5 @@
 //! Guests with every kind of device on a real QEMU: it takes what is printed, on both chipsets.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 use std::env;
 use std::fs::{self, OpenOptions};

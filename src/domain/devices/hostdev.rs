@@ -160,10 +160,10 @@ impl Hostdev {
             HostdevType::ScsiHost => element.keyword("model", diagnostics).unwrap_or(VirtioModel::Virtio),
             HostdevType::Pci | HostdevType::Usb | HostdevType::Scsi => VirtioModel::Virtio,
         };
-        if let Some(driver) = element.only_child("driver", diagnostics) {
-            if driver.get("name").is_some_and(|name| name != "vfio") {
-                diagnostics.error(driver.span, "host devices are given to guests by vfio");
-            }
+        if let Some(driver) = element.only_child("driver", diagnostics)
+            && driver.get("name").is_some_and(|name| name != "vfio")
+        {
+            diagnostics.error(driver.span, "host devices are given to guests by vfio");
         }
         if kind == HostdevType::Scsi {
             // libvirt then gives the unit to several guests; vmward does not watch over that.
