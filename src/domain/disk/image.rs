@@ -202,6 +202,10 @@ impl Image {
         let encryption = Encryption::from_places(disk, element, diagnostics)?;
         let data_store = element.map_or(Ok(None), |e| Self::data_store(e, readonly, diagnostics))?;
         let backing = Self::backing(parent, diagnostics)?;
+        // The number that libvirt gave the image in a running guest; vmward gives its own.
+        element.and_then(|e| e.get("index"));
+        let startup_policy =
+            element.and_then(|e| e.keyword("startupPolicy", diagnostics)).unwrap_or_default();
         let (Some(source), Some(element)) = (source, element) else {
             if let Some(encryption) = &encryption {
                 diagnostics.error(encryption.span, "there is no image that this encryption could be of");
@@ -209,8 +213,6 @@ impl Image {
             }
             return Ok(None);
         };
-        // The number that libvirt gave the image in a running guest; vmward gives its own.
-        element.get("index");
         let is_directory = matches!(source, Source::Directory(_));
         let image = Self {
             span: element.span,
@@ -219,7 +221,7 @@ impl Image {
             encryption,
             slice: Slice::from_xml(element, diagnostics),
             data_store,
-            startup_policy: element.keyword("startupPolicy", diagnostics).unwrap_or_default(),
+            startup_policy,
             metadata_cache,
             readonly,
             backing,

@@ -405,3 +405,12 @@ fn a_target_that_is_taken_is_said_once() {
     let disk = |path: &str| format!("<disk><source file='{path}'/><target dev='vda'/></disk>");
     assert_eq!(guest_errors("", &(disk("/a") + &disk("/b"))), ["the target 'vda' is taken already"]);
 }
+
+#[test]
+fn a_drive_may_be_empty_in_several_ways() {
+    for source in ["", "<source/>", "<source file=''/>", "<source startupPolicy='optional' index='3'/>"] {
+        let disk = good(&format!("<disk device='cdrom'>{source}<target dev='sda' bus='sata'/></disk>"));
+        assert!(disk.image.is_none(), "{source}");
+        assert!(disk.readonly);
+    }
+}

@@ -103,12 +103,13 @@ pub fn mismatch(image: &Image, found: Kind) -> Option<Mismatch> {
         (Format::Raw, false, Kind::Qcow2(_)) => {
             say("the image is qcow2, and the XML says raw", "write type='qcow2' in <driver>")
         }
-        (Format::Qcow2, true, Kind::Qcow2(_)) => {
-            say("the image is not encrypted, and the XML says it is", "encrypt it with vmward volume convert")
-        }
+        (Format::Qcow2, true, Kind::Qcow2(_)) => say(
+            "the image is not encrypted, and the XML says it is",
+            "copy it into a volume of vmward volume create, with qemu-img convert -n",
+        ),
         (Format::Raw | Format::Qcow2, true, _) => say(
             "the image has no header of an encrypted image, and the XML says it is encrypted",
-            "check the path, or encrypt the image with vmward volume convert",
+            "check the path, or copy the image into a volume of vmward volume create, with qemu-img convert -n",
         ),
         _ => None,
     }
