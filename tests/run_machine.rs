@@ -1,0 +1,71 @@
+//! What of the machine is the supervisor's to do: pinned threads, memory that is a file, a firmware's variables.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+mod bare;
+mod user;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bare::{Host, nothing_left};
+use nix::sys::signal::Signal;
+
+/// A guest of the helper's with more in it.
+fn guest(host: &Host, name: &str, inside: &str) -> PathBuf {
+    let path = host.guest(name, "");
+    let xml = fs::read_to_string(&path).unwrap().replacen("</domain>", &format!("{inside}</domain>"), 1);
+    fs::write(&path, xml).unwrap();
+    path
+}
+
+/// The processors that each thread of a process may use, by the thread's name.
+fn threads(pid: i32) -> Vec<(String, String)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|t| t.unwrap().path());
+    let read = |task: &Path, file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
+    tasks
+        .map(|task| {
+            let status = read(&task, "status");
+            let cpus = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
+            (read(&task, "comm").trim().to_owned(), cpus.trim().to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn threads_are_pinned() {
+    let host = Host::new();
+    let inside =
+        "<iothreads>1</iothreads><cputune><emulatorpin cpuset='0'/><vcpupin vcpu='0' cpuset='1'/></cputune>";
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        println!("not run: there is one processor");
+        return;
+    }
+    let run = host.running(&guest(&host, "pinned", inside));
+    let threads = threads(run.qemu());
+    let of = |name: &str| threads.iter().find(|(n, _)| n.starts_with(name)).map(|(_, cpus)| cpus.as_str());
+    assert_eq!(of("qemu-system"), Some("0"), "{threads:?}");
+    assert_eq!(of("CPU 0"), Some("1"), "{threads:?}");
+    run.signal(Signal::SIGINT);
+    run.ended();
+}
+
+#[test]
+fn processors_that_are_not_there_start_nothing() {
+    let host = Host::new();
+    let said =
+        host.fails(65, &guest(&host, "nowhere", "<cputune><vcpupin vcpu='0' cpuset='900'/></cputune>"));
+    assert!(said.contains("vCPU 0 cannot run on the processors"), "{said}");
+    nothing_left(&host.lib_dir("nowhere"));
+}
+
+#[test]
+fn memory_that_is_a_file_goes_with_the_guest() {
+    let host = Host::new();
+    let inside = "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>";
+    let run = host.running(&guest(&host, "shared", inside));
+    let lib_dir = run.lib_dir().to_owned();
+    assert!(lib_dir.join("memory/pc.ram").exists());
+    run.signal(Signal::SIGINT);
+    run.ended();
+    nothing_left(&lib_dir);
+}
