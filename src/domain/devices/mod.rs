@@ -18,6 +18,7 @@ pub mod panic;
 pub mod redirdev;
 pub mod rng;
 pub mod rom;
+pub mod shmem;
 pub mod smartcard;
 pub mod sound;
 pub mod tpm;
@@ -76,6 +77,8 @@ pub struct Devices {
     pub hostdevs: Vec<hostdev::Hostdev>,
     /// `<smartcard>`.
     pub smartcards: Vec<smartcard::Smartcard>,
+    /// `<shmem>`.
+    pub shmems: Vec<shmem::Shmem>,
     /// `<tpm>`.
     pub tpms: Vec<tpm::Tpm>,
     /// `<redirdev>`.
@@ -137,6 +140,7 @@ impl Devices {
             filesystems: each!("filesystem", filesystem::Filesystem),
             hostdevs: each!("hostdev", hostdev::Hostdev),
             smartcards: each!("smartcard", smartcard::Smartcard),
+            shmems: each!("shmem", shmem::Shmem),
             tpms: each!("tpm", tpm::Tpm),
             redirdevs: each!("redirdev", redirdev::Redirdev),
             redirect_rules: element

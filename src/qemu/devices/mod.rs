@@ -19,6 +19,7 @@ mod memory_device;
 mod panic;
 mod redirdev;
 mod rng;
+mod shmem;
 mod smartcard;
 mod sound;
 mod tpm;
@@ -107,13 +108,14 @@ pub(super) fn pci_order(devices: &mut Devices) -> impl Iterator<Item = &mut dyn 
         .chain(placed!(devices.rngs))
         .chain(placed!(devices.watchdogs))
         .chain(placed!(devices.videos))
+        .chain(placed!(devices.shmems))
         .chain(placed!(devices.inputs))
         .chain(placed!(devices.serials))
-        .chain(placed!(devices.panics))
         .chain(placed!(devices.iommu))
         .chain(placed!(devices.vsock))
         .chain(placed!(devices.memories))
         .chain(placed!(devices.cryptos))
+        .chain(placed!(devices.panics))
 }
 
 /// Devices that take a USB port, in the order in which libvirt gives them; hubs aside.
@@ -157,6 +159,7 @@ pub(super) fn by_stem(devices: &mut Devices) -> Vec<(&'static str, Counting, Vec
         ),
         ("fs", Counting::All, infos!(devices.filesystems)),
         ("smartcard", Counting::All, infos!(devices.smartcards)),
+        ("shmem", Counting::All, infos!(devices.shmems)),
         ("tpm", Counting::All, infos!(devices.tpms)),
         ("redir", Counting::Unnamed, infos!(devices.redirdevs)),
         ("iommu", Counting::All, infos!(devices.iommu)),
@@ -221,7 +224,7 @@ pub(super) fn others(
     graphics::tell(&context, line, diagnostics);
     tell!(videos, sounds, watchdogs);
     watchdog::tell_action(&context, line);
-    tell!(redirdevs, hostdevs);
+    tell!(redirdevs, hostdevs, shmems);
     if let Some(balloon) = &devices.memballoon {
         balloon.tell(&context, line, diagnostics);
     }
