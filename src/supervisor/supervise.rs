@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use qapi::qmp::{GUEST_PANICKED, SHUTDOWN, ShutdownCause, cont, quit, system_powerdown, system_reset};
+use qapi::qmp::{
+    GUEST_PANICKED, GuestPanicAction, SHUTDOWN, ShutdownCause, cont, quit, system_powerdown, system_reset,
+};
 use tokio::time::{Instant, sleep_until};
 
 use crate::domain::lifecycle::LifecycleAction;
@@ -190,9 +192,12 @@ impl Supervision<'_> {
     fn event(&mut self, event: &Event) {
         if let Some(SHUTDOWN { reason, .. }) = event.get() {
             self.guest_ended(reason);
-        } else if event.get::<GUEST_PANICKED>().is_some() {
-            tracing::error!("the guest has crashed");
+        } else if let Some(GUEST_PANICKED { action, .. }) = event.get() {
             self.crashed = true;
+            // With `-no-shutdown` no SHUTDOWN follows.
+            if action == GuestPanicAction::pause {
+                self.guest_ended(ShutdownCause::guest_panic);
+            }
         } else {
             tracing::debug!("event {}", event.name);
         }
