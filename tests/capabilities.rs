@@ -9,9 +9,9 @@ use vmward::qemu::{Capabilities, ProbeError};
 /// The QEMU of this host, or of another place.
 fn qemu() -> Option<PathBuf> {
     let path =
-        std::env::var_os("VMWARD_TEST_QEMU").map_or("/usr/bin/qemu-system-x86_64".into(), PathBuf::from);
+        std::env::var_os("VMWARD_TEST_EMULATOR").map_or("/usr/bin/qemu-system-x86_64".into(), PathBuf::from);
     if !path.exists() {
-        println!("not run: there is no QEMU at {}", path.display());
+        println!("skipped: there is no QEMU at {}", path.display());
         return None;
     }
     Some(path)

@@ -37,7 +37,7 @@ fn threads_are_pinned() {
     let inside =
         "<iothreads>1</iothreads><cputune><emulatorpin cpuset='0'/><vcpupin vcpu='0' cpuset='1'/></cputune>";
     if std::thread::available_parallelism().unwrap().get() < 2 {
-        println!("not run: there is one processor");
+        println!("skipped: there is one processor");
         return;
     }
     let run = host.running(&guest(&host, "pinned", inside));

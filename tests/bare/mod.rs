@@ -2,6 +2,7 @@
 //! power button.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::env;
 use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixDatagram;
@@ -94,9 +95,14 @@ impl Host {
 
     /// Writes the XML of a guest; returns its path.
     pub fn guest(&self, name: &str, devices: &str) -> PathBuf {
+        // As in every test, VMWARD_TEST_EMULATOR stands for a guest that names none.
+        let emulator = match env::var("VMWARD_TEST_EMULATOR") {
+            Ok(path) if !devices.contains("<emulator>") => format!("<emulator>{path}</emulator>"),
+            _ => String::new(),
+        };
         let xml = format!(
             "<domain type='qemu'>\n<name>{name}</name>\n<memory unit='MiB'>32</memory>\n<vcpu>1</vcpu>\n\
-             <os><type arch='x86_64' machine='pc'>hvm</type></os>\n<features><acpi/></features>\n<devices>\n{devices}\n</devices>\n</domain>\n"
+             <os><type arch='x86_64' machine='pc'>hvm</type></os>\n<features><acpi/></features>\n<devices>{emulator}\n{devices}\n</devices>\n</domain>\n"
         );
         let path = self.path(&format!("{name}.xml"));
         fs::write(&path, xml).unwrap();
