@@ -1,4 +1,5 @@
 //! What a real QEMU is asked, and that it is asked once.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
