@@ -340,3 +340,29 @@ fn an_attach_goes_on_without_the_client_that_asked_for_it() {
     guest.user.ok(&["detach-device", "guest", "sda"], b"");
     guest.end();
 }
+
+#[test]
+fn limits_hold_from_the_start_and_of_what_comes_later() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let disk = |target: &str, bus: &str, limit: u32| {
+        let path = directory.path().join(target);
+        std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        format!(
+            "<disk type='file'><driver name='qemu' type='raw'/><source file='{}'/>\
+             <target dev='{target}' bus='{bus}'/>\
+             <iotune><total_iops_sec>{limit}</total_iops_sec></iotune></disk>",
+            path.display()
+        )
+    };
+    let start = disk("vda", "virtio", 111) + &disk("sda", "scsi", 222);
+    let guest = Machine::start(&format!("{CONTROLLERS}{start}"));
+    guest.attach(&disk("vdb", "virtio", 333));
+    let blocks = guest.qmp("query-block", &json!({}));
+    let said = blocks.to_string();
+    for limit in [111, 222, 333] {
+        assert!(said.contains(&format!("\"iops\":{limit}")), "{said}");
+    }
+    guest.end();
+}

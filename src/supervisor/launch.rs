@@ -18,7 +18,7 @@ use crate::qemu::{
     Capabilities, CommandLine, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, SecretObject, SecretSource,
     launch_arguments,
 };
-use crate::qmp::{Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
+use crate::qmp::{COMMAND_DEADLINE, Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{MasterKey, SealedSecret, os_random};
 use crate::xml::Element;
 
@@ -142,6 +142,10 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     let ids = line.secrets().map(|s| s.id.clone()).collect();
     let monitor = lib_dir.path().join(MONITOR_SOCKET);
     let (qmp, events) = while_alive(&process, hand_shake(&monitor, ids)).await?;
+    for limits in &line.throttles {
+        let set = qmp.execute_json("block_set_io_throttle", Some(limits), COMMAND_DEADLINE);
+        while_alive(&process, async { set.await.map(drop) }).await?;
+    }
     pin(&qmp, &configuration.domain, process.id().pid).await?;
     state_file.save_phase(Phase::Running)?;
     while_alive(&process, qmp.execute(cont {})).await?;
