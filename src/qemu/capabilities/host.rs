@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::domain::id_set::IdSet;
@@ -10,6 +10,8 @@ use crate::domain::size::{KIB, MIB};
 
 use super::FirmwareDescriptor;
 
+/// The kernel's virtio-net backend.
+const VHOST_NET: &str = "/dev/vhost-net";
 /// Linux's name for the list of what is mounted where.
 const MOUNTS: &str = "/proc/self/mounts";
 /// Where Linux says how large huge pages are by default.
@@ -26,6 +28,8 @@ pub struct Host {
     pub hugetlbfs: BTreeMap<u64, String>,
     /// The size of huge pages that name none.
     pub default_hugepage: u64,
+    /// Whether the kernel moves packets of virtio-net itself.
+    pub vhost_net: bool,
     /// Where each running domain has its lib dir.
     pub runtime_dir: PathBuf,
     /// What stands before a domain's name in those directories.
@@ -45,6 +49,7 @@ impl Host {
         Self {
             hugetlbfs: BTreeMap::from([(2 * MIB, mount("2M")), (1024 * MIB, mount("1G"))]),
             default_hugepage: 2 * MIB,
+            vhost_net: true,
             runtime_dir: "/var/lib/libvirt/qemu".into(),
             prefix: "-1-",
             nodes: IdSet::first(4),
@@ -61,6 +66,7 @@ impl Host {
         Self {
             hugetlbfs: hugetlbfs(&read(MOUNTS), default_hugepage),
             default_hugepage,
+            vhost_net: Path::new(VHOST_NET).exists(),
             runtime_dir: "/run/vmward".into(),
             prefix: "",
             nodes: IdSet::parse(read(NODES).trim()).unwrap_or_else(|| IdSet::first(1)),

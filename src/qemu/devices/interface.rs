@@ -106,10 +106,10 @@ impl Interface {
                     "reconnect": 5,
                 }))
             }
-            Source::Ethernet => self.tap(None, line),
-            Source::Bridge(bridge) => self.tap(Some(bridge), line),
-            Source::Network(_) => self.foreign_tap("networks of libvirt", line),
-            Source::Direct(_) => self.foreign_tap("macvtap networks", line),
+            Source::Ethernet => self.tap(None, context, line),
+            Source::Bridge(bridge) => self.tap(Some(bridge), context, line),
+            Source::Network(_) => self.foreign_tap("networks of libvirt", context, line),
+            Source::Direct(_) => self.foreign_tap("macvtap networks", context, line),
             Source::VhostUser { path, listen, reconnect } => {
                 if !self.model.is_virtio() {
                     diagnostics.error(span, "a vhost-user interface is a virtio card");
@@ -140,7 +140,7 @@ impl Interface {
         }
     }
 
-    fn tap(&self, bridge: Option<&String>, line: &mut CommandLine) -> JsonObject {
+    fn tap(&self, bridge: Option<&String>, context: &Context, line: &mut CommandLine) -> JsonObject {
         let tap = Tap {
             name: self.target.clone(),
             existing: self.existing_target,
@@ -150,19 +150,25 @@ impl Interface {
             mac: self.mac,
             mtu: self.mtu,
         };
-        self.tap_options(Resource::Tap(tap), line)
+        self.tap_options(Resource::Tap(tap), context, line)
     }
 
     /// A tap device on something that vmward does not manage.
-    fn foreign_tap(&self, what: &'static str, line: &mut CommandLine) -> JsonObject {
-        self.tap_options(Resource::ForeignTap(what), line)
+    fn foreign_tap(&self, what: &'static str, context: &Context, line: &mut CommandLine) -> JsonObject {
+        self.tap_options(Resource::ForeignTap(what), context, line)
     }
 
-    fn tap_options(&self, resource: Resource, line: &mut CommandLine) -> JsonObject {
+    fn tap_options(&self, resource: Resource, context: &Context, line: &mut CommandLine) -> JsonObject {
         let mut net = object(json!({"type": "tap"}));
         let queues = self.queue_count();
         put_descriptors("fd", &line.queue_descriptors(resource, queues, self.info.span), &mut net);
-        if self.model.is_virtio() && self.driver.name != Some(NetBackend::Qemu) {
+        // Without the user's word the kernel does it where it can.
+        let vhost = match self.driver.name {
+            Some(NetBackend::Vhost) => true,
+            Some(NetBackend::Qemu) => false,
+            None => context.capabilities.host.vhost_net,
+        };
+        if self.model.is_virtio() && vhost {
             net.put("vhost", true);
             let numbers = line.queue_descriptors(Resource::VhostNet, queues, self.info.span);
             put_descriptors("vhostfd", &numbers, &mut net);
