@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::cli::output;
 use crate::qemu::{self, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD};
 use crate::secret::SealedSecret;
 
@@ -56,9 +57,9 @@ pub(crate) fn run(global: &Global, args: &ArgvArgs) -> Result<ExitCode, CliError
     let Ok(arguments) = line.render(|_| Ok::<_, Infallible>(redacted()));
     if args.json {
         let all: Vec<_> = std::iter::once(emulator).chain(arguments).collect();
-        println!("{}", serde_json::json!(all));
+        output::line(serde_json::json!(all))?;
     } else {
-        print!("{}", for_people(&emulator, &arguments));
+        output::text(for_people(&emulator, &arguments))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
+use crate::cli::output;
 use crate::keystore::Keystore;
 use crate::qemu::Capabilities;
 
@@ -71,12 +72,12 @@ pub(crate) fn run(global: &Global, args: &DoctorArgs) -> Result<ExitCode, CliErr
     ]);
     if args.json {
         let list: Vec<Value> = findings.iter().map(as_json).collect();
-        println!("{:#}", Value::Array(list));
+        output::line(format_args!("{:#}", Value::Array(list)))?;
     } else {
         for finding in &findings {
-            println!("{:7}  {}: {}", word(finding.state), finding.about, finding.message);
+            output::line(format_args!("{:7}  {}: {}", word(finding.state), finding.about, finding.message))?;
             if let Some(hint) = &finding.hint {
-                println!("         Hint: {hint}");
+                output::line(format_args!("         Hint: {hint}"))?;
             }
         }
     }

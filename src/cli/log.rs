@@ -3,7 +3,7 @@
 use std::env;
 
 use nix::sys::stat::fstat;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -15,7 +15,9 @@ pub(crate) fn init(verbose: u8) {
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    let registry = tracing_subscriber::registry().with(level);
+    // At its finest zlink prints whole messages, and a password may be in one.
+    let filter = Targets::new().with_default(level).with_target("zlink", level.min(LevelFilter::DEBUG));
+    let registry = tracing_subscriber::registry().with(filter);
     if stderr_is_journal()
         && let Ok(journal) = tracing_journald::layer()
     {

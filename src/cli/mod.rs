@@ -12,6 +12,7 @@ mod input;
 mod keystore_failure;
 mod log;
 mod monitor;
+mod output;
 mod program;
 mod run;
 mod secret;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use zlink::futures_util::{Stream, StreamExt};
 
+use crate::cli::output;
 use crate::supervisor::control::DomainProxy;
 use crate::supervisor::control::api::{ControlError, GuestEvent};
 
@@ -31,7 +32,7 @@ pub(crate) fn qmp(args: &QmpArgs) -> Result<ExitCode, CliError> {
         let reply = guest.connection.qmp(&command, arguments).await;
         guest.result(reply, None)
     })?;
-    println!("{:#}", reply.reply);
+    output::line(format_args!("{:#}", reply.reply))?;
     Ok(ExitCode::SUCCESS)
 }
 

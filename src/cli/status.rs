@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::cli::output;
 use crate::supervisor::control::DomainProxy;
 use crate::supervisor::control::api::Status;
 
@@ -61,15 +62,15 @@ pub(crate) fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
                 Found::Silent(state) => json!({ "name": name, "state": state }),
             })
             .collect();
-        println!("{}", Value::Array(list));
+        output::line(Value::Array(list))?;
         return Ok(ExitCode::SUCCESS);
     }
     let width = found.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max("NAME".len());
-    println!("{:width$}  {:<16}  {:>8}", "NAME", "STATE", "QEMU");
+    output::line(format_args!("{:width$}  {:<16}  {:>8}", "NAME", "STATE", "QEMU"))?;
     for (name, found) in &found {
         match found {
-            Found::Running(s) => println!("{name:width$}  {:<16}  {:>8}", s.state, s.qemu),
-            Found::Silent(state) => println!("{name:width$}  {state:<16}  {:>8}", "-"),
+            Found::Running(s) => output::line(format_args!("{name:width$}  {:<16}  {:>8}", s.state, s.qemu))?,
+            Found::Silent(state) => output::line(format_args!("{name:width$}  {state:<16}  {:>8}", "-"))?,
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -120,9 +121,9 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, CliError> {
         guest.result(reply, None)
     })?;
     if args.json {
-        println!("{}", json!(status));
+        output::line(json!(status))?;
     } else {
-        print!("{}", for_people(&status));
+        output::text(for_people(&status))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -161,7 +162,7 @@ pub(crate) fn dumpxml(args: &GuestArgs) -> Result<ExitCode, CliError> {
         let reply = guest.connection.dump_xml().await;
         guest.result(reply, None)
     })?;
-    println!("{}", live.xml.trim_end());
+    output::line(live.xml.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -26,7 +26,7 @@ use super::prepare::{Made, Prepared};
 use super::process::{Ending, ProcessId, QemuProcess};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
-use super::{Configuration, Running, SupervisorError};
+use super::{Configuration, Running, SupervisorError, live_xml};
 
 /// How long the monitor of a guest that is to be taken back may take to answer.
 const MONITOR_DEADLINE: Duration = Duration::from_secs(30);
@@ -168,9 +168,16 @@ async fn take_back(
 fn configuration(state: &State, capabilities: &Capabilities) -> Option<Configuration> {
     // What the XML's author was told at the start need not be said again.
     let mut said = Diagnostics::new();
-    let xml = xml::parse(&state.xml, &mut said)?;
+    let mut xml = xml::parse(&state.xml, &mut said)?;
     let mut domain = Domain::from_xml(&xml, &mut said)?;
     qemu::build(&mut domain, capabilities, &mut said)?;
     domain.general.uuid = state.uuid;
+    // A disk that was plugged in has the alias that it got then, whatever it would get at a start.
+    let devices = live_xml::devices(&mut xml)?;
+    for disk in &mut domain.devices.disks {
+        let element = devices.children.iter().find(|e| e.span == disk.info.span);
+        let alias = element.and_then(|e| e.child("alias")?.get("name"));
+        disk.info.alias = alias.map(str::to_owned).or(disk.info.alias.take());
+    }
     Some(Configuration { domain, xml, nodes: state.nodes.clone(), disks: state.disks.clone() })
 }

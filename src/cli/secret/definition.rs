@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::cli::CliError;
 use crate::cli::input::Input;
 use crate::cli::keystore_failure::keystore_failure;
+use crate::cli::output;
 use crate::keystore::Keystores;
 use crate::secret::SecretDefinition;
 use crate::xml::Diagnostics;
@@ -27,13 +28,13 @@ pub(super) fn define(keystores: &Keystores, args: &DefineArgs) -> Result<ExitCod
     let definition = SecretDefinition::parse(&input.source, &mut diagnostics);
     let definition = input.judge(definition, diagnostics, false)?;
     keystores.define(&definition).map_err(keystore_failure)?;
-    println!("{}", definition.uuid);
+    output::line(definition.uuid)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs `vmward secret dumpxml`.
 pub(super) fn dumpxml(keystores: &Keystores, name: &SecretName) -> Result<ExitCode, CliError> {
-    print!("{}", name.find(keystores)?.definition.to_xml());
+    output::text(name.find(keystores)?.definition.to_xml())?;
     Ok(ExitCode::SUCCESS)
 }
 

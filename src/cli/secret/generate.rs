@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::cli::CliError;
 use crate::cli::keystore_failure::keystore_failure;
+use crate::cli::output;
 use crate::keystore::Keystores;
 use crate::secret::{SecretDefinition, Usage, UsageKind};
 
@@ -77,9 +78,9 @@ pub(super) fn generate(keystores: &Keystores, args: GenerateArgs) -> Result<Exit
     };
     let store = keystores.generate(&definition).map_err(keystore_failure)?;
     if args.json {
-        println!("{}", super::list::as_json(&definition, Some(true), store.uri()));
+        output::line(super::list::as_json(&definition, Some(true), store.uri()))?;
     } else {
-        println!("{}", definition.uuid);
+        output::line(definition.uuid)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::cli::keystore_failure::keystore_failure;
+use crate::cli::output;
 use crate::cli::{CliError, Exit};
 use crate::keystore::Keystores;
 use crate::secret::SecretDefinition;
@@ -46,9 +47,9 @@ pub(super) fn list(keystores: &Keystores, args: &ListArgs) -> Result<ExitCode, C
     }
     if args.json {
         let list: Vec<_> = rows.iter().map(|r| as_json(&r.definition, r.has_value, r.store)).collect();
-        println!("{:#}", Value::from(list));
+        output::line(format_args!("{:#}", Value::from(list)))?;
     } else {
-        print!("{}", table(&rows));
+        output::text(table(&rows))?;
     }
     Ok(exit)
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::cli::config::Config;
 use crate::cli::input::Input;
 use crate::cli::keystore_failure::{keystore_failure, unresolved_failure};
+use crate::cli::output;
 use crate::cli::{CliError, Exit, Global};
 use crate::keystore::{KeystoreError, Keystores};
 use crate::secret::{SecretDefinition, SecretLookup, SecretRef, SecretValue, Usage, UsageKind};
@@ -245,11 +246,11 @@ pub(super) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, CliErro
             "size": volume.size,
             "secret": uuid.to_string(),
         });
-        println!("{object}");
+        output::line(format_args!("{object}"))?;
     } else if is_new {
         match xml {
-            Some((_, root)) => print!("{}", VolumeXml::with_secret(root, uuid)),
-            None => println!("{uuid}"),
+            Some((_, root)) => output::text(VolumeXml::with_secret(root, uuid))?,
+            None => output::line(format_args!("{uuid}"))?,
         }
     }
     Ok(ExitCode::SUCCESS)

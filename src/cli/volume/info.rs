@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::cli::config::Config;
+use crate::cli::output;
 use crate::cli::{CliError, Global};
 use crate::keystore::KeystoreError;
 use crate::luks::Luks1Header;
@@ -37,9 +38,9 @@ pub(super) fn run(global: &Global, args: &InfoArgs) -> Result<ExitCode, CliError
     }
     let secret = secret.ok().flatten();
     if args.json {
-        println!("{}", as_json(&path, &image, secret.as_ref()));
+        output::line(as_json(&path, &image, secret.as_ref()))?;
     } else {
-        print!("{}", as_text(&path, &image, secret.as_ref()));
+        output::text(as_text(&path, &image, secret.as_ref()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
