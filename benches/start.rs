@@ -1,5 +1,6 @@
 //! What vmward adds to a guest: the time from its exec to the running guest, beside QEMU alone with the same
 //! arguments, by turns in the same run; the supervisor's memory; and how often it wakes up while nothing happens.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 use std::env;
 use std::fs;

@@ -1,5 +1,6 @@
 //! Disks on a real QEMU: what storage plans is what QEMU takes, encrypted images are opened with their secret, and
 //! headers say what [`storage::image`] thinks they say.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};

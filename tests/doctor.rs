@@ -1,4 +1,5 @@
 //! `vmward doctor` and `vmward completions`.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod user;
 

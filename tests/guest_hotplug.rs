@@ -1,4 +1,5 @@
 //! Disks plugged into a running Linux and out again, as the guest sees it.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod guest;
 mod user;

@@ -1,4 +1,5 @@
 //! The README's first use, typed as it stands there.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod guest;
 mod user;

@@ -1,5 +1,6 @@
 //! Disks plugged in and out of a real QEMU whose machine runs no system: what goes right, every way in which it
 //! goes wrong, and that nothing is left of either. What a guest's system sees is in `guest_hotplug.rs`.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod machine;
 mod user;
@@ -11,7 +12,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use machine::{Machine, disk, disk_xml, wait_until};
-use user::User;
 
 /// A machine with a SCSI and a USB controller.
 const CONTROLLERS: &str =

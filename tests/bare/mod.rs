@@ -1,10 +1,10 @@
 //! A guest without a system: QEMU's firmware, which finds nothing to boot, and disks. It never answers the
 //! power button.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::env;
 use std::fs;
-use std::io::Read;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -199,9 +199,8 @@ impl Run {
         let len = self.notify.recv(&mut buffer).unwrap_or_else(|e| {
             let mut child = self.child.take().unwrap();
             let _ = child.kill();
-            let mut said = String::new();
-            let _ = child.stderr.take().unwrap().read_to_string(&mut said);
-            panic!("not ready ({e}): {said}")
+            let output = child.wait_with_output().unwrap();
+            panic!("not ready ({e}): {}", String::from_utf8_lossy(&output.stderr))
         });
         assert_eq!(std::str::from_utf8(&buffer[..len]).unwrap().trim(), "READY=1");
     }

@@ -1,4 +1,5 @@
 //! A small Linux run by `vmward`, and a shell in it over its serial port. `integration/guest.sh` makes it.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::env;
