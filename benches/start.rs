@@ -88,12 +88,12 @@ impl Bench {
         let start = Instant::now();
         let child = self.vmward(&["run", &self.path("guest.xml")]).spawn().expect("vmward");
         let mut message = [0; 4096];
-        loop {
+        let mut ready = false;
+        while !ready {
             let read = self.ready.recv(&mut message).expect("vmward did not start the guest");
-            if message[..read].split(|b| *b == b'\n').any(|line| line == b"READY=1") {
-                return (child, start.elapsed());
-            }
+            ready = message[..read].split(|b| *b == b'\n').any(|line| line == b"READY=1");
         }
+        (child, start.elapsed())
     }
 
     fn stop(&self, mut child: Child) {
