@@ -207,18 +207,15 @@ impl Guest {
 
     /// Waits for the supervisor's end; returns how it ended and what it said. Nothing of the guest may be left.
     pub fn ended(mut self) -> (ExitStatus, String) {
-        let mut run = self.run.take().unwrap();
         let start = Instant::now();
         let status = loop {
-            if let Some(status) = run.try_wait().unwrap() {
+            if let Some(status) = self.run.as_mut().unwrap().try_wait().unwrap() {
                 break status;
             }
-            if start.elapsed() > PATIENCE {
-                run.kill().unwrap();
-                panic!("the supervisor does not end: {}", log_of(&self.user));
-            }
+            assert!(start.elapsed() < PATIENCE, "the supervisor does not end: {}", log_of(&self.user));
             sleep(Duration::from_millis(20));
         };
+        self.run = None;
         let left: Vec<_> = fs::read_dir(self.user.home.path().join("run"))
             .map(|entries| entries.map(|e| e.unwrap().path()).collect())
             .unwrap_or_default();
