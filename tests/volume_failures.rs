@@ -25,14 +25,14 @@ fn start_slowly(images: &Images, path: &str, secret: &[&str]) -> (Child, i32) {
     let args = [&["volume", "create", path, "--size", "1M", "--kdf", "slow"], secret].concat();
     let vmward = images.user.start(&args, b"");
     let children = format!("/proc/{0}/task/{0}/children", vmward.id());
-    loop {
+    let mut qemu_img = None;
+    while qemu_img.is_none() {
+        sleep(Duration::from_millis(1));
         let children = fs::read_to_string(&children).expect("vmward ended before it ran qemu-img");
         let child = children.split_whitespace().next().map(|pid| pid.parse().unwrap());
-        if let Some(pid) = child.filter(|pid| is_qemu_img(*pid)) {
-            return (vmward, pid);
-        }
-        sleep(Duration::from_millis(1));
+        qemu_img = child.filter(|pid| is_qemu_img(*pid));
     }
+    (vmward, qemu_img.unwrap())
 }
 
 fn is_qemu_img(pid: i32) -> bool {
