@@ -45,7 +45,9 @@ CONF
 export APT_CONFIG=$dir/apt/apt.conf
 say "fetching QEMU of $suite into $dir"
 apt-get -qq update
-apt-get -qq install --yes --download-only -t "$suite" qemu-system-x86 qemu-utils >/dev/null
+# Modules that are not in here would be taken from the machine's QEMU, which is of another version, and refused.
+modules=$(apt-cache pkgnames qemu-system-modules- | sort)
+apt-get -qq install --yes --download-only -t "$suite" qemu-system-x86 qemu-utils qemu-block-extra $modules >/dev/null
 for package in "$dir"/apt/cache/archives/*.deb; do
     dpkg-deb -x "$package" "$dir"
 done
