@@ -9,7 +9,7 @@ use crate::qemu::{self, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD};
 use crate::secret::SealedSecret;
 
 use super::config::Config;
-use super::input::Input;
+use super::input::{Allow, Input};
 use super::keystore_failure::unresolved_failure;
 use super::program::{self, Guest, Target};
 use super::{CliError, Global};
@@ -39,7 +39,8 @@ pub(crate) fn run(global: &Global, args: &ArgvArgs) -> Result<ExitCode, CliError
     let input = Input::read(&args.guest)?;
     let config = Config::load(global)?;
     let target = if args.assume_latest { Target::Latest } else { Target::Host(&config.paths) };
-    let Guest { domain, capabilities, line, .. } = program::build(&input, args.allow_unsupported, target)?;
+    let allow = if args.allow_unsupported { Allow::Unsupported } else { Allow::OutsideQemu };
+    let Guest { domain, capabilities, line, .. } = program::build(&input, allow, target)?;
     if !args.placeholder_secrets {
         // The values are dropped at once: it counts that they are there.
         config

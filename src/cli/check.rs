@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::CliError;
 use super::config::Paths;
-use super::input::Input;
+use super::input::{Allow, Input};
 use super::program::{self, Target};
 
 /// Arguments of `vmward check`.
@@ -27,7 +27,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let input = Input::read(&args.guest)?;
     let paths = Paths::from_environment()?;
     let target = if args.assume_latest { Target::Latest } else { Target::Host(&paths) };
-    input
-        .understand(args.allow_unsupported, |root, diagnostics| program::check(root, target, diagnostics))?;
+    input.understand(Allow::unsupported_if(args.allow_unsupported), |root, diagnostics| {
+        program::check(root, target, diagnostics)
+    })?;
     Ok(ExitCode::SUCCESS)
 }

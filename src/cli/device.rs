@@ -8,7 +8,7 @@ use crate::supervisor::control::api::diagnostics;
 
 use super::CliError;
 use super::control::{Guest, GuestArgs, block_on};
-use super::input::Input;
+use super::input::{Allow, Input};
 
 /// Arguments of `vmward attach-device`.
 #[derive(clap::Args)]
@@ -69,7 +69,7 @@ fn target(disk: &str) -> Result<String, CliError> {
         return Ok(disk.to_owned());
     }
     // Only the target counts: the disk that runs is the one that was plugged in, whatever the file says now.
-    Input::read(Path::new(disk))?.understand(true, |root, diagnostics| {
+    Input::read(Path::new(disk))?.understand(Allow::Unsupported, |root, diagnostics| {
         let Some(target) = root.child("target").filter(|_| root.name == "disk") else {
             diagnostics.error(root.span, "this is no <disk> with a <target>");
             return None;

@@ -8,6 +8,24 @@ use crate::xml::{self, Diagnostics, Element};
 
 use super::{CliError, Exit};
 
+/// What is let pass with a warning.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Allow {
+    /// Nothing.
+    Nothing,
+    /// What the host would have to do, by a command that starts nothing.
+    OutsideQemu,
+    /// All that vmward does not honour: `--allow-unsupported`.
+    Unsupported,
+}
+
+impl Allow {
+    /// What a command lets pass that starts a guest or checks one.
+    pub fn unsupported_if(allowed: bool) -> Self {
+        if allowed { Self::Unsupported } else { Self::Nothing }
+    }
+}
+
 /// A text that was given to a command.
 pub(crate) struct Input {
     /// Its path, or `<stdin>`.
@@ -47,13 +65,13 @@ impl Input {
     /// are the result.
     pub fn understand<T>(
         &self,
-        allow_unsupported: bool,
+        allow: Allow,
         understand: impl FnOnce(&Element, &mut Diagnostics) -> Option<T>,
     ) -> Result<T, CliError> {
         let mut diagnostics = Diagnostics::new();
         let understood =
             xml::parse(&self.source, &mut diagnostics).and_then(|root| understand(&root, &mut diagnostics));
-        self.judge(understood, diagnostics, allow_unsupported)
+        self.judge(understood, diagnostics, allow)
     }
 
     /// Says what there is to say, and fails where that holds something up.
@@ -61,10 +79,12 @@ impl Input {
         &self,
         understood: Option<T>,
         mut diagnostics: Diagnostics,
-        allow_unsupported: bool,
+        allow: Allow,
     ) -> Result<T, CliError> {
-        if allow_unsupported {
-            diagnostics.allow_unsupported();
+        match allow {
+            Allow::Nothing => {}
+            Allow::OutsideQemu => diagnostics.allow_outside_qemu(),
+            Allow::Unsupported => diagnostics.allow_unsupported(),
         }
         let rendered = diagnostics.render(&self.name, &self.source);
         match understood {

@@ -9,7 +9,7 @@ use crate::qemu::{self, Capabilities, CommandLine, ProbeError};
 use crate::xml::{Diagnostics, Element};
 
 use super::config::Paths;
-use super::input::Input;
+use super::input::{Allow, Input};
 use super::{CliError, Exit};
 
 /// The QEMU of guests that name no `<emulator>`.
@@ -44,9 +44,9 @@ pub(crate) fn emulator(domain: &Domain) -> PathBuf {
 }
 
 /// Reads a guest and builds its command line. Everything that is wrong with the XML is said at once.
-pub(crate) fn build(input: &Input, allow_unsupported: bool, target: Target<'_>) -> Result<Guest, CliError> {
+pub(crate) fn build(input: &Input, allow: Allow, target: Target<'_>) -> Result<Guest, CliError> {
     let mut unavailable = None;
-    let guest = input.understand(allow_unsupported, |root, diagnostics| {
+    let guest = input.understand(allow, |root, diagnostics| {
         let mut domain = Domain::from_xml(root, diagnostics)?;
         let capabilities = capabilities(&domain, target).map_err(|e| unavailable = Some(e)).ok()?;
         if let Target::Host(_) = target {

@@ -10,7 +10,7 @@ use crate::supervisor::{self, Ended, Ending, Launch, Outcome, User};
 use crate::xml::Diagnostics;
 
 use super::config::Config;
-use super::input::Input;
+use super::input::{Allow, Input};
 use super::keystore_failure::unresolved_failure;
 use super::program::{self, Guest, Target};
 use super::supervisor_failure::supervisor_failure;
@@ -50,7 +50,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     let user_name = user.as_ref().map(|u| u.name.clone());
     let input = Input::read(&args.guest)?;
     let Guest { xml, domain, capabilities, line } =
-        program::build(&input, args.allow_unsupported, Target::Host(&config.paths))?;
+        program::build(&input, Allow::unsupported_if(args.allow_unsupported), Target::Host(&config.paths))?;
     program::require_kvm(&domain)?;
     let keystores = config.open_keystores()?;
     let runtime_dir = config.paths.runtime_dir;
@@ -70,7 +70,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         let mut diagnostics = Diagnostics::new();
         line.say_unprovided(&mut diagnostics);
         let unreadable = supervisor::check_images(&domain.devices.disks, &mut diagnostics);
-        input.judge(Some(()), diagnostics, false).map_err(|e| CliError {
+        input.judge(Some(()), diagnostics, Allow::Nothing).map_err(|e| CliError {
             exit: match unreadable {
                 None => e.exit,
                 Some(ErrorKind::NotFound) => Exit::NoInput,

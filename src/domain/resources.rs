@@ -1,4 +1,4 @@
-//! `<cputune>`, `<memtune>`, `<resource>`, `<seclabel>`: what the host gives to QEMU, and what it keeps from it.
+//! `<cputune>`, `<memtune>`, `<blkiotune>`, `<resource>`, `<seclabel>`: what the host gives to QEMU, and what it keeps from it.
 //!
 //! vmward pins threads to processors itself. What libvirt does through control groups is the service manager's
 //! work here: the unit that runs vmward sets it (`CPUWeight=`, `CPUQuota=`, `MemoryMax=`, `IOWeight=`).
@@ -32,6 +32,12 @@ impl Pinning {
         memtune(root, diagnostics);
         partition(root, diagnostics);
         labels(root, diagnostics);
+        if let Some(blkiotune) = root.only_child("blkiotune", diagnostics) {
+            blkiotune.mark_read();
+            diagnostics.outside_qemu(blkiotune.span, "vmward does not honour <blkiotune>").hint(
+                "the unit that runs vmward can: IOWeight= of systemd.resource-control(5); QEMU can: <iotune>",
+            );
+        }
         if let Some(idmap) = root.only_child("idmap", diagnostics) {
             idmap.mark_read();
             diagnostics
@@ -51,7 +57,7 @@ impl Pinning {
         ] {
             if let Some(element) = cputune.only_child(name, diagnostics) {
                 element.mark_read();
-                diagnostics.unsupported(element.span, format!("vmward does not honour <{name}>")).hint(
+                diagnostics.outside_qemu(element.span, format!("vmward does not honour <{name}>")).hint(
                     "the unit that runs vmward can: CPUWeight= and CPUQuota= of systemd.resource-control(5)",
                 );
             }
@@ -91,7 +97,7 @@ fn memtune(root: &Element, diagnostics: &mut Diagnostics) {
         let kib =
             super::size::of_element(element, super::size::KIB, diagnostics).map(|b| b / super::size::KIB);
         if kib.is_some_and(|kib| kib < UNLIMITED_KIB) {
-            diagnostics.unsupported(element.span, format!("vmward does not honour <{limit}>")).hint(
+            diagnostics.outside_qemu(element.span, format!("vmward does not honour <{limit}>")).hint(
                 "the unit that runs vmward can: MemoryMax= and MemoryHigh= of systemd.resource-control(5)",
             );
         }
@@ -106,7 +112,7 @@ fn partition(root: &Element, diagnostics: &mut Diagnostics) {
     };
     if partition.text() != DEFAULT_PARTITION {
         diagnostics
-            .unsupported(partition.span, "vmward puts no guest into a control group")
+            .outside_qemu(partition.span, "vmward puts no guest into a control group")
             .hint("the unit that runs vmward can: Slice= of systemd.resource-control(5)");
     }
 }
@@ -123,7 +129,7 @@ fn labels(root: &Element, diagnostics: &mut Diagnostics) {
             continue;
         }
         label.mark_read();
-        diagnostics.unsupported(label.span, "vmward does not label QEMU or its files (<seclabel>)").hint(
+        diagnostics.outside_qemu(label.span, "vmward does not label QEMU or its files (<seclabel>)").hint(
             "QEMU runs in its own sandbox, and as an unprivileged user: --user; leave the <seclabel> out",
         );
     }

@@ -18,6 +18,9 @@ pub enum Severity {
     Error,
     /// An error unless `--allow-unsupported` is given: the XML asks for what vmward cannot do.
     Unsupported,
+    /// The same where it is the host that would have to do something (labels, control groups): QEMU's command line
+    /// is what it would be, so it can be shown, but no guest is started.
+    OutsideQemu,
     /// Said, but nothing is held up.
     Warning,
 }
@@ -64,6 +67,11 @@ impl Diagnostics {
         self.push(Severity::Unsupported, span, message)
     }
 
+    /// Says that the XML asks the host, not QEMU, for something that vmward does not do.
+    pub fn outside_qemu(&mut self, span: Span, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Severity::OutsideQemu, span, message)
+    }
+
     /// Says something that holds nothing up.
     pub fn warning(&mut self, span: Span, message: impl Into<String>) -> &mut Diagnostic {
         self.push(Severity::Warning, span, message)
@@ -78,15 +86,22 @@ impl Diagnostics {
 
     /// Turns what is unsupported, and only that, into warnings (`--allow-unsupported`).
     pub fn allow_unsupported(&mut self) {
-        for d in self.list.iter_mut().filter(|d| d.severity == Severity::Unsupported) {
-            d.severity = Severity::Warning;
-        }
+        self.weigh(&[Severity::Unsupported, Severity::OutsideQemu], Severity::Warning);
+    }
+
+    /// Turns what the host would have to do into warnings: nothing is going to be started.
+    pub fn allow_outside_qemu(&mut self) {
+        self.weigh(&[Severity::OutsideQemu], Severity::Warning);
     }
 
     /// Turns what is unsupported into errors, where no option would do without it.
     pub fn refuse_unsupported(&mut self) {
-        for d in self.list.iter_mut().filter(|d| d.severity == Severity::Unsupported) {
-            d.severity = Severity::Error;
+        self.weigh(&[Severity::Unsupported, Severity::OutsideQemu], Severity::Error);
+    }
+
+    fn weigh(&mut self, those: &[Severity], now: Severity) {
+        for d in self.list.iter_mut().filter(|d| those.contains(&d.severity)) {
+            d.severity = now;
         }
     }
 
@@ -117,7 +132,7 @@ impl Diagnostics {
         for d in self.sorted() {
             let level = match d.severity {
                 Severity::Warning => Level::WARNING,
-                Severity::Error | Severity::Unsupported => Level::ERROR,
+                Severity::Error | Severity::Unsupported | Severity::OutsideQemu => Level::ERROR,
             };
             let clamp = |s: Span| boundary(source, s.start.min(s.end))..boundary(source, s.end);
             let mut snippet =
@@ -126,8 +141,11 @@ impl Diagnostics {
                 snippet = snippet.annotation(AnnotationKind::Context.span(clamp(*span)).label(label));
             }
             let mut group = level.primary_title(&d.message).element(snippet);
-            let hint = d.hint.as_deref().or((d.severity == Severity::Unsupported)
-                .then_some("--allow-unsupported starts the guest without it"));
+            let unsupported = matches!(d.severity, Severity::Unsupported | Severity::OutsideQemu);
+            let hint = d
+                .hint
+                .as_deref()
+                .or(unsupported.then_some("--allow-unsupported starts the guest without it"));
             if let Some(hint) = hint {
                 group = group.element(Level::HELP.message(hint));
             }

@@ -214,6 +214,21 @@ mod tests {
     }
 
     #[test]
+    fn what_the_host_would_have_to_do_keeps_a_guest_from_starting_only() {
+        let mut diagnostics = Diagnostics::new();
+        diagnostics.outside_qemu(Span::default(), "no labels");
+        assert!(diagnostics.has_errors());
+        let mut allowed = diagnostics.clone();
+        allowed.allow_outside_qemu();
+        assert!(!allowed.has_errors());
+        diagnostics.unsupported(Span::default(), "no such thing");
+        diagnostics.allow_outside_qemu();
+        assert!(diagnostics.has_errors());
+        diagnostics.refuse_unsupported();
+        assert!(diagnostics.has_hard_errors());
+    }
+
+    #[test]
     fn broken_documents_are_refused_at_their_line() {
         assert!(said("<a>\n<b>\n</a>").contains("t.xml:3:"), "{}", said("<a>\n<b>\n</a>"));
         assert!(said("<a>\n  <b>").contains("<b> is not closed"));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cli::CliError;
-use crate::cli::input::Input;
+use crate::cli::input::{Allow, Input};
 use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::output;
 use crate::keystore::Keystores;
@@ -26,7 +26,7 @@ pub(super) fn define(keystores: &Keystores, args: &DefineArgs) -> Result<ExitCod
     let input = Input::read(&args.file)?;
     let mut diagnostics = Diagnostics::new();
     let definition = SecretDefinition::parse(&input.source, &mut diagnostics);
-    let definition = input.judge(definition, diagnostics, false)?;
+    let definition = input.judge(definition, diagnostics, Allow::Nothing)?;
     keystores.define(&definition).map_err(keystore_failure)?;
     output::line(definition.uuid)?;
     Ok(ExitCode::SUCCESS)

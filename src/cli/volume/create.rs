@@ -8,7 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::cli::config::Config;
-use crate::cli::input::Input;
+use crate::cli::input::{Allow, Input};
 use crate::cli::keystore_failure::{keystore_failure, unresolved_failure};
 use crate::cli::output;
 use crate::cli::{CliError, Exit, Global};
@@ -172,7 +172,7 @@ impl CreateArgs {
         let mut diagnostics = Diagnostics::new();
         let root = xml::parse(&input.source, &mut diagnostics);
         let understood = root.as_ref().and_then(|root| VolumeXml::from_xml(root, &mut diagnostics));
-        let VolumeXml { mut volume, secret } = input.judge(understood, diagnostics, false)?;
+        let VolumeXml { mut volume, secret } = input.judge(understood, diagnostics, Allow::Nothing)?;
         match &self.path {
             Some(path) if volume.path.as_os_str().is_empty() => volume.path.clone_from(path),
             Some(path) if *path != volume.path => {

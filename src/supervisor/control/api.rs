@@ -200,7 +200,7 @@ impl From<&Diagnostic> for Problem {
         Self {
             severity: match d.severity {
                 Severity::Error => "error",
-                Severity::Unsupported => "unsupported",
+                Severity::Unsupported | Severity::OutsideQemu => "unsupported",
                 Severity::Warning => "warning",
             }
             .to_owned(),
