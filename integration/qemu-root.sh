@@ -49,7 +49,8 @@ apt-get -qq update
 modules=$(apt-cache pkgnames qemu-system-modules- | sort)
 apt-get -qq install --yes --download-only -t "$suite" qemu-system-x86 qemu-utils qemu-block-extra $modules >/dev/null
 for package in "$dir"/apt/cache/archives/*.deb; do
-    dpkg-deb -x "$package" "$dir"
+    # dpkg-deb -x would put a directory in the place of the link that lib is: packages of Debian 12 still have ./lib.
+    dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$dir"
 done
 rm -rf "$dir/apt/cache" "$dir/apt/state"
 
