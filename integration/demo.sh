@@ -134,9 +134,12 @@ done
 note "The guest is described as for libvirt; its disk:"
 sed -n '/<disk/,/<\/disk/s/^/  /p' "$work/guest.xml"
 vm check "$work/guest.xml"
-printf '  $ vmward run %s &\n' "$work/guest.xml"
+# Root's QEMU would run as the user vmward-qemu, if there is one, to whom the demo's directory is closed.
+as_user=()
+[ "$(id -u)" != 0 ] || as_user=(--user root)
+printf '  $ vmward run %s &\n' "${as_user[*]:+${as_user[*]} }$work/guest.xml"
 booting=$SECONDS
-"$vmward" run "$work/guest.xml" >"$work/run.log" 2>&1 </dev/null &
+"$vmward" run "${as_user[@]}" "$work/guest.xml" >"$work/run.log" 2>&1 </dev/null &
 supervisor=$!
 guest_connect "$work/serial.sock" "$supervisor"
 guest_wait "guest: ready" 120

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::unistd::geteuid;
+
 use crate::secret;
-use crate::supervisor::{self, Ended, Ending, Launch, Outcome, User};
+use crate::supervisor::{self, DEFAULT_USER, Ended, Ending, Launch, Outcome, User};
 use crate::xml::Diagnostics;
 
 use super::config::Config;
@@ -47,6 +49,11 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     log::init(args.verbose);
     let config = Config::load(global)?;
     let user = User::for_qemu(args.user.as_deref()).map_err(|e| supervisor_failure(e, None))?;
+    if user.is_none() && args.user.is_none() && geteuid().is_root() {
+        tracing::warn!(
+            "QEMU runs as root: there is no user {DEFAULT_USER}, and no other one is named (--user)"
+        );
+    }
     let user_name = user.as_ref().map(|u| u.name.clone());
     let input = Input::read(&args.guest)?;
     let Guest { xml, domain, capabilities, line } =
