@@ -77,8 +77,9 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         let mut diagnostics = Diagnostics::new();
         line.say_unprovided(&mut diagnostics);
         let unreadable = supervisor::check_images(&domain.devices.disks, &mut diagnostics);
+        let unconnected = supervisor::check_taps(&line.descriptors, &mut diagnostics);
         input.judge(Some(()), diagnostics, Allow::Nothing).map_err(|e| CliError {
-            exit: match unreadable {
+            exit: match unreadable.or(unconnected) {
                 None => e.exit,
                 Some(ErrorKind::NotFound) => Exit::NoInput,
                 Some(ErrorKind::PermissionDenied) => Exit::NoPermission,

@@ -64,11 +64,11 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
             (Exit::NoPermission, None)
         }
         E::Unavailable(_) => (Exit::Data, Some("leave it out of the guest's XML".into())),
-        E::Network(NetworkError::Beyond(_)) => (Exit::Data, Some("leave it out of the guest's XML".into())),
         E::Network(NetworkError::Refused { bridge, .. }) => (
             Exit::Unavailable,
             Some(format!("guests may use bridges that /etc/qemu/bridge.conf allows: allow {bridge}").into()),
         ),
+        E::Network(e) if e.kind() == io::ErrorKind::PermissionDenied => (Exit::NoPermission, None),
         E::Network(_) => (Exit::Unavailable, None),
         E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
         E::NotRoot(_) => (Exit::NoPermission, None),

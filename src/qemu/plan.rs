@@ -212,12 +212,6 @@ impl Resource {
             Self::ForeignTap(what) => what,
             Self::VhostScsi => "SCSI targets of the kernel (vhost-scsi)",
             Self::VhostVsock { .. } => "vsock devices",
-            Self::Tap(Tap { bridge: None, .. }) => {
-                "tap devices outside bridges (<interface type='ethernet'>)"
-            }
-            Self::Tap(Tap { multi_queue: true, .. }) => "tap devices with several queues",
-            Self::Tap(Tap { name: Some(_), .. }) => "tap devices with names of the user's (<target dev=>)",
-            Self::Tap(Tap { mtu: Some(_), .. }) => "tap devices with an MTU",
             _ => return None,
         })
     }
@@ -240,7 +234,7 @@ impl Resource {
 pub struct Tap {
     /// Its name on the host; `None`: the kernel picks `vnetN`.
     pub name: Option<String>,
-    /// `managed='no'`: it exists already and belongs to somebody else.
+    /// `managed='no'`: it exists already and belongs to somebody else, who sets it up.
     pub existing: bool,
     /// The bridge that it is put on.
     pub bridge: Option<String>,

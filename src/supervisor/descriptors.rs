@@ -27,7 +27,7 @@ pub(super) fn open_all(
 ) -> Result<Vec<FdMapping>, SupervisorError> {
     let mut mappings = Vec::new();
     for descriptor in wanted {
-        let fds = open(&descriptor.resource, lib_dir, prepared)?;
+        let fds = open(&descriptor.resource, descriptor.numbers.len(), lib_dir, prepared)?;
         let numbers = descriptor.numbers.iter();
         mappings
             .extend(numbers.zip(fds).map(|(number, parent_fd)| FdMapping { parent_fd, child_fd: *number }));
@@ -35,9 +35,10 @@ pub(super) fn open_all(
     Ok(mappings)
 }
 
-/// One descriptor for each number.
+/// So many descriptors of one thing: a network device has one for each of its queues.
 fn open(
     resource: &Resource,
+    count: usize,
     lib_dir: &LibDir,
     prepared: &mut Prepared,
 ) -> Result<Vec<OwnedFd>, SupervisorError> {
@@ -63,11 +64,13 @@ fn open(
             .open(path)
             .map_err(SupervisorError::io(path, "opened for the guest"))?
             .into(),
-        Resource::Tap(tap) => open_tap(tap).map_err(SupervisorError::Network)?,
+        Resource::Tap(tap) => return open_tap(tap, count).map_err(SupervisorError::Network),
         Resource::VhostNet => {
             let path = Path::new(VHOST_NET);
-            let opened = OpenOptions::new().read(true).write(true).open(path);
-            opened.map_err(SupervisorError::io(path, "opened for the guest"))?.into()
+            let opened = (0..count).map(|_| Ok(OpenOptions::new().read(true).write(true).open(path)?.into()));
+            return opened
+                .collect::<io::Result<_>>()
+                .map_err(SupervisorError::io(path, "opened for the guest"));
         }
         Resource::VhostScsi
         | Resource::VhostVsock { .. }

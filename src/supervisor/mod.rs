@@ -23,7 +23,7 @@ pub use error::SupervisorError;
 pub use images::check_images;
 pub use launch::{Launch, Started};
 pub use lib_dir::{LibDir, MONITOR_SOCKET};
-pub use network::NetworkError;
+pub use network::{NetworkError, check_taps};
 pub use process::{Ending, ProcessId};
 pub use recovery::{LeftOver, left_over};
 pub use running::{Change, Configuration, Order, Running};

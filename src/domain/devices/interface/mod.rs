@@ -196,10 +196,19 @@ impl Interface {
 
     fn read_target(&mut self, element: &Element, diagnostics: &mut Diagnostics) {
         let Some(target) = element.only_child("target", diagnostics) else { return };
-        // Names that libvirt made up itself come from a running guest's XML; a new one is made at each start.
-        self.target =
-            target.get("dev").filter(|name| !name.starts_with("vnet") && !name.is_empty()).map(str::to_owned);
         self.existing_target = target.yes_no("managed", diagnostics) == Some(false);
+        // Names that libvirt made up itself come from a running guest's XML; a new one is made at each start.
+        let is_made_up = |name: &str| name.starts_with("vnet") && !self.existing_target;
+        self.target =
+            target.get("dev").filter(|name| !name.is_empty() && !is_made_up(name)).map(str::to_owned);
+        if !self.existing_target {
+            return;
+        }
+        if self.source != Source::Ethernet {
+            diagnostics.error(target.span, "managed='no' is for interfaces of type 'ethernet'");
+        } else if self.target.is_none() {
+            diagnostics.error(target.span, "managed='no' needs the name of the tap device (dev='...')");
+        }
     }
 
     fn read_teaming(&mut self, element: &Element, diagnostics: &mut Diagnostics) {

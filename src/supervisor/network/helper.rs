@@ -1,5 +1,5 @@
-//! Tap devices on bridges. QEMU's own helper makes them: that takes no `unsafe` code here, a supervisor without root's
-//! rights can use it where it is setuid, and the bridges that guests may use are the administrator's choice.
+//! Tap devices from QEMU's own helper: a supervisor without root's rights can use it where it is setuid, and the
+//! bridges that its guests may use are the administrator's choice.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -13,44 +13,17 @@ use rustix::net::{
     socketpair,
 };
 
-use crate::qemu::{Resource, Tap};
+use super::NetworkError;
 
 /// Where distributions put the helper.
 const HELPERS: &[&str] = &["/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper"];
 /// The helper's end of the socket that it sends the tap device through.
 const HELPER_FD: i32 = 3;
 
-/// Why there is no tap device.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    /// There is no helper.
-    #[error("there is no qemu-bridge-helper to put guests on bridges (Debian: qemu-system-common)")]
-    NoHelper,
-    /// The helper makes devices on bridges, with one queue and a name of its own choice.
-    #[error("vmward does not provide {0} yet")]
-    Beyond(String),
-    /// The helper failed; its words name the bridge, or the list that the bridge is missing from.
-    #[error("no tap device on the bridge '{bridge}': {said}")]
-    Refused {
-        /// The bridge.
-        bridge: String,
-        /// What the helper says.
-        said: String,
-    },
-    /// The helper could not be talked to.
-    #[error("qemu-bridge-helper could not be used")]
-    Helper(#[source] io::Error),
-}
-
-/// A new tap device on its bridge. It is gone when the descriptor is closed.
-pub(super) fn open_tap(tap: &Tap) -> Result<OwnedFd, NetworkError> {
-    let unprovided = Resource::Tap(tap.clone()).unprovided().map(str::to_owned);
-    let bridge = match (&tap.bridge, unprovided) {
-        (Some(bridge), None) => bridge,
-        (_, what) => return Err(NetworkError::Beyond(what.unwrap_or_default())),
-    };
+/// A new tap device on its bridge, with one queue and a name of the kernel's choice.
+pub(super) fn open(bridge: &str, vnet_header: bool) -> Result<OwnedFd, NetworkError> {
     let helper = HELPERS.iter().map(Path::new).find(|h| h.exists()).ok_or(NetworkError::NoHelper)?;
-    open_with(helper, bridge, tap.vnet_header)
+    open_with(helper, bridge, vnet_header)
 }
 
 fn open_with(helper: &Path, bridge: &str, vnet_header: bool) -> Result<OwnedFd, NetworkError> {
@@ -122,18 +95,5 @@ mod tests {
             open_with(&dir.path().join("helper"), "br0", false),
             Err(NetworkError::Refused { .. })
         ));
-    }
-
-    #[test]
-    fn what_the_helper_cannot_do_is_refused_before_it_runs() {
-        let on_bridge = Tap { bridge: Some("br0".to_owned()), ..Tap::default() };
-        for tap in [
-            Tap::default(),
-            Tap { multi_queue: true, ..on_bridge.clone() },
-            Tap { name: Some("tap7".to_owned()), ..on_bridge.clone() },
-            Tap { mtu: Some(9000), ..on_bridge },
-        ] {
-            assert!(matches!(open_tap(&tap), Err(NetworkError::Beyond(_))), "{tap:?}");
-        }
     }
 }
