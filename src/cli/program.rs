@@ -73,7 +73,9 @@ pub(crate) fn check(
 ) -> Option<CommandLine> {
     let mut domain = Domain::from_xml(root, diagnostics)?;
     let capabilities = capabilities(&domain, target).unwrap_or_else(|_| Capabilities::latest());
-    qemu::build(&mut domain, &capabilities, diagnostics)
+    let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
+    line.say_unprovided(diagnostics);
+    Some(line)
 }
 
 /// What the program that runs a guest can do.
