@@ -3,8 +3,8 @@
 mod guest;
 mod user;
 
-use guest::{Description, Guest, disk, files};
-use user::User;
+use guest::{Description, Guest, files};
+use user::{User, disk};
 
 fn boot(description: &Description) -> Option<Guest> {
     Some(Guest::boot(User::new(), &files()?, description))

@@ -4,8 +4,8 @@
 mod guest;
 mod user;
 
-use guest::{Description, Guest, disk, files};
-use user::User;
+use guest::{Description, Guest, files};
+use user::{User, disk};
 
 /// A disk in and out and in again, with data on it, on a machine of that type.
 fn in_and_out(machine: &str, devices: &str, bus: &str, target: &str, device: &str) {
@@ -101,7 +101,7 @@ fn qemu_killed_in_the_middle_of_an_attach_leaves_nothing() {
     let secret = user.define(&format!("<usage type='volume'><volume>{path}</volume></usage>"));
     user.ok(&["secret", "set-value", &secret], b"correct horse battery staple");
     user.ok(&["volume", "create", path, "--size", "16M", "--format", "raw", "--secret", &secret], b"");
-    let slow = guest::disk_xml(path, "raw", &secret, "vdb", "virtio");
+    let slow = user::disk_xml(path, "raw", &secret, "vdb", "virtio");
     let guest = Guest::boot(user, &files, &Description::default());
     let qemu = nix::unistd::Pid::from_raw(guest.qemu());
 

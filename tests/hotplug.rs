@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use machine::{Machine, disk, disk_xml, wait_until};
+use machine::{Machine, wait_until};
+use user::{disk, disk_xml};
 
 /// A machine with a SCSI and a USB controller.
 const CONTROLLERS: &str =

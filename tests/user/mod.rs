@@ -88,3 +88,22 @@ impl User {
         self.uuid(&["secret", "define", "-"], format!("<secret>{inner}</secret>").as_bytes())
     }
 }
+
+/// A secret and a volume encrypted with it, in a file of that name; returns the XML of the disk.
+pub fn disk(user: &User, name: &str, target: &str, bus: &str) -> String {
+    let path = user.home.path().join(name);
+    let path = path.to_str().unwrap();
+    let format = if name.ends_with(".qcow2") { "qcow2" } else { "raw" };
+    let uuid = user.uuid(&["secret", "generate", "--usage-volume", path], b"");
+    user.ok(&["volume", "create", path, "--size", "16M", "--format", format, "--secret", &uuid], b"");
+    disk_xml(path, format, &uuid, target, bus)
+}
+
+/// The XML of a disk on an encrypted file.
+pub fn disk_xml(path: &str, format: &str, secret: &str, target: &str, bus: &str) -> String {
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{path}'>\
+         <encryption format='luks'><secret type='passphrase' uuid='{secret}'/></encryption></source>\
+         <target dev='{target}' bus='{bus}'/></disk>"
+    )
+}
