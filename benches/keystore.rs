@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use uuid::Uuid;
-use vmward::keystore::Keystores;
 use vmward::keystore::file::IdentitySources;
+use vmward::keystore::{Keystores, StoreOptions};
 use vmward::secret::{SecretDefinition, SecretLookup, SecretRef, Usage, UsageKind};
 use vmward::xml::Span;
 
@@ -32,12 +32,14 @@ fn main() {
 fn filled(home: &TempDir, total: u128) -> Keystores {
     let dir = home.path().join("secrets");
     let identity = IdentitySources { credentials: None, key_file: home.path().join("key") };
-    let stores = Keystores::open(&[format!("file:{}", dir.display())], &identity).expect("a store");
+    let stores =
+        Keystores::open(&[format!("file:{}", dir.display())], &StoreOptions::new(identity)).expect("a store");
     for n in 0..total {
         let definition = SecretDefinition {
             uuid: Uuid::from_u128(n),
             ephemeral: false,
             private: false,
+            value_uri: None,
             description: None,
             usage: Some(Usage { kind: UsageKind::Volume, id: format!("/images/{n}.qcow2") }),
         };
@@ -53,7 +55,7 @@ fn filled(home: &TempDir, total: u128) -> Keystores {
 }
 
 fn resolve(stores: &Keystores, count: u128, lookup: impl Fn(u128) -> SecretLookup) {
-    let one = |n| SecretRef { lookup: lookup(n), kind: UsageKind::Volume, span: Span::default() };
+    let one = |n| SecretRef { lookup: lookup(n), kind: UsageKind::Volume, text: true, span: Span::default() };
     let secrets: Vec<_> = (0..count).map(one).collect();
     black_box(stores.resolve(&secrets).expect("all of them"));
 }

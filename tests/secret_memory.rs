@@ -9,7 +9,7 @@ use std::io::{Read, Seek, SeekFrom};
 use user::User;
 use uuid::Uuid;
 use vmward::keystore::file::IdentitySources;
-use vmward::keystore::{Keystores, ResolvedSecrets};
+use vmward::keystore::{Keystores, ResolvedSecrets, StoreOptions};
 use vmward::secret::{SecretDefinition, SecretLookup, SecretRef, UsageKind};
 use vmward::xml::Span;
 
@@ -40,12 +40,14 @@ fn count(haystack: &[u8], needle: &[u8]) -> usize {
 
 fn stores(user: &User) -> Keystores {
     let identity = IdentitySources { credentials: None, key_file: user.key() };
-    Keystores::open(&[format!("file:{}", user.store().display())], &identity).unwrap()
+    Keystores::open(&[format!("file:{}", user.store().display())], &StoreOptions::new(identity)).unwrap()
 }
 
 fn resolve(user: &User, uuid: &str) -> ResolvedSecrets {
     let lookup = SecretLookup::Uuid(Uuid::try_parse(uuid).unwrap());
-    stores(user).resolve(&[SecretRef { lookup, kind: UsageKind::Volume, span: Span::default() }]).unwrap()
+    stores(user)
+        .resolve(&[SecretRef { lookup, kind: UsageKind::Volume, text: true, span: Span::default() }])
+        .unwrap()
 }
 
 #[test]
@@ -55,6 +57,7 @@ fn a_value_is_in_memory_once_while_it_is_needed_and_not_at_all_afterwards() {
         uuid: Uuid::new_v4(),
         ephemeral: false,
         private: false,
+        value_uri: None,
         description: None,
         usage: None,
     };

@@ -3,13 +3,15 @@
 use std::env;
 use std::fs;
 use std::io;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 use serde::Deserialize;
 
-use crate::keystore::Keystores;
 use crate::keystore::file::IdentitySources;
+use crate::keystore::{DEFAULT_TIMEOUT, Keystores, StoreOptions};
 
 use super::keystore_failure::keystore_failure;
 use super::{CliError, Exit, Global};
@@ -34,6 +36,8 @@ pub(crate) struct Paths {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ConfigFile {
     keystore: Option<OneOrMany>,
+    /// Seconds.
+    keystore_timeout: Option<NonZero<u32>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,6 +54,8 @@ pub(crate) struct Config {
     pub paths: Paths,
     /// The URIs of the keystores, in the order in which they are searched.
     pub keystores: Vec<String>,
+    /// How long each of them may take to answer.
+    pub keystore_timeout: Duration,
 }
 
 impl Paths {
@@ -133,20 +139,19 @@ impl Config {
         if keystores.is_empty() {
             keystores.push(format!("file:{}", paths.secrets_dir.display()));
         }
-        Ok(Self { paths, keystores })
+        let seconds = global.keystore_timeout.or(file.keystore_timeout);
+        let keystore_timeout = seconds.map_or(DEFAULT_TIMEOUT, |s| Duration::from_secs(s.get().into()));
+        Ok(Self { paths, keystores, keystore_timeout })
     }
 
     /// The configured keystores.
     pub(crate) fn open_keystores(&self) -> Result<Keystores, CliError> {
-        Keystores::open(&self.keystores, &self.identity_sources()).map_err(keystore_failure)
-    }
-
-    /// Where the identity of file keystores comes from.
-    pub(crate) fn identity_sources(&self) -> IdentitySources {
-        IdentitySources {
+        let identity = IdentitySources {
             credentials: env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             key_file: self.paths.keystore_key.clone(),
-        }
+        };
+        let options = StoreOptions { identity, timeout: self.keystore_timeout };
+        Keystores::open(&self.keystores, &options).map_err(keystore_failure)
     }
 }
 

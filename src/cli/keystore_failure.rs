@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use crate::keystore::{KeystoreError, Unresolved};
+use crate::keystore::{Failure, KeystoreError, Unresolved};
 use crate::xml::Diagnostics;
 
 use super::{CliError, Exit};
@@ -39,6 +39,12 @@ fn exit_of(error: &KeystoreError) -> Exit {
             Exit::Data
         }
         E::NoIdentity { .. } | E::WrongIdentity { .. } | E::Unsafe { .. } => Exit::NoPermission,
+        E::Failed { failure, .. } => match failure {
+            f if f.is_temporary() => Exit::TryAgain,
+            Failure::NotAuthenticated(_) | Failure::Denied => Exit::NoPermission,
+            Failure::Missing(_) => Exit::NoInput,
+            _ => Exit::Unavailable,
+        },
         E::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
         E::Io { .. } | E::Unsupported { .. } | E::KeyringFull | E::Keyring { .. } => Exit::Unavailable,
     }

@@ -23,6 +23,7 @@ mod volume;
 
 pub use error::{CliError, Exit};
 
+use std::num::NonZero;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -44,6 +45,9 @@ pub(crate) struct Global {
     /// Search this keystore (repeatable, in order) instead of the configured ones
     #[arg(long, global = true, value_name = "URI")]
     pub keystore: Vec<String>,
+    /// How long a keystore may take to answer [default: keystore-timeout of vmward.toml, or 10]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub keystore_timeout: Option<NonZero<u32>>,
 }
 
 #[derive(Subcommand)]

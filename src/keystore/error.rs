@@ -1,7 +1,9 @@
 //! What goes wrong with keystores. No message has a word of a value in it.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -24,7 +26,7 @@ pub enum KeystoreError {
         /// As it was given.
         uri: String,
         /// What is wrong with it.
-        why: &'static str,
+        why: String,
     },
     /// Only the kernel keyring is configured, and the secret is to last.
     #[error("no configured keystore keeps secrets beyond the next boot")]
@@ -46,10 +48,12 @@ pub enum KeystoreError {
         uuids: Vec<Uuid>,
     },
     /// It is defined, but its value was never set.
-    #[error("the secret {uuid} has no value")]
+    #[error("the secret {uuid} has no value{}", place.as_ref().map_or(String::new(), |place| format!(" at {place}")))]
     NoValue {
         /// Which secret.
         uuid: Uuid,
+        /// Where it should be, if not beside its definition.
+        place: Option<String>,
     },
     /// It is for something else.
     #[error("the secret {uuid} is for {has}; a secret for {} is needed here", needs.as_str())]
@@ -128,6 +132,19 @@ pub enum KeystoreError {
         /// What it takes.
         longest: usize,
     },
+    /// A store outside this process (a server, an agent, a token, a program) does not do what it is asked for.
+    #[error("the keystore {store} {failure}{}", object.as_ref().map_or(String::new(), |o| format!(" (it was asked for {o})")))]
+    Failed {
+        /// Its URI.
+        store: String,
+        /// What it was asked for, as the store names it.
+        object: Option<String>,
+        /// In what way.
+        failure: Failure,
+        /// What the connection, the library or the system says.
+        #[source]
+        source: Option<Box<dyn Error + Send + Sync>>,
+    },
     /// The value is not to be had, or not to be kept.
     #[error("the value of the secret {uuid} cannot be used")]
     Value {
@@ -139,7 +156,67 @@ pub enum KeystoreError {
     },
 }
 
+/// In what way a store outside this process fails. Each completes "the keystore URI ...".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// No connection, no agent, no such library.
+    #[error("cannot be reached")]
+    Unreachable,
+    /// The deadline passed.
+    #[error("did not answer within {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+    /// It is there and does not work at the moment, in its own words.
+    #[error("is not ready: {0}")]
+    NotReady(String),
+    /// It is sealed (Vault) or locked (a keyring, a token).
+    #[error("is {0}")]
+    Locked(&'static str),
+    /// It does not accept who asks: the token, the PIN, the client certificate.
+    #[error("does not accept {0}")]
+    NotAuthenticated(String),
+    /// It knows who asks, and says no.
+    #[error("does not permit it")]
+    Denied,
+    /// Its certificate, or the one it is shown, is not valid: expired, of another name, of an unknown authority.
+    #[error("cannot be trusted: {0}")]
+    Certificate(String),
+    /// What it answers makes no sense.
+    #[error("gave a wrong answer: {0}")]
+    BadAnswer(String),
+    /// It has no such mount, token, collection.
+    #[error("has no {0}")]
+    Missing(String),
+    /// It says that it failed, in its own words or by its exit code.
+    #[error("failed: {0}")]
+    Other(String),
+}
+
+impl Failure {
+    /// Whether trying again, without any change here, may help.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unreachable | Self::TimedOut(_) | Self::NotReady(_) | Self::Locked(_))
+    }
+
+    /// The failure as an error of a store.
+    pub(super) fn of(self, store: &str, object: Option<&str>) -> KeystoreError {
+        KeystoreError::Failed {
+            store: store.to_owned(),
+            object: object.map(str::to_owned),
+            failure: self,
+            source: None,
+        }
+    }
+}
+
 impl KeystoreError {
+    /// The same with what the connection, the library or the system says. It must have no value in it.
+    pub(super) fn because(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        if let Self::Failed { source, .. } = &mut self {
+            *source = Some(cause.into());
+        }
+        self
+    }
+
     /// For `map_err` on a file operation.
     pub(super) fn io(path: impl Into<PathBuf>, what: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

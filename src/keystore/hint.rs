@@ -1,6 +1,8 @@
 //! Advice for the errors of keystores: for the commands, and for the clients of a supervisor.
 
-use super::KeystoreError;
+use crate::secret::ValueError;
+
+use super::{Failure, KeystoreError};
 
 impl KeystoreError {
     /// What to do about it.
@@ -10,7 +12,11 @@ impl KeystoreError {
         E::NotDefined { .. } => {
             "define it with `vmward secret define`, or see what there is with `vmward secret list`".into()
         }
-        E::NoValue { uuid } => format!("set it with `vmward secret set-value {uuid}`"),
+        E::NoValue { uuid, .. } => format!("set it with `vmward secret set-value {uuid}`"),
+        E::Failed { failure, .. } => return failure_hint(failure).map(str::to_owned),
+        E::Value { source: ValueError::NotText, uuid } => {
+            format!("what opens LUKS images is UTF-8 text without NUL bytes: set another value with `vmward secret set-value {uuid}`, in base64 for example")
+        }
         E::Ambiguous { .. } => "name it by its UUID".into(),
         E::NoIdentity { tried, .. } => format!("put the key back at {}", tried.join(" or ")),
         E::WrongIdentity { .. } => {
@@ -35,4 +41,22 @@ impl KeystoreError {
         _ => return None,
     })
     }
+}
+
+fn failure_hint(failure: &Failure) -> Option<&'static str> {
+    Some(match failure {
+        Failure::Unreachable => {
+            "see whether it runs and its address is right: `vmward doctor` tries every keystore"
+        }
+        Failure::TimedOut(_) => "try again, or give it more time with `keystore-timeout` in vmward.toml",
+        Failure::NotReady(_) => "try again when it is",
+        Failure::Locked(_) => "unlock it and try again",
+        Failure::NotAuthenticated(_) => "see `vmward doctor`, and renew what it is asked with",
+        Failure::Denied => "whoever runs the keystore can allow it",
+        Failure::Certificate(_) => {
+            "renew the certificate, or name the authority that signed it; it is never accepted unchecked"
+        }
+        Failure::Missing(_) => "see the keystore's URI",
+        Failure::BadAnswer(_) | Failure::Other(_) => return None,
+    })
 }

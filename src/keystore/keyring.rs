@@ -12,7 +12,8 @@ use uuid::Uuid;
 use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
 use crate::xml::Diagnostics;
 
-use super::{Keystore, KeystoreError, Listing};
+use super::kinds::Opened;
+use super::{Keystore, KeystoreError, Listing, StoreOptions};
 
 const URI: &str = "keyring:";
 const DEFINITION: &str = "vmward:";
@@ -24,6 +25,16 @@ const MAX_LINKS: usize = 1 << 16;
 
 /// The keystore for ephemeral secrets.
 pub struct KeyringStore;
+
+impl KeyringStore {
+    /// `keyring:`.
+    pub(super) fn from_uri(uri: &str, _options: &StoreOptions) -> Opened<dyn Keystore> {
+        match uri {
+            URI => Ok(Box::new(Self)),
+            _ => Err("keyring: takes nothing after the colon".to_owned()),
+        }
+    }
+}
 
 /// The user keyring, possessed; `None` where the kernel or a container gives none: no secret is in it then.
 fn user_keyring() -> Result<Option<KeyRing>, KeystoreError> {
@@ -219,6 +230,7 @@ impl Keystore for KeyringStore {
 mod tests {
     use super::*;
     use crate::keystore::Keystores;
+    use crate::keystore::file::IdentitySources;
     use crate::secret::Usage;
 
     /// Takes the secret out of this user's real keyring again, whatever the test does.
@@ -233,7 +245,7 @@ mod tests {
     fn ephemeral() -> SecretDefinition {
         let uuid = Uuid::new_v4();
         let usage = Some(Usage { kind: UsageKind::Volume, id: format!("/test/{uuid}") });
-        SecretDefinition { uuid, ephemeral: true, private: false, description: None, usage }
+        SecretDefinition { uuid, ephemeral: true, private: false, description: None, usage, value_uri: None }
     }
 
     #[test]
@@ -242,7 +254,8 @@ mod tests {
             println!("not tested: there is no kernel keyring here");
             return;
         }
-        let stores = Keystores { stores: vec![Box::new(KeyringStore)] };
+        let identity = IdentitySources { credentials: None, key_file: "/nonexistent".into() };
+        let stores = Keystores::open(&["keyring:"], &StoreOptions::new(identity)).unwrap();
         let (secret, rival) = (ephemeral(), ephemeral());
         let _cleanup = (Cleanup(secret.clone()), Cleanup(rival.clone()));
         let usage = SecretLookup::Usage(secret.usage.clone().unwrap().id);

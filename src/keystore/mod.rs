@@ -4,10 +4,12 @@ mod error;
 pub mod file;
 mod hint;
 mod keyring;
+mod kinds;
 mod resolve;
 mod stores;
 
-pub use error::KeystoreError;
+pub use error::{Failure, KeystoreError};
+pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};
 pub use resolve::{ResolvedSecrets, Unresolved};
 pub use stores::{Keystores, SecretFound};
 
@@ -31,6 +33,10 @@ pub trait Keystore: Send + Sync {
     fn is_ephemeral(&self) -> bool {
         false
     }
+    /// Whether secrets can be added to it.
+    fn is_writable(&self) -> bool {
+        true
+    }
     /// The definition that a lookup finds. A usage is only unique within its kind; without a kind, one that
     /// several secrets answer to is an error.
     fn find(
@@ -50,4 +56,17 @@ pub trait Keystore: Send + Sync {
     fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError>;
     /// Forgets a secret, its value first.
     fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError>;
+}
+
+/// One object of a store that holds a value and nothing else: a definition that is kept elsewhere names it, by its URI.
+/// Removing it is not vmward's to do.
+pub trait ValueObject: Send + Sync {
+    /// Its URI, for messages; without credentials in it.
+    fn uri(&self) -> &str;
+    /// The value; `None` if there is no such object.
+    fn value(&self) -> Result<Option<SecretValue>, KeystoreError>;
+    /// Whether there is such an object, without reading its value.
+    fn exists(&self) -> Result<bool, KeystoreError>;
+    /// Makes or replaces it.
+    fn set_value(&self, value: &SecretValue) -> Result<(), KeystoreError>;
 }

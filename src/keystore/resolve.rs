@@ -1,15 +1,18 @@
 //! All the secrets that a guest needs, from all the stores, at once.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::error::Error;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use uuid::Uuid;
 
 use crate::secret::{SecretLookup, SecretRef, SecretValue, UsageKind};
 use crate::xml::Diagnostics;
 
-use super::{KeystoreError, Keystores};
+use super::{KeystoreError, Keystores, SecretFound};
 
 /// The values that were found. A secret that is used many times is here once.
 #[derive(Debug, Default)]
@@ -30,8 +33,8 @@ impl ResolvedSecrets {
 pub struct Unresolved {
     /// The first place in the XML that needs it.
     pub secret: SecretRef,
-    /// What was wrong.
-    pub error: KeystoreError,
+    /// What was wrong; several lookups may have come to the same secret.
+    pub error: Arc<KeystoreError>,
 }
 
 impl Unresolved {
@@ -50,37 +53,94 @@ impl Unresolved {
     }
 }
 
+/// How many secrets are asked for at the same time. A start with many disks is then not as slow as its slowest
+/// store times their number, and no server sees more of it than from a few clients.
+const AT_ONCE: usize = 16;
+
 impl Keystores {
     /// Finds every value, or says of each one that is not to be had why: all of them at once.
     pub fn resolve(&self, secrets: &[SecretRef]) -> Result<ResolvedSecrets, Vec<Unresolved>> {
+        let mut wanted: Vec<&SecretRef> = Vec::new();
+        for secret in secrets {
+            if !wanted.iter().any(|w| same(w, secret)) {
+                wanted.push(secret);
+            }
+        }
+        let found = all_at_once(&wanted, |secret| self.find(&secret.lookup, Some(secret.kind)));
+        let mut unique: Vec<&SecretFound<'_>> = Vec::new();
+        for secret in found.iter().flatten() {
+            if !unique.iter().any(|u| u.definition.uuid == secret.definition.uuid) {
+                unique.push(secret);
+            }
+        }
+        let values = all_at_once(&unique, |secret| secret.value());
+        let values: HashMap<Uuid, Result<SecretValue, Arc<KeystoreError>>> = unique
+            .iter()
+            .map(|secret| secret.definition.uuid)
+            .zip(values.into_iter().map(|value| value.map_err(Arc::new)))
+            .collect();
         let mut resolved = ResolvedSecrets::default();
         let mut unresolved: Vec<Unresolved> = Vec::new();
-        for secret in secrets {
-            let key = (secret.lookup.clone(), secret.kind);
-            let known_bad = |u: &Unresolved| u.secret.lookup == key.0 && u.secret.kind == key.1;
-            if resolved.found.contains_key(&key) || unresolved.iter().any(known_bad) {
-                continue;
-            }
-            match self.resolve_one(secret, &mut resolved.values) {
+        for (secret, found) in wanted.into_iter().zip(found) {
+            match found.map_err(Arc::new).and_then(|found| serves(found.definition.uuid, secret, &values)) {
                 Ok(uuid) => {
-                    resolved.found.insert(key, uuid);
+                    resolved.found.insert((secret.lookup.clone(), secret.kind), uuid);
                 }
                 Err(error) => unresolved.push(Unresolved { secret: secret.clone(), error }),
             }
         }
-        if unresolved.is_empty() { Ok(resolved) } else { Err(unresolved) }
-    }
-
-    fn resolve_one(
-        &self,
-        secret: &SecretRef,
-        values: &mut HashMap<Uuid, SecretValue>,
-    ) -> Result<Uuid, KeystoreError> {
-        let found = self.find(&secret.lookup, Some(secret.kind))?;
-        let uuid = found.definition.uuid;
-        if let Entry::Vacant(entry) = values.entry(uuid) {
-            entry.insert(found.store.value(&found.definition)?.ok_or(KeystoreError::NoValue { uuid })?);
+        if !unresolved.is_empty() {
+            return Err(unresolved);
         }
-        Ok(uuid)
+        resolved.values = values.into_iter().filter_map(|(uuid, value)| Some((uuid, value.ok()?))).collect();
+        Ok(resolved)
     }
+}
+
+/// Whether two places want the same of the same secret.
+fn same(a: &SecretRef, b: &SecretRef) -> bool {
+    (&a.lookup, a.kind, a.text) == (&b.lookup, b.kind, b.text)
+}
+
+/// A secret's UUID, if its value was found and serves in that place.
+fn serves(
+    uuid: Uuid,
+    secret: &SecretRef,
+    values: &HashMap<Uuid, Result<SecretValue, Arc<KeystoreError>>>,
+) -> Result<Uuid, Arc<KeystoreError>> {
+    match values.get(&uuid) {
+        Some(Ok(value)) if secret.text => value
+            .as_passphrase()
+            .map(|_| uuid)
+            .map_err(|source| Arc::new(KeystoreError::Value { uuid, source })),
+        Some(Err(error)) => Err(Arc::clone(error)),
+        _ => Ok(uuid),
+    }
+}
+
+/// Does something with each of a list, some at the same time; the results are in the list's order.
+fn all_at_once<T: Sync, R: Send>(list: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    if let [only] = list {
+        return vec![work(only)];
+    }
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut done = Vec::new();
+        while let Some((n, item)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, list.get(n)?)))
+        {
+            done.push((n, work(item)));
+        }
+        done
+    };
+    let mut results: Vec<(usize, R)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE.min(list.len())).map(|_| scope.spawn(worker)).collect();
+        let join = |worker: thread::ScopedJoinHandle<'_, _>| match worker.join() {
+            Ok(done) => done,
+            Err(panic) => resume_unwind(panic),
+        };
+        workers.into_iter().flat_map(join).collect()
+    });
+    results.sort_unstable_by_key(|(n, _)| *n);
+    results.into_iter().map(|(_, result)| result).collect()
 }

@@ -7,35 +7,73 @@ use crate::secret::{
     DefinitionError, SecretDefinition, SecretLookup, SecretValue, UsageKind, ValueError, os_random,
 };
 
-use super::file::{FileStore, IdentitySources};
 use super::keyring::KeyringStore;
+use super::kinds::{StoreOptions, open_object, open_store};
 use super::{Keystore, KeystoreError};
 
 /// The configured keystores, in the order in which they are searched.
-#[derive(Default)]
 pub struct Keystores {
     /// The stores.
     pub stores: Vec<Box<dyn Keystore>>,
+    options: StoreOptions,
 }
 
-/// A secret and the store that has it.
+/// A secret and the store that has its definition.
 pub struct SecretFound<'a> {
     /// The store.
     pub store: &'a dyn Keystore,
     /// What is known of it.
     pub definition: SecretDefinition,
+    options: &'a StoreOptions,
+}
+
+impl SecretFound<'_> {
+    /// The value, wherever it is. One that is defined and has none is an error, and so is an empty one.
+    pub fn value(&self) -> Result<SecretValue, KeystoreError> {
+        let uuid = self.definition.uuid;
+        let value = match &self.definition.value_uri {
+            Some(uri) => open_object(uri, self.options)?.value()?,
+            None => self.store.value(&self.definition)?,
+        };
+        match value {
+            None => Err(KeystoreError::NoValue { uuid, place: self.definition.value_uri.clone() }),
+            Some(value) if value.is_empty() => Err(KeystoreError::Value { uuid, source: ValueError::Empty }),
+            Some(value) => Ok(value),
+        }
+    }
+
+    /// Whether there is a value, without reading it.
+    pub fn has_value(&self) -> Result<bool, KeystoreError> {
+        match &self.definition.value_uri {
+            Some(uri) => open_object(uri, self.options)?.exists(),
+            None => self.store.has_value(&self.definition),
+        }
+    }
+
+    /// Sets or replaces the value, wherever it is.
+    pub fn set_value(&self, value: &SecretValue) -> Result<(), KeystoreError> {
+        match &self.definition.value_uri {
+            Some(uri) => open_object(uri, self.options)?.set_value(value),
+            None => self.store.set_value(&self.definition, value),
+        }
+    }
 }
 
 impl Keystores {
     /// The stores of these URIs, and last the kernel keyring, where ephemeral secrets always are. Nothing is read
     /// or made yet.
-    pub fn open<S: AsRef<str>>(uris: &[S], identity: &IdentitySources) -> Result<Self, KeystoreError> {
+    pub fn open<S: AsRef<str>>(uris: &[S], options: &StoreOptions) -> Result<Self, KeystoreError> {
         let mut stores =
-            uris.iter().map(|uri| open_one(uri.as_ref(), identity)).collect::<Result<Vec<_>, _>>()?;
+            uris.iter().map(|uri| open_store(uri.as_ref(), options)).collect::<Result<Vec<_>, _>>()?;
         if !stores.iter().any(|s| s.is_ephemeral()) {
             stores.push(Box::new(KeyringStore));
         }
-        Ok(Self { stores })
+        Ok(Self { stores, options: options.clone() })
+    }
+
+    /// A secret of one of the stores.
+    pub fn secret<'a>(&'a self, store: &'a dyn Keystore, definition: SecretDefinition) -> SecretFound<'a> {
+        SecretFound { store, definition, options: &self.options }
     }
 
     /// The secret that a lookup finds, in the first store that has it. A store that cannot be asked ends the
@@ -52,10 +90,7 @@ impl Keystores {
                 (Some(needs), Some(has)) if has.kind != needs => {
                     Err(KeystoreError::OtherUsage { uuid: definition.uuid, has, needs })
                 }
-                (_, usage) => Ok(SecretFound {
-                    store: store.as_ref(),
-                    definition: SecretDefinition { usage, ..definition },
-                }),
+                (_, usage) => Ok(self.secret(store.as_ref(), SecretDefinition { usage, ..definition })),
             };
         }
         Err(KeystoreError::NotDefined { lookup: lookup.clone(), kind })
@@ -65,6 +100,9 @@ impl Keystores {
     /// first one that keeps secrets of its kind, ephemeral or not.
     pub fn define(&self, definition: &SecretDefinition) -> Result<&dyn Keystore, KeystoreError> {
         definition.check_text().map_err(KeystoreError::Definition)?;
+        if let Some(uri) = &definition.value_uri {
+            open_object(uri, &self.options)?;
+        }
         let mut home = None;
         for store in &self.stores {
             let same_uuid = store.find(&SecretLookup::Uuid(definition.uuid), None)?;
@@ -80,7 +118,9 @@ impl Keystores {
             }
         }
         let store = home
-            .or_else(|| self.stores.iter().find(|s| s.is_ephemeral() == definition.ephemeral))
+            .or_else(|| {
+                self.stores.iter().find(|s| s.is_writable() && s.is_ephemeral() == definition.ephemeral)
+            })
             .ok_or(KeystoreError::NoStore)?;
         store.define(definition)?;
         Ok(store.as_ref())
@@ -94,8 +134,14 @@ impl Keystores {
             (Err(e), _) => return Err(e),
         };
         let (error, uuid) = damaged;
-        let definition =
-            SecretDefinition { uuid, ephemeral: false, private: false, description: None, usage: None };
+        let definition = SecretDefinition {
+            uuid,
+            ephemeral: false,
+            private: false,
+            description: None,
+            usage: None,
+            value_uri: None,
+        };
         for store in &self.stores {
             match store.undefine(&definition) {
                 Err(KeystoreError::NotDefined { .. }) => {}
@@ -105,33 +151,26 @@ impl Keystores {
         Err(error)
     }
 
-    /// Makes a secret with a new random value: 256 bits as base64, which is text and so a LUKS passphrase.
-    pub fn generate(&self, definition: &SecretDefinition) -> Result<&dyn Keystore, KeystoreError> {
+    /// Makes a secret with a new random value: 256 bits as base64, which is text and so a LUKS passphrase. The value is
+    /// given back, because who may add a secret need not be able to read one.
+    pub fn generate(
+        &self,
+        definition: &SecretDefinition,
+    ) -> Result<(SecretFound<'_>, SecretValue), KeystoreError> {
         let uuid = definition.uuid;
-        if self.find(&SecretLookup::Uuid(uuid), None).is_ok() {
-            return Err(KeystoreError::Definition(DefinitionError::Exists(uuid)));
+        match self.find(&SecretLookup::Uuid(uuid), None) {
+            Err(KeystoreError::NotDefined { .. }) => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Err(KeystoreError::Definition(DefinitionError::Exists(uuid))),
         }
         let value = random_passphrase().map_err(|source| KeystoreError::Value { uuid, source })?;
-        let store = self.define(definition)?;
-        if let Err(e) = store.set_value(definition, &value) {
+        let secret = self.secret(self.define(definition)?, definition.clone());
+        if let Err(e) = secret.set_value(&value) {
             // Of the two errors the first one says what is wrong.
-            let _ = store.undefine(definition);
+            let _ = secret.store.undefine(definition);
             return Err(e);
         }
-        Ok(store)
-    }
-}
-
-fn open_one(uri: &str, identity: &IdentitySources) -> Result<Box<dyn Keystore>, KeystoreError> {
-    let bad = |why| KeystoreError::BadUri { uri: uri.to_owned(), why };
-    let (scheme, rest) =
-        uri.split_once(':').ok_or_else(|| bad("it needs a scheme, as in file:/directory"))?;
-    match scheme {
-        "file" if rest.starts_with('/') => Ok(Box::new(FileStore::new(rest.into(), identity.clone()))),
-        "file" => Err(bad("the directory must be an absolute path, as in file:/directory")),
-        "keyring" if rest.is_empty() => Ok(Box::new(KeyringStore)),
-        "keyring" => Err(bad("keyring: takes nothing after the colon")),
-        _ => Err(bad("vmward knows file:/directory and keyring:")),
+        Ok((secret, value))
     }
 }
 

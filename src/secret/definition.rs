@@ -76,6 +76,9 @@ pub struct SecretDefinition {
     pub description: Option<String>,
     /// What for. A secret without a usage is found by its UUID only.
     pub usage: Option<Usage>,
+    /// Where the value is, if not beside the definition: the URI of an object in some keystore. libvirt's secret XML
+    /// knows no such thing; here it is `<value uri='...'/>`.
+    pub value_uri: Option<String>,
 }
 
 /// Why a definition may not take another one's place.
@@ -134,11 +137,13 @@ impl SecretDefinition {
         let ephemeral = root.yes_no("ephemeral", diagnostics).unwrap_or(false);
         let private = root.yes_no("private", diagnostics).unwrap_or(false);
         let description = root.child_text("description").map(str::to_owned);
-        let usage = match usage {
-            Some(None) => return None,
-            usage => usage.flatten(),
-        };
-        Some(Self { uuid: uuid?, ephemeral, private, description, usage })
+        let value_uri =
+            root.only_child("value", diagnostics).map(|e| e.require("uri", diagnostics).map(str::to_owned));
+        if let (true, Some(value)) = (ephemeral, root.child("value")) {
+            diagnostics.error(value.span, "the value of an ephemeral secret is in memory, nowhere else");
+        }
+        let (Some(usage), Some(value_uri)) = (optional(usage), optional(value_uri)) else { return None };
+        Some(Self { uuid: uuid?, ephemeral, private, description, usage, value_uri })
     }
 
     /// The definition as XML.
@@ -158,6 +163,9 @@ impl SecretDefinition {
                     .with_child(Element::new(kind.id_element()).with_text(id)),
             );
         }
+        if let Some(uri) = &self.value_uri {
+            root = root.with_child(Element::new("value").with("uri", uri));
+        }
         root
     }
 
@@ -173,6 +181,9 @@ impl SecretDefinition {
         }
         if self.usage.as_ref().is_some_and(|u| !is_text(&u.id) || u.id.contains(char::is_control)) {
             return Err(DefinitionError::NotText("usage"));
+        }
+        if self.value_uri.as_ref().is_some_and(|uri| !is_text(uri) || uri.contains(char::is_control)) {
+            return Err(DefinitionError::NotText("place of the value"));
         }
         Ok(())
     }
@@ -201,6 +212,14 @@ impl SecretDefinition {
     }
 }
 
+/// A part that may be absent, but not wrong: `None` if it is wrong.
+fn optional<T>(part: Option<Option<T>>) -> Option<Option<T>> {
+    match part {
+        Some(None) => None,
+        part => Some(part.flatten()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +235,7 @@ mod tests {
   <usage type='volume'>
     <volume>/images/web1.qcow2</volume>
   </usage>
+  <value uri='vault+https://vault.example/secret/web1#passphrase'/>
 </secret>
 ";
 

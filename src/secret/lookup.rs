@@ -24,6 +24,8 @@ pub struct SecretRef {
     pub lookup: SecretLookup,
     /// The usage that the secret must have been defined with to serve here.
     pub kind: UsageKind,
+    /// Whether QEMU takes it only as UTF-8 text without NUL: all but what librbd gets.
+    pub text: bool,
     /// Where the XML says so.
     pub span: Span,
 }

@@ -253,8 +253,9 @@ fn encryption_of(e: &Element, diagnostics: &mut Diagnostics) -> (Cipher, Option<
             if s.attribute("uuid").is_none() && s.attribute("usage").is_none() {
                 Some(None)
             } else {
-                SecretLookup::from_xml(s, diagnostics)
-                    .map(|lookup| Some(SecretRef { lookup, kind: UsageKind::Volume, span: s.span }))
+                SecretLookup::from_xml(s, diagnostics).map(|lookup| {
+                    Some(SecretRef { lookup, kind: UsageKind::Volume, text: true, span: s.span })
+                })
             }
         }
     };

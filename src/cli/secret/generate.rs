@@ -24,6 +24,9 @@ pub(super) struct GenerateArgs {
     /// Keep it in the kernel's memory until the next boot, never on disk
     #[arg(long)]
     ephemeral: bool,
+    /// Keep the value in this object of another keystore instead of beside its definition
+    #[arg(long, value_name = "URI", conflicts_with = "ephemeral")]
+    value_uri: Option<String>,
     /// Give it this UUID instead of a random one
     #[arg(long)]
     uuid: Option<Uuid>,
@@ -74,11 +77,12 @@ pub(super) fn generate(keystores: &Keystores, args: GenerateArgs) -> Result<Exit
         ephemeral: args.ephemeral,
         private: args.private,
         description: args.description,
+        value_uri: args.value_uri,
         usage: args.usage.usage(),
     };
-    let store = keystores.generate(&definition).map_err(keystore_failure)?;
+    let (secret, _value) = keystores.generate(&definition).map_err(keystore_failure)?;
     if args.json {
-        output::line(super::list::as_json(&definition, Some(true), store.uri()))?;
+        output::line(super::list::as_json(&definition, Some(true), secret.store.uri()))?;
     } else {
         output::line(definition.uuid)?;
     }

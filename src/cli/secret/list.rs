@@ -36,10 +36,13 @@ pub(super) fn list(keystores: &Keystores, args: &ListArgs) -> Result<ExitCode, C
                     keystore_failure(error).report();
                     exit = Exit::Data.into();
                 }
-                rows.extend(listing.definitions.into_iter().map(|definition| Row {
-                    has_value: store.has_value(&definition).ok(),
-                    definition,
-                    store: store.uri(),
+                rows.extend(listing.definitions.into_iter().map(|definition| {
+                    let secret = keystores.secret(store.as_ref(), definition);
+                    Row {
+                        has_value: secret.has_value().ok(),
+                        definition: secret.definition,
+                        store: store.uri(),
+                    }
                 }));
             }
             Err(error) => exit = keystore_failure(error).report(),
@@ -62,6 +65,7 @@ pub(super) fn as_json(definition: &SecretDefinition, has_value: Option<bool>, st
         "description": definition.description,
         "private": definition.private,
         "ephemeral": definition.ephemeral,
+        "value-uri": definition.value_uri,
         "has-value": has_value,
         "keystore": store,
     })

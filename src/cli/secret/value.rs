@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::value_source::ValueSource;
 use crate::cli::{CliError, Exit};
-use crate::keystore::{KeystoreError, Keystores};
+use crate::keystore::Keystores;
 use crate::secret::{SecretValue, UsageKind};
 
 use super::SecretName;
@@ -47,7 +47,7 @@ pub(super) fn set_value(keystores: &Keystores, args: &SetValueArgs) -> Result<Ex
             "warning: QEMU opens LUKS images only with passphrases that are UTF-8 text without NUL, and this value is not"
         );
     }
-    found.store.set_value(&found.definition, &value).map_err(keystore_failure)?;
+    found.set_value(&value).map_err(keystore_failure)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -61,11 +61,7 @@ pub(super) fn get_value(keystores: &Keystores, args: &GetValueArgs) -> Result<Ex
             format!("the secret {uuid} is private: its value is used, never shown"),
         ));
     }
-    let value = found
-        .store
-        .value(&found.definition)
-        .and_then(|value| value.ok_or(KeystoreError::NoValue { uuid }))
-        .map_err(keystore_failure)?;
+    let value = found.value().map_err(keystore_failure)?;
     print_value(&value, args.base64)
         .map_err(|e| CliError::new(Exit::Unavailable, "the value could not be printed").caused_by(e))?;
     Ok(ExitCode::SUCCESS)

@@ -137,6 +137,7 @@ impl CreateArgs {
     fn options_request(&self) -> Result<Request, CliError> {
         let source = match (&self.secret.secret, self.secret.generate) {
             (Some(name), _) => Source::Named(SecretRef {
+                text: true,
                 lookup: Uuid::try_parse(name)
                     .map_or_else(|_| SecretLookup::Usage(name.clone()), SecretLookup::Uuid),
                 kind: UsageKind::Volume,
@@ -272,7 +273,8 @@ impl Passphrase {
         let found = match source {
             Source::Named(secret) => Self::find(keystores, secret).map_err(|error| match input {
                 Some(input) => {
-                    let unresolved = crate::keystore::Unresolved { secret: secret.clone(), error };
+                    let unresolved =
+                        crate::keystore::Unresolved { secret: secret.clone(), error: error.into() };
                     unresolved_failure(&[unresolved], &input.name, &input.source)
                 }
                 None => keystore_failure(error),
@@ -287,8 +289,7 @@ impl Passphrase {
     fn find(keystores: &Keystores, secret: &SecretRef) -> Result<Self, KeystoreError> {
         let found = keystores.find(&secret.lookup, Some(secret.kind))?;
         let uuid = found.definition.uuid;
-        let value = found.store.value(&found.definition)?.ok_or(KeystoreError::NoValue { uuid })?;
-        Ok(Self { uuid, value })
+        Ok(Self { uuid, value: found.value()? })
     }
 
     fn generate(keystores: &Keystores, volume: &NewVolume) -> Result<Self, CliError> {
@@ -301,6 +302,7 @@ impl Passphrase {
             ephemeral: false,
             private: false,
             description: None,
+            value_uri: None,
             usage: Some(Usage { kind: UsageKind::Volume, id: id.to_owned() }),
         };
         let uuid = definition.uuid;
@@ -309,16 +311,8 @@ impl Passphrase {
                 .hint(format!("there is a secret for this path already: use it with --secret {id}")),
             _ => keystore_failure(error),
         };
-        let store = keystores.generate(&definition).map_err(taken)?;
-        match store.value(&definition) {
-            Ok(Some(value)) => Ok(Self { uuid, value }),
-            // A key that the store keeps but will not give back would be a volume that nobody opens.
-            other => {
-                let error = other.err().unwrap_or(KeystoreError::NoValue { uuid });
-                let _ = store.undefine(&definition);
-                Err(keystore_failure(error))
-            }
-        }
+        let (_, value) = keystores.generate(&definition).map_err(taken)?;
+        Ok(Self { uuid, value })
     }
 }
 

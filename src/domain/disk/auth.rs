@@ -72,6 +72,9 @@ impl Auth {
             return None;
         }
         found?;
-        Some(Self { username: username?, secret: SecretRef { lookup: lookup?, kind, span: secret.span } })
+        Some(Self {
+            username: username?,
+            secret: SecretRef { lookup: lookup?, kind, text: kind != UsageKind::Ceph, span: secret.span },
+        })
     }
 }

@@ -76,7 +76,8 @@ impl Encryption {
             Some(_) => e.keyword("engine", diagnostics),
         };
         let format = Self::format(e, diagnostics);
-        let secrets: Vec<_> = e.children("secret").filter_map(|s| secret(s, diagnostics)).collect();
+        let text = engine == Some(Engine::Qemu);
+        let secrets: Vec<_> = e.children("secret").filter_map(|s| secret(s, text, diagnostics)).collect();
         for cipher in e.children("cipher").chain(e.children("ivgen")) {
             cipher.mark_read();
             diagnostics
@@ -121,12 +122,12 @@ impl Encryption {
     }
 }
 
-fn secret(e: &Element, diagnostics: &mut Diagnostics) -> Option<SecretRef> {
+fn secret(e: &Element, text: bool, diagnostics: &mut Diagnostics) -> Option<SecretRef> {
     let kind = e.require("type", diagnostics);
     if kind.is_some_and(|k| k != "passphrase") {
         diagnostics.error(e.span, "an encryption's secret is of type 'passphrase'");
     }
     let lookup = SecretLookup::from_xml(e, diagnostics);
     kind.filter(|k| *k == "passphrase")?;
-    Some(SecretRef { lookup: lookup?, kind: UsageKind::Volume, span: e.span })
+    Some(SecretRef { lookup: lookup?, kind: UsageKind::Volume, text, span: e.span })
 }

@@ -23,7 +23,8 @@ use uuid::Uuid;
 use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
 use crate::xml::{Diagnostics, Keyword};
 
-use super::{Keystore, KeystoreError, Listing};
+use super::kinds::Opened;
+use super::{Keystore, KeystoreError, Listing, StoreOptions};
 use lock::StoreLock;
 
 /// The public keys of a store, as `age -R` takes them.
@@ -40,6 +41,16 @@ impl FileStore {
     /// The store in that directory. It is made when the first secret is defined.
     pub fn new(dir: PathBuf, identity: IdentitySources) -> Self {
         Self { uri: format!("file:{}", dir.display()), dir, identity }
+    }
+
+    /// `file:/directory`.
+    pub(super) fn from_uri(uri: &str, options: &StoreOptions) -> Opened<dyn Keystore> {
+        match uri.strip_prefix("file:") {
+            Some(dir) if dir.starts_with('/') => {
+                Ok(Box::new(Self::new(dir.into(), options.identity.clone())))
+            }
+            _ => Err("the directory must be an absolute path, as in file:/directory".to_owned()),
+        }
     }
 
     fn definition_path(&self, uuid: Uuid) -> PathBuf {

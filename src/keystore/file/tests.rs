@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::keystore::Keystores;
-use crate::secret::{DefinitionError, SecretRef, Usage};
+use crate::secret::{DefinitionError, SecretRef, Usage, ValueError};
 use crate::xml::Span;
 
 fn sources(home: &TempDir) -> IdentitySources {
@@ -22,6 +22,7 @@ fn secret(n: u128, kind: UsageKind, id: &str) -> SecretDefinition {
         ephemeral: false,
         private: false,
         description: None,
+        value_uri: None,
         usage: Some(Usage { kind, id: id.to_owned() }),
     }
 }
@@ -141,9 +142,9 @@ fn all_that_is_missing_is_said_at_once() {
     store.define(&one).unwrap();
     store.set_value(&one, &value("x")).unwrap();
     store.define(&secret(2, UsageKind::Ceph, "b")).unwrap();
-    let stores = Keystores { stores: vec![Box::new(store)] };
+    let stores = Keystores::open(&[store.uri()], &StoreOptions::new(sources(&home))).unwrap();
     let uuid = |n| SecretLookup::Uuid(Uuid::from_u128(n));
-    let wanted = |lookup, kind| SecretRef { lookup, kind, span: Span::default() };
+    let wanted = |lookup, kind| SecretRef { lookup, kind, text: true, span: Span::default() };
     let good = [
         wanted(uuid(1), UsageKind::Volume),
         wanted(SecretLookup::Usage("a".into()), UsageKind::Volume),
@@ -158,7 +159,8 @@ fn all_that_is_missing_is_said_at_once() {
         wanted(SecretLookup::Usage("b".into()), UsageKind::Volume),
         wanted(uuid(2), UsageKind::Ceph),
     ];
-    let errors: Vec<_> = stores.resolve(&bad).unwrap_err().into_iter().map(|u| u.error).collect();
+    let unresolved = stores.resolve(&bad).unwrap_err();
+    let errors: Vec<_> = unresolved.iter().map(|u| &*u.error).collect();
     assert!(
         matches!(
             errors[..],
@@ -227,4 +229,36 @@ proptest::proptest! {
         fs::write(store.value_path(secret.uuid), &content[..at.index(content.len())]).unwrap();
         proptest::prop_assert!(read_all(&store, &secret).is_none());
     }
+}
+
+#[test]
+fn a_value_that_qemu_would_not_take_is_said_before_it_is_asked() {
+    let home = TempDir::new().unwrap();
+    let store = store(&home);
+    let binary = secret(1, UsageKind::Volume, "binary");
+    let empty = secret(2, UsageKind::Volume, "empty");
+    for (secret, bytes) in [(&binary, &b"a\0\xff"[..]), (&empty, b"")] {
+        store.define(secret).unwrap();
+        store.set_value(secret, &SecretValue::copy_of(bytes).unwrap()).unwrap();
+    }
+    let stores = Keystores::open(&[store.uri()], &StoreOptions::new(sources(&home))).unwrap();
+    let wanted = |n, text| SecretRef {
+        lookup: SecretLookup::Uuid(Uuid::from_u128(n)),
+        kind: UsageKind::Volume,
+        text,
+        span: Span::default(),
+    };
+    let unresolved = stores.resolve(&[wanted(1, true), wanted(1, false), wanted(2, false)]).unwrap_err();
+    let errors: Vec<_> = unresolved.iter().map(|u| &*u.error).collect();
+    assert!(
+        matches!(
+            errors[..],
+            [
+                KeystoreError::Value { source: ValueError::NotText, .. },
+                KeystoreError::Value { source: ValueError::Empty, .. }
+            ]
+        ),
+        "{errors:?}"
+    );
+    assert!(stores.resolve(&[wanted(1, false)]).unwrap().get(&wanted(1, false)).is_some());
 }
