@@ -12,7 +12,8 @@ socat socat
 debugfs e2fsprogs"
 PACKAGES_TEST="$PACKAGES_DEMO
 git git
-python3 python3-minimal"
+python3 python3-minimal
+openssl openssl"
 
 # A rustup that was installed by hand is often only on the PATH of login shells; debugfs is in sbin.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin
