@@ -33,9 +33,14 @@ pub struct SecretObject {
 impl SecretObject {
     /// The object's properties with its sealed value.
     pub fn properties(&self, sealed: &SealedSecret) -> JsonObject {
+        Self::sealed_properties(&self.id, sealed)
+    }
+
+    /// The properties of a secret object with that id and value.
+    pub fn sealed_properties(id: &str, sealed: &SealedSecret) -> JsonObject {
         object(json!({
             "qom-type": "secret",
-            "id": self.id,
+            "id": id,
             "data": sealed.data,
             "keyid": MASTER_KEY_ID,
             "iv": sealed.iv,

@@ -6,6 +6,7 @@ mod error;
 pub mod hotplug;
 mod images;
 mod launch;
+mod lend;
 mod lib_dir;
 pub mod live_xml;
 mod network;
