@@ -9,6 +9,7 @@ mod check;
 pub mod clock;
 pub mod commandline;
 pub mod cpu;
+pub mod cpu_model;
 mod device;
 pub mod devices;
 pub mod disk;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::domain::id_set::IdSet;
 use crate::domain::size::{KIB, MIB};
@@ -38,6 +40,8 @@ pub struct Host {
     pub nodes: IdSet,
     /// Seconds since 1970.
     pub now: i64,
+    /// How many seconds its local time is ahead of UTC.
+    pub utc_offset: i64,
     /// Whether the host's files are not to be looked at.
     assumed: bool,
 }
@@ -54,6 +58,7 @@ impl Host {
             prefix: "-1-",
             nodes: IdSet::first(4),
             now: 1_234_567_890,
+            utc_offset: -30 * 60,
             assumed: true,
         }
     }
@@ -61,7 +66,7 @@ impl Host {
     /// This host.
     pub fn of_this_machine() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let now = Timestamp::now();
         let default_hugepage = default_hugepage(&read(MEMINFO));
         Self {
             hugetlbfs: hugetlbfs(&read(MOUNTS), default_hugepage),
@@ -70,7 +75,8 @@ impl Host {
             runtime_dir: "/run/vmward".into(),
             prefix: "",
             nodes: IdSet::parse(read(NODES).trim()).unwrap_or_else(|| IdSet::first(1)),
-            now: i64::try_from(now).unwrap_or(i64::MAX),
+            now: now.as_second(),
+            utc_offset: TimeZone::system().to_offset(now).seconds().into(),
             assumed: false,
         }
     }

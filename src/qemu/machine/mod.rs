@@ -32,7 +32,7 @@ pub(super) fn arguments(
     let firmware = firmware::choose(domain, &capabilities.host, diagnostics);
     firmware::nodes(firmware.as_ref(), line, diagnostics);
     platform::machine(domain, firmware.as_ref(), capabilities, line, diagnostics);
-    processors::arguments(domain, line);
+    processors::arguments(domain, capabilities, line, diagnostics);
     firmware::rom(firmware.as_ref(), line);
     memory::arguments(domain, capabilities, line, diagnostics);
     line.text("-smp", processors::smp(domain));
