@@ -46,6 +46,9 @@ fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         // The cells say how much memory there is; what <memory> says beside them is not asked.
         domain.memory.total = cells;
     }
+    if let Some(first) = domain.cpu.numa.cells.first().filter(|_| cells == 0) {
+        diagnostics.error(first.span, "the NUMA cells have no memory");
+    }
     if domain.memory.total == 0 {
         diagnostics
             .error(domain.memory.span, "the guest has no memory")
@@ -122,13 +125,8 @@ fn numa(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         }
     }
     for link in &domain.cpu.numa.interconnects {
-        for id in [link.initiator, link.target] {
-            if !is_cell(id) {
-                diagnostics.error(
-                    domain.cpu.span,
-                    format!("<interconnects> names the NUMA cell {id}, which is not there"),
-                );
-            }
+        if let Some(id) = [link.initiator, link.target].into_iter().find(|id| !is_cell(*id)) {
+            diagnostics.error(link.span, format!("there is no NUMA cell {id}"));
         }
     }
 }
@@ -173,10 +171,17 @@ fn processors(domain: &Domain, diagnostics: &mut Diagnostics) {
             .hint("q35 machines can have more");
     }
     for (vcpu, _) in domain.pinning.vcpus.iter().filter(|(v, _)| *v >= vcpus.max) {
-        diagnostics.error(domain.pinning.span, format!("there is no vCPU {vcpu} to be pinned"));
+        diagnostics.warning(domain.pinning.span, format!("there is no vCPU {vcpu} to be pinned"));
     }
-    for (id, _) in domain.pinning.iothreads.iter().filter(|(id, _)| !domain.iothreads.contains(*id)) {
-        diagnostics.error(domain.pinning.span, format!("there is no I/O thread {id} to be pinned"));
+    let pinning = &domain.pinning;
+    if let Some(vcpu) = pinning.scheduled_vcpus.last().filter(|v| *v >= vcpus.max) {
+        diagnostics.error(pinning.span, format!("there is no vCPU {vcpu} to have a scheduler"));
+    }
+    let pinned = pinning.iothreads.iter().map(|(id, _)| *id);
+    if let Some(id) =
+        pinned.chain(pinning.scheduled_iothreads.iter()).find(|id| !domain.iothreads.contains(*id))
+    {
+        diagnostics.error(pinning.span, format!("there is no I/O thread {id} as <cputune> names it"));
     }
     let tcg = domain.general.kind == Some(DomainType::Qemu);
     if tcg && cpu.mode == Some(CpuMode::HostPassthrough) {

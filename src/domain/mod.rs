@@ -87,14 +87,15 @@ impl Domain {
             diagnostics.error(root.span, format!("this is a <{}>, not a <domain>", root.name));
             return None;
         }
+        let vcpus = vcpu::Vcpus::from_xml(root, diagnostics);
         let mut domain = Self {
             general: general::General::from_xml(root, diagnostics),
             memory: memory::Memory::from_xml(root, diagnostics),
             backing: backing::MemoryBacking::from_xml(root, diagnostics),
-            numatune: tuning::NumaTune::from_xml(root, diagnostics),
+            numatune: tuning::NumaTune::from_xml(root, vcpus.automatic, diagnostics),
             iothreads: tuning::IoThreads::from_xml(root, diagnostics),
             pinning: resources::Pinning::from_xml(root, diagnostics),
-            vcpus: vcpu::Vcpus::from_xml(root, diagnostics),
+            vcpus,
             os: os::Os::from_xml(root, diagnostics),
             features: features::Features::from_xml(root, diagnostics),
             cpu: cpu::Cpu::from_xml(root, diagnostics),
