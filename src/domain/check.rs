@@ -17,8 +17,8 @@ use super::tuning::{NumaMode, NumaPolicy};
 /// x86 processors address at most 52 bits of memory; with less there is room to round sizes up.
 const MAX_MEMORY: u64 = 1 << 52;
 
-/// What the interrupt controllers of `pc` machines can address.
-const MAX_VCPUS_PC: u32 = 255;
+/// What interrupts can address without remapping, which `pc` machines do not have.
+const MAX_VCPUS_XAPIC: u32 = 255;
 
 /// Checks a domain that was read, and fills in what follows from its parts.
 pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
@@ -165,13 +165,21 @@ fn processors(domain: &Domain, diagnostics: &mut Diagnostics) {
             )
             .related(vcpus.span, "as it says here");
     }
-    if domain.os.chipset == Chipset::I440fx && vcpus.max > MAX_VCPUS_PC {
+    if domain.os.chipset == Chipset::I440fx && vcpus.max > MAX_VCPUS_XAPIC {
         diagnostics
-            .error(vcpus.span, format!("a 'pc' machine has at most {MAX_VCPUS_PC} vCPUs"))
+            .error(vcpus.span, format!("a 'pc' machine has at most {MAX_VCPUS_XAPIC} vCPUs"))
             .hint("q35 machines can have more");
     }
     for (vcpu, _) in domain.pinning.vcpus.iter().filter(|(v, _)| *v >= vcpus.max) {
         diagnostics.warning(domain.pinning.span, format!("there is no vCPU {vcpu} to be pinned"));
+    }
+    if domain.os.chipset == Chipset::Q35
+        && vcpus.max > MAX_VCPUS_XAPIC
+        && domain.devices.iommu.as_ref().and_then(|i| i.eim) != Some(true)
+    {
+        diagnostics
+            .error(vcpus.span, format!("more than {MAX_VCPUS_XAPIC} vCPUs need interrupts with longer addresses"))
+            .hint("<ioapic driver='qemu'/> and <iommu model='intel'><driver intremap='on' eim='on'/></iommu>");
     }
     let pinning = &domain.pinning;
     if let Some(vcpu) = pinning.scheduled_vcpus.last().filter(|v| *v >= vcpus.max) {
@@ -216,6 +224,9 @@ fn platform(domain: &Domain, diagnostics: &mut Diagnostics) {
                 .error(input.info.span, "this needs the PS/2 controller")
                 .related(span, "switched off here");
         }
+    }
+    if domain.os.bios_serial && domain.devices.serials.is_empty() {
+        diagnostics.error(domain.os.span, "for <bios useserial='yes'/> the guest needs a <serial> port");
     }
     if domain.general.kind == Some(DomainType::Qemu)
         && let Some(timer) = domain.clock.timer(TimerName::Tsc).filter(|t| t.frequency.is_some())
@@ -271,7 +282,7 @@ fn smbios(domain: &Domain, diagnostics: &mut Diagnostics) {
     }
     let Some((mode, span)) = domain.os.smbios else { return };
     match mode {
-        SmbiosMode::Sysinfo if domain.sysinfo.tables.is_empty() && domain.sysinfo.oem_strings.is_empty() => {
+        SmbiosMode::Sysinfo if !domain.sysinfo.smbios => {
             diagnostics.error(span, "there is no <sysinfo type='smbios'> to show to the guest");
         }
         SmbiosMode::Host => {

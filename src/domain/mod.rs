@@ -69,10 +69,12 @@ pub struct Domain {
     pub power: lifecycle::PowerManagement,
     /// What its SMBIOS tables say.
     pub sysinfo: sysinfo::Sysinfo,
-    /// `<genid>`: changes when the guest is a copy or was set back.
-    pub genid: Option<uuid::Uuid>,
+    /// `<genid>`.
+    pub genid: Option<general::GenerationId>,
     /// What goes to QEMU as it is.
     pub passed_through: commandline::PassedThrough,
+    /// What QEMU does about what is deprecated.
+    pub deprecation: Option<commandline::Deprecation>,
     /// Properties of QEMU's devices that win over all else.
     pub overrides: Vec<overrides::DeviceOverride>,
     /// Its devices.
@@ -105,12 +107,14 @@ impl Domain {
             sysinfo: sysinfo::Sysinfo::from_xml(root, diagnostics),
             genid: general::genid(root, diagnostics),
             passed_through: commandline::PassedThrough::from_xml(root, diagnostics),
+            deprecation: commandline::deprecation(root, diagnostics),
             overrides: overrides::from_xml(root, diagnostics),
             devices: match root.only_child("devices", diagnostics) {
                 Some(devices) => devices::Devices::from_xml(devices, diagnostics),
                 None => devices::Devices::default(),
             },
         };
+        commandline::capabilities(root, diagnostics);
         check::domain(&mut domain, diagnostics);
         root.report_unread(diagnostics);
         (!diagnostics.has_hard_errors()).then_some(domain)

@@ -82,7 +82,7 @@ fn shares(cputune: &Element, diagnostics: &mut Diagnostics) {
         let Some(element) = cputune.only_child(&name, diagnostics) else { continue };
         let number = element.text().parse::<i64>();
         let fits = match number {
-            Ok(n) if name == "shares" => n > 0,
+            Ok(n) if name == "shares" => n >= 0,
             Ok(n) if name.ends_with("period") => PERIOD.contains(&n),
             // A negative quota is none.
             Ok(n) => n < 0 || n >= *PERIOD.start(),

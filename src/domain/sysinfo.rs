@@ -77,9 +77,11 @@ pub enum FwCfgValue {
 /// All `<sysinfo>`.
 #[derive(Debug, Clone, Default)]
 pub struct Sysinfo {
-    /// Tables, with where the UUID of the system table stands.
+    /// Whether there is one of type smbios, be it empty.
+    pub smbios: bool,
+    /// Tables with entries.
     pub tables: Vec<SmbiosTable>,
-    /// The UUID of the system table.
+    /// The UUID of the system table, with where it stands.
     pub uuid: Option<(Uuid, Span)>,
     /// `<oemStrings>`.
     pub oem_strings: Vec<String>,
@@ -110,6 +112,7 @@ impl Sysinfo {
     }
 
     fn read_smbios(&mut self, sysinfo: &Element, diagnostics: &mut Diagnostics) {
+        self.smbios = true;
         for (name, kind, entries) in TABLES {
             let Some(table) = sysinfo.only_child(name, diagnostics) else { continue };
             let mut read: Vec<(&str, String)> = Vec::new();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use uuid::Uuid;
 
 use crate::domain::id_set::IdSet;
 use crate::domain::size::{KIB, MIB};
@@ -14,6 +15,8 @@ use super::FirmwareDescriptor;
 
 /// The kernel's virtio-net backend.
 const VHOST_NET: &str = "/dev/vhost-net";
+/// Where Linux has its graphics devices.
+const DRI: &str = "/dev/dri";
 /// Linux's name for the list of what is mounted where.
 const MOUNTS: &str = "/proc/self/mounts";
 /// Where Linux says how large huge pages are by default.
@@ -113,6 +116,22 @@ impl Host {
     /// Whether nothing will be started: files are not looked at, descriptors are not open.
     pub fn is_assumed(&self) -> bool {
         self.assumed
+    }
+
+    /// A UUID that nothing has yet; on an assumed host always the same one, so that command lines can be compared.
+    pub fn new_uuid(&self) -> Uuid {
+        const COUNTED: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        if self.assumed { uuid::Builder::from_random_bytes(COUNTED).into_uuid() } else { Uuid::new_v4() }
+    }
+
+    /// The device that renders what guests draw with OpenGL: the first one that there is.
+    pub fn render_node(&self) -> Option<PathBuf> {
+        if self.assumed {
+            return Some(Path::new(DRI).join("foo"));
+        }
+        let names = fs::read_dir(DRI).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let first = names.filter(|name| name.as_encoded_bytes().starts_with(b"renderD")).min()?;
+        Some(Path::new(DRI).join(first))
     }
 
     /// The name of a domain's own directory among those of all domains.

@@ -41,7 +41,7 @@ pub(super) fn arguments(
     line.text("-uuid", domain.general.uuid.to_string());
     smbios::arguments(domain, line);
     clock::arguments(domain, capabilities, line);
-    platform::extras(domain, line);
+    platform::extras(domain, capabilities, line);
     boot::arguments(domain, line);
 }
 

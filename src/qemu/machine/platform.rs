@@ -4,10 +4,11 @@ use serde_json::json;
 
 use crate::domain::Domain;
 use crate::domain::clock::TimerName;
+use crate::domain::devices::controller::{Controller, PciModel};
 use crate::domain::devices::memory_device::MemoryModel;
 use crate::domain::devices::sound::SoundModel;
 use crate::domain::features::IoApicDriver;
-use crate::domain::general::DomainType;
+use crate::domain::general::{DomainType, GenerationId};
 use crate::domain::os::Chipset;
 use crate::domain::size::MIB;
 use crate::qemu::plan::{comma_escaped, object};
@@ -48,6 +49,10 @@ pub(super) fn machine(
         if let Some(value) = value {
             set(name, on_off(value));
         }
+    }
+    if os.bios_serial {
+        // SeaBIOS speaks on the first serial port of a machine without graphics.
+        set("graphics", "off");
     }
     match features.ioapic {
         Some(IoApicDriver::Kvm) => set("kernel_irqchip", "on"),
@@ -104,7 +109,7 @@ fn accelerator(domain: &Domain) -> String {
 }
 
 /// Properties of the chipset, and devices without a bus.
-pub(super) fn extras(domain: &Domain, line: &mut CommandLine) {
+pub(super) fn extras(domain: &Domain, capabilities: &Capabilities, line: &mut CommandLine) {
     let power = match domain.os.chipset {
         Chipset::I440fx => "PIIX4_PM",
         Chipset::Q35 => "ICH9-LPC",
@@ -114,6 +119,10 @@ pub(super) fn extras(domain: &Domain, line: &mut CommandLine) {
             line.text("-global", format!("{power}.disable_{state}={}", u8::from(!enabled)));
         }
     }
+    let roots = domain.devices.controllers.iter().filter_map(Controller::pci);
+    if let Some(hotplug) = roots.filter(|r| r.model == PciModel::PciRoot).find_map(|r| r.hotplug) {
+        line.text("-global", format!("{power}.acpi-root-pci-hotplug={}", on_off(hotplug)));
+    }
     if let Some((bytes, _)) = domain.features.tseg {
         line.text("-global", format!("mch.extended-tseg-mbytes={}", bytes / MIB));
     }
@@ -121,6 +130,10 @@ pub(super) fn extras(domain: &Domain, line: &mut CommandLine) {
         line.json("-device", object(json!({"driver": "vmcoreinfo"})));
     }
     if let Some(genid) = domain.genid {
+        let genid = match genid {
+            GenerationId::Given(id) => id,
+            GenerationId::New => capabilities.host.new_uuid(),
+        };
         line.json(
             "-device",
             object(json!({"driver": "vmgenid", "guid": genid.to_string(), "id": "vmgenid0"})),
