@@ -178,8 +178,13 @@ fn processors(domain: &Domain, diagnostics: &mut Diagnostics) {
         && domain.devices.iommu.as_ref().and_then(|i| i.eim) != Some(true)
     {
         diagnostics
-            .error(vcpus.span, format!("more than {MAX_VCPUS_XAPIC} vCPUs need interrupts with longer addresses"))
-            .hint("<ioapic driver='qemu'/> and <iommu model='intel'><driver intremap='on' eim='on'/></iommu>");
+            .error(
+                vcpus.span,
+                format!("more than {MAX_VCPUS_XAPIC} vCPUs need interrupts with longer addresses"),
+            )
+            .hint(
+                "<ioapic driver='qemu'/> and <iommu model='intel'><driver intremap='on' eim='on'/></iommu>",
+            );
     }
     let pinning = &domain.pinning;
     if let Some(vcpu) = pinning.scheduled_vcpus.last().filter(|v| *v >= vcpus.max) {
@@ -199,6 +204,9 @@ fn processors(domain: &Domain, diagnostics: &mut Diagnostics) {
     }
     if cpu.migratable.is_some() && !matches!(cpu.mode, Some(CpuMode::HostPassthrough | CpuMode::Maximum)) {
         diagnostics.error(cpu.span, "'migratable' belongs to the modes host-passthrough and maximum");
+    }
+    if let Some(security) = domain.launch_security.as_ref().filter(|_| tcg) {
+        diagnostics.error(security.span, "memory is encrypted with KVM only: <domain type='kvm'>");
     }
     if let Some((_, span)) = domain.features.tb_cache.filter(|_| !tcg) {
         diagnostics.error(span, "<tb-cache> belongs to <domain type='qemu'>");
@@ -225,7 +233,8 @@ fn platform(domain: &Domain, diagnostics: &mut Diagnostics) {
                 .related(span, "switched off here");
         }
     }
-    if domain.os.bios_serial && domain.devices.serials.is_empty() {
+    // The first console is a serial port by another name, or brings one along.
+    if domain.os.bios_serial && domain.devices.serials.is_empty() && domain.devices.consoles.is_empty() {
         diagnostics.error(domain.os.span, "for <bios useserial='yes'/> the guest needs a <serial> port");
     }
     if domain.general.kind == Some(DomainType::Qemu)

@@ -177,7 +177,8 @@ impl Timer {
             TimerName::Tsc => {
                 timer.frequency = element.number("frequency", diagnostics);
                 if let Some(mode) = element.attribute("mode").filter(|m| m.value != "auto") {
-                    diagnostics.warning(mode.span, "'mode' of this timer is Xen's: it changes nothing in QEMU");
+                    diagnostics
+                        .warning(mode.span, "'mode' of this timer is Xen's: it changes nothing in QEMU");
                 }
             }
             _ => {}

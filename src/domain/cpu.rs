@@ -214,7 +214,8 @@ fn comparison(cpu: &Element, diagnostics: &mut Diagnostics) {
     cpu.keyword::<CpuMatch>("match", diagnostics);
     cpu.keyword::<CpuCheck>("check", diagnostics);
     // Of a description of a host's processor that became a guest's.
-    if let Some(arch) = cpu.only_child("arch", diagnostics).filter(|a| !["x86_64", "i686"].contains(&a.text()))
+    if let Some(arch) =
+        cpu.only_child("arch", diagnostics).filter(|a| !["x86_64", "i686"].contains(&a.text()))
     {
         diagnostics.error(arch.text_place(), format!("vmward runs x86_64 guests, not '{}'", arch.text()));
     }

@@ -155,8 +155,10 @@ fn of_others(features: &Element, diagnostics: &mut Diagnostics) {
     for name in ["capabilities", "hap", "msrs", "privnet", "viridian", "xen"] {
         if let Some(element) = features.only_child(name, diagnostics) {
             element.mark_read();
-            diagnostics
-                .warning(element.span, format!("<{name}> is for other hypervisors: it changes nothing in QEMU"));
+            diagnostics.warning(
+                element.span,
+                format!("<{name}> is for other hypervisors: it changes nothing in QEMU"),
+            );
         }
     }
 }

@@ -74,7 +74,9 @@ impl HyperV {
         this.read_groups(hyperv, diagnostics);
         this.read_spinlocks(hyperv, diagnostics);
         this.read_vendor(hyperv, diagnostics);
-        if this.passthrough && (!this.switches.is_empty() || this.spinlocks.is_some() || this.vendor_id.is_some()) {
+        if this.passthrough
+            && (!this.switches.is_empty() || this.spinlocks.is_some() || this.vendor_id.is_some())
+        {
             diagnostics.warning(hyperv.span, "with mode='passthrough' the guest gets all features anyway");
             this = Self { passthrough: true, ..Self::default() };
         }

@@ -79,8 +79,10 @@ fn action(root: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<L
 fn locks(root: &Element, diagnostics: &mut Diagnostics) {
     let Some(element) = root.only_child("on_lockfailure", diagnostics) else { return };
     if ["poweroff", "restart", "pause", "ignore"].contains(&element.text()) {
-        diagnostics
-            .warning(element.span, "there is no lock manager here that could fail: <on_lockfailure> changes nothing");
+        diagnostics.warning(
+            element.span,
+            "there is no lock manager here that could fail: <on_lockfailure> changes nothing",
+        );
     } else {
         diagnostics.error(
             element.text_place(),

@@ -18,6 +18,7 @@ pub mod firmware;
 pub mod general;
 pub mod hyperv;
 pub mod id_set;
+pub mod launch_security;
 pub mod lifecycle;
 pub mod memory;
 pub mod numa;
@@ -71,6 +72,8 @@ pub struct Domain {
     pub sysinfo: sysinfo::Sysinfo,
     /// `<genid>`.
     pub genid: Option<general::GenerationId>,
+    /// How the host is kept out of its memory.
+    pub launch_security: Option<launch_security::LaunchSecurity>,
     /// What goes to QEMU as it is.
     pub passed_through: commandline::PassedThrough,
     /// What QEMU does about what is deprecated.
@@ -106,6 +109,7 @@ impl Domain {
             power: lifecycle::PowerManagement::from_xml(root, diagnostics),
             sysinfo: sysinfo::Sysinfo::from_xml(root, diagnostics),
             genid: general::genid(root, diagnostics),
+            launch_security: launch_security::LaunchSecurity::from_xml(root, diagnostics),
             passed_through: commandline::PassedThrough::from_xml(root, diagnostics),
             deprecation: commandline::deprecation(root, diagnostics),
             overrides: overrides::from_xml(root, diagnostics),

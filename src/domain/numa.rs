@@ -153,15 +153,13 @@ impl Numa {
                 diagnostics.error(cell.span, format!("there is no NUMA cell {target}"));
             }
             if cell.distances.iter().any(|(id, value)| *id == cell.id && *value != LOCAL_DISTANCE) {
-                diagnostics
-                    .error(cell.span, format!("the distance of a cell to itself is {LOCAL_DISTANCE}"));
+                diagnostics.error(cell.span, format!("the distance of a cell to itself is {LOCAL_DISTANCE}"));
             }
         }
         for link in interconnects.iter().filter(|l| l.cache > 0) {
             let target = cells.iter().find(|c| c.id == link.target);
             if target.is_some_and(|c| !c.caches.iter().any(|cache| cache.level == link.cache)) {
-                diagnostics
-                    .error(link.span, format!("the NUMA cell {} has no such <cache>", link.target));
+                diagnostics.error(link.span, format!("the NUMA cell {} has no such <cache>", link.target));
             }
         }
         Self { cells, interconnects }

@@ -135,7 +135,8 @@ impl Os {
         result.read_type(os, diagnostics);
         for boot in os.children("boot") {
             if let Some(parameter) = boot.attribute("loadparm") {
-                diagnostics.warning(parameter.name_span, "'loadparm' is for s390 guests: it changes nothing here");
+                diagnostics
+                    .warning(parameter.name_span, "'loadparm' is for s390 guests: it changes nothing here");
             }
             if let Some(device) = boot.require_keyword("dev", diagnostics) {
                 result.boot.push((device, boot.span));
@@ -194,7 +195,10 @@ impl Os {
             }
             if let Some(other) = self.acpi_tables.iter().find(|t| t.kind == kind) {
                 diagnostics
-                    .error(element.span, format!("there is more than one ACPI table of type '{}'", kind.as_str()))
+                    .error(
+                        element.span,
+                        format!("there is more than one ACPI table of type '{}'", kind.as_str()),
+                    )
                     .related(other.span, "the first one");
             }
             self.acpi_tables.push(AcpiTable { kind, path, span: element.span });

@@ -57,9 +57,9 @@ impl Pinning {
         for name in ["cachetune", "memorytune"] {
             for element in cputune.children(name) {
                 element.mark_read();
-                diagnostics
-                    .outside_qemu(element.span, format!("vmward does not honour <{name}>"))
-                    .hint("the kernel's resctrl file system takes the vCPUs' threads, which `vmward qmp` lists");
+                diagnostics.outside_qemu(element.span, format!("vmward does not honour <{name}>")).hint(
+                    "the kernel's resctrl file system takes the vCPUs' threads, which `vmward qmp` lists",
+                );
             }
         }
         let emulator = cputune.only_child("emulatorpin", diagnostics);
@@ -89,8 +89,7 @@ fn shares(cputune: &Element, diagnostics: &mut Diagnostics) {
             Err(_) => false,
         };
         if !fits {
-            diagnostics
-                .error(element.text_place(), format!("'{}' is no value of <{name}>", element.text()));
+            diagnostics.error(element.text_place(), format!("'{}' is no value of <{name}>", element.text()));
         }
         if number.is_ok_and(|n| n < 0) {
             continue;
@@ -116,12 +115,7 @@ keywords! {
 }
 
 /// Reads schedulers of threads, which an attribute lists; those threads.
-fn schedulers(
-    cputune: &Element,
-    name: &str,
-    threads: Option<&str>,
-    diagnostics: &mut Diagnostics,
-) -> IdSet {
+fn schedulers(cputune: &Element, name: &str, threads: Option<&str>, diagnostics: &mut Diagnostics) -> IdSet {
     let mut all = IdSet::default();
     for element in cputune.children(name) {
         let scheduler = element.require_keyword("scheduler", diagnostics);

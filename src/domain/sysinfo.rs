@@ -124,7 +124,8 @@ impl Sysinfo {
                     continue;
                 };
                 if read.iter().any(|(other, _)| other == property) {
-                    diagnostics.error(entry.span, format!("there are two entries '{name}' in <{}>", table.name));
+                    diagnostics
+                        .error(entry.span, format!("there are two entries '{name}' in <{}>", table.name));
                 }
                 check_entry(name, entry, diagnostics);
                 if *property == "uuid" {

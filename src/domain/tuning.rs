@@ -45,7 +45,8 @@ impl NumaTune {
     /// Reads `<numatune>`; `automatic`: the vCPUs are placed automatically, and with them the memory.
     pub fn from_xml(root: &Element, automatic: bool, diagnostics: &mut Diagnostics) -> Self {
         let Some(numatune) = root.only_child("numatune", diagnostics) else { return Self::default() };
-        let memory = numatune.only_child("memory", diagnostics).and_then(|m| memory(m, automatic, diagnostics));
+        let memory =
+            numatune.only_child("memory", diagnostics).and_then(|m| memory(m, automatic, diagnostics));
         let mut cells: Vec<(u32, NumaPolicy)> = Vec::new();
         for element in numatune.children("memnode") {
             if element.require("cellid", diagnostics).is_none()

@@ -100,7 +100,10 @@ fn states(list: &Element, max: u32, diagnostics: &mut Diagnostics) -> Vec<VcpuSt
     for element in list.children("vcpu") {
         let Some(state) = VcpuState::from_xml(element, diagnostics) else { continue };
         if state.id >= max {
-            diagnostics.error(state.span, format!("there is no vCPU {}: they are numbered 0 to {}", state.id, max.saturating_sub(1)));
+            diagnostics.error(
+                state.span,
+                format!("there is no vCPU {}: they are numbered 0 to {}", state.id, max.saturating_sub(1)),
+            );
         }
         if let Some(other) = states.iter().find(|s| s.id == state.id) {
             diagnostics
@@ -148,7 +151,8 @@ impl VcpuState {
         let enabled = element.yes_no("enabled", diagnostics)?;
         let hotpluggable = element.yes_no("hotpluggable", diagnostics).unwrap_or(!enabled);
         if !enabled && !hotpluggable {
-            diagnostics.error(element.span, "a vCPU that is not there and cannot be plugged in never will be");
+            diagnostics
+                .error(element.span, "a vCPU that is not there and cannot be plugged in never will be");
         }
         let order = element.number("order", diagnostics);
         if order == Some(0) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use raw_cpuid::CpuId;
 use uuid::Uuid;
 
 use crate::domain::id_set::IdSet;
@@ -122,6 +123,16 @@ impl Host {
     pub fn new_uuid(&self) -> Uuid {
         const COUNTED: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
         if self.assumed { uuid::Builder::from_random_bytes(COUNTED).into_uuid() } else { Uuid::new_v4() }
+    }
+
+    /// How the processor encrypts memory: the bit of addresses that says so, and how many bits that takes.
+    pub fn memory_encryption(&self) -> Option<(u32, u32)> {
+        if self.assumed {
+            // An EPYC of the third generation.
+            return Some((51, 1));
+        }
+        let info = CpuId::new().get_memory_encryption_info().filter(|info| info.has_sev())?;
+        Some((info.c_bit_position().into(), info.physical_address_reduction().into()))
     }
 
     /// The device that renders what guests draw with OpenGL: the first one that there is.

@@ -55,7 +55,7 @@ impl Capabilities {
 
     /// Whether it knows that model of processors.
     pub fn has_processor(&self, model: &str) -> bool {
-        self.has_object(&format!("{model}-x86_64-cpu"))
+        ["x86_64", "i386"].iter().any(|target| self.has_object(&format!("{model}-{target}-cpu")))
     }
 
     /// Whether it knows that machine type or alias.

@@ -2,6 +2,7 @@
 
 use crate::domain::Domain;
 use crate::domain::firmware::{FirmwareFormat, FirmwareKind, LoaderType};
+use crate::domain::launch_security::LaunchSecurity;
 use crate::domain::os::Chipset;
 use crate::qemu::Host;
 use crate::qemu::capabilities::FirmwareDescriptor;
@@ -95,8 +96,10 @@ fn features_fit(domain: &Domain, descriptor: &FirmwareDescriptor) -> bool {
     let firmware = &domain.os.firmware;
     let asked = firmware.features.iter().all(|(feature, wanted)| descriptor.has(feature.as_str()) == *wanted);
     let secure = firmware.loader.as_ref().and_then(|l| l.secure);
+    let protection = domain.launch_security.as_ref().map_or(&[][..], LaunchSecurity::firmware_features);
     let power = [("acpi-s3", domain.power.suspend_to_mem), ("acpi-s4", domain.power.suspend_to_disk)];
     asked
+        && protection.iter().all(|feature| descriptor.has(feature))
         && secure.is_none_or(|wanted| descriptor.has("secure-boot") == wanted)
         && power.iter().all(|(name, wanted)| *wanted != Some(true) || descriptor.has(name))
 }

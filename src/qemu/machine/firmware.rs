@@ -41,7 +41,9 @@ pub(super) fn choose(domain: &Domain, host: &Host, diagnostics: &mut Diagnostics
         if found.is_none() {
             diagnostics
                 .error(span, format!("the host has no {} firmware as this guest asks for", kind.as_str()))
-                .hint("install one (Debian: ovmf or seabios), or name its file in <loader> without firmware=");
+                .hint(
+                    "install one (Debian: ovmf or seabios), or name its file in <loader> without firmware=",
+                );
         }
         return found.map(|found| of_descriptor(domain, found));
     }
@@ -54,13 +56,17 @@ pub(super) fn choose(domain: &Domain, host: &Host, diagnostics: &mut Diagnostics
     let secure = found.as_ref().map_or(loader.secure == Some(true), |f| f.secure);
     if secure && found.is_none() && domain.features.smm != Some(true) {
         diagnostics
-            .error(loader.span, "no descriptor knows this firmware, so it is to be said what secure boot needs")
+            .error(
+                loader.span,
+                "no descriptor knows this firmware, so it is to be said what secure boot needs",
+            )
             .hint("system management mode: <features><smm state='on'/></features>");
     }
     // What is shared between guests is not theirs to write to. A file of the guest's own is.
     let readonly = loader.readonly.unwrap_or(known.is_some() || firmware.nvram.is_some());
     let stateful = kind == LoaderType::Pflash && readonly && loader.stateless != Some(true);
-    let template = found.and_then(|f| f.template).or(known.and_then(|d| d.template().map(|t| t.filename.clone())));
+    let template =
+        found.and_then(|f| f.template).or(known.and_then(|d| d.template().map(|t| t.filename.clone())));
     let variables = stateful.then(|| variables(domain, format, template));
     Some(Chosen { path, kind, format, readonly, secure, variables })
 }

@@ -4,6 +4,7 @@ mod boot;
 mod clock;
 mod descriptors;
 mod firmware;
+mod launch_security;
 pub(super) mod memory;
 mod numa;
 mod platform;
@@ -42,6 +43,7 @@ pub(super) fn arguments(
     smbios::arguments(domain, line);
     clock::arguments(domain, capabilities, line);
     platform::extras(domain, capabilities, line);
+    launch_security::arguments(domain, capabilities, line, diagnostics);
     boot::arguments(domain, line);
 }
 

@@ -16,7 +16,7 @@ use crate::qemu::{Capabilities, CommandLine};
 use crate::xml::Diagnostics;
 
 use super::firmware::Chosen;
-use super::memory;
+use super::{launch_security, memory};
 
 pub(super) fn on_off(value: bool) -> &'static str {
     if value { "on" } else { "off" }
@@ -72,6 +72,9 @@ pub(super) fn machine(
     }
     if domain.cpu.numa.has_hmat() {
         set("hmat", "on");
+    }
+    if domain.launch_security.is_some() {
+        set("confidential-guest-support", launch_security::ID);
     }
     if let Some(id) = memory::machine_property(domain) {
         set("memory-backend", id);

@@ -12,8 +12,11 @@ use crate::xml::Diagnostics;
 
 use super::platform::on_off;
 
-/// QEMU's default on x86_64.
+/// QEMU's defaults.
 const DEFAULT_MODEL: &str = "qemu64";
+const DEFAULT_MODEL_32: &str = "qemu32";
+/// The QEMU of 32-bit guests.
+const EMULATOR_32: &str = "qemu-system-i386";
 
 /// A CPU model with its properties.
 struct Model(String);
@@ -71,7 +74,13 @@ fn base(domain: &Domain) -> String {
         // the nearest named model with.
         Some(CpuMode::HostModel) if kvm => format!("host{migratable}"),
         Some(CpuMode::HostModel) => "max".to_owned(),
-        Some(CpuMode::Custom) | None => cpu.model.as_ref().map_or(DEFAULT_MODEL, |(name, _)| name).to_owned(),
+        Some(CpuMode::Custom) | None => match &cpu.model {
+            Some((name, _)) => name.clone(),
+            None if domain.devices.emulator.as_deref().is_some_and(|e| e.ends_with(EMULATOR_32)) => {
+                DEFAULT_MODEL_32.to_owned()
+            }
+            None => DEFAULT_MODEL.to_owned(),
+        },
     }
 }
 
