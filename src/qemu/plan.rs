@@ -156,6 +156,13 @@ pub enum Preparation {
         /// Where the XML asks for it.
         span: Span,
     },
+    /// A file in the lib dir that QEMU reads when it starts.
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What is in it.
+        contents: String,
+    },
 }
 
 /// Something outside QEMU that is made or opened before it starts and that it inherits as a descriptor.

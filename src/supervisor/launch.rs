@@ -31,7 +31,7 @@ use super::process::{Program, QemuProcess};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
 use super::user::User;
-use super::{Configuration, Order, Running, SupervisorError};
+use super::{Configuration, Order, Running, SupervisorError, vcpus};
 
 /// How long QEMU may take from its exec to its greeting: it derives the keys of all LUKS disks before, 2-3 s
 /// each with qemu-img's default.
@@ -146,6 +146,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         let set = qmp.execute_json("block_set_io_throttle", Some(limits), COMMAND_DEADLINE);
         while_alive(&process, async { set.await.map(drop) }).await?;
     }
+    while_alive(&process, vcpus::plug(&qmp, &configuration.domain.vcpus)).await?;
     pin(&qmp, &configuration.domain, process.id().pid).await?;
     state_file.save_phase(Phase::Running)?;
     while_alive(&process, qmp.execute(cont {})).await?;

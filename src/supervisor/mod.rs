@@ -19,6 +19,7 @@ mod signals;
 mod state;
 mod supervise;
 mod user;
+mod vcpus;
 
 pub use error::SupervisorError;
 pub use images::check_images;

@@ -1,7 +1,7 @@
 //! What is to be there on the host when QEMU starts: directories for its memory, a firmware's variables.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
@@ -70,6 +70,7 @@ pub(super) fn prepare(list: &[Preparation], user: Option<&User>) -> Result<Prepa
                 (path, made)
             }
             Preparation::Copy { from, to, .. } => (to, copy(from, to, user)),
+            Preparation::Write { path, contents } => (path, write(path, contents, user)),
         };
         result.map_err(SupervisorError::io(path, "made ready for QEMU"))?;
     }
@@ -89,6 +90,16 @@ fn directory(path: &Path, user: Option<&User>) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(path)?;
     match user {
         Some(user) => chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())),
+        None => Ok(()),
+    }
+}
+
+/// A file of a lib dir, which is wiped with all that is in it.
+fn write(path: &Path, contents: &str, user: Option<&User>) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(contents.as_bytes())?;
+    match user {
+        Some(user) => fchown(&file, Some(user.uid.as_raw()), Some(user.gid.as_raw())),
         None => Ok(()),
     }
 }
@@ -135,6 +146,22 @@ mod tests {
         assert!(!dir.exists());
         let _prepared = prepare(&list, None).unwrap();
         assert_eq!(fs::read(&copy).unwrap(), b"changed by the guest");
+    }
+
+    #[test]
+    fn files_of_the_lib_dir_are_written_for_qemu_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("session.base64");
+        let list = [Preparation::Write { path: path.clone(), contents: "QQ==".to_owned() }];
+        let _prepared = prepare(&list, None).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "QQ==");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let error = prepare(&list, None).unwrap_err();
+        assert!(
+            error.to_string().contains("session.base64"),
+            "what is there is nobody's to overwrite: {error}"
+        );
     }
 
     #[test]

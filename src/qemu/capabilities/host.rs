@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use raw_cpuid::CpuId;
+use uuid::Uuid;
 
 use crate::domain::id_set::IdSet;
 use crate::domain::size::{KIB, MIB};
@@ -12,6 +16,8 @@ use super::FirmwareDescriptor;
 
 /// The kernel's virtio-net backend.
 const VHOST_NET: &str = "/dev/vhost-net";
+/// Where Linux has its graphics devices.
+const DRI: &str = "/dev/dri";
 /// Linux's name for the list of what is mounted where.
 const MOUNTS: &str = "/proc/self/mounts";
 /// Where Linux says how large huge pages are by default.
@@ -38,6 +44,8 @@ pub struct Host {
     pub nodes: IdSet,
     /// Seconds since 1970.
     pub now: i64,
+    /// How many seconds its local time is ahead of UTC.
+    pub utc_offset: i64,
     /// Whether the host's files are not to be looked at.
     assumed: bool,
 }
@@ -54,6 +62,7 @@ impl Host {
             prefix: "-1-",
             nodes: IdSet::first(4),
             now: 1_234_567_890,
+            utc_offset: -30 * 60,
             assumed: true,
         }
     }
@@ -61,7 +70,7 @@ impl Host {
     /// This host.
     pub fn of_this_machine() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let now = Timestamp::now();
         let default_hugepage = default_hugepage(&read(MEMINFO));
         Self {
             hugetlbfs: hugetlbfs(&read(MOUNTS), default_hugepage),
@@ -70,7 +79,8 @@ impl Host {
             runtime_dir: "/run/vmward".into(),
             prefix: "",
             nodes: IdSet::parse(read(NODES).trim()).unwrap_or_else(|| IdSet::first(1)),
-            now: i64::try_from(now).unwrap_or(i64::MAX),
+            now: now.as_second(),
+            utc_offset: TimeZone::system().to_offset(now).seconds().into(),
             assumed: false,
         }
     }
@@ -107,6 +117,32 @@ impl Host {
     /// Whether nothing will be started: files are not looked at, descriptors are not open.
     pub fn is_assumed(&self) -> bool {
         self.assumed
+    }
+
+    /// A UUID that nothing has yet; on an assumed host always the same one, so that command lines can be compared.
+    pub fn new_uuid(&self) -> Uuid {
+        const COUNTED: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        if self.assumed { uuid::Builder::from_random_bytes(COUNTED).into_uuid() } else { Uuid::new_v4() }
+    }
+
+    /// How the processor encrypts memory: the bit of addresses that says so, and how many bits that takes.
+    pub fn memory_encryption(&self) -> Option<(u32, u32)> {
+        if self.assumed {
+            // An EPYC of the third generation.
+            return Some((51, 1));
+        }
+        let info = CpuId::new().get_memory_encryption_info().filter(|info| info.has_sev())?;
+        Some((info.c_bit_position().into(), info.physical_address_reduction().into()))
+    }
+
+    /// The device that renders what guests draw with OpenGL: the first one that there is.
+    pub fn render_node(&self) -> Option<PathBuf> {
+        if self.assumed {
+            return Some(Path::new(DRI).join("foo"));
+        }
+        let names = fs::read_dir(DRI).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let first = names.filter(|name| name.as_encoded_bytes().starts_with(b"renderD")).min()?;
+        Some(Path::new(DRI).join(first))
     }
 
     /// The name of a domain's own directory among those of all domains.

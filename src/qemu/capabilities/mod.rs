@@ -53,6 +53,11 @@ impl Capabilities {
         self.has_object(name)
     }
 
+    /// Whether it knows that model of processors.
+    pub fn has_processor(&self, model: &str) -> bool {
+        ["x86_64", "i386"].iter().any(|target| self.has_object(&format!("{model}-{target}-cpu")))
+    }
+
     /// Whether it knows that machine type or alias.
     pub fn has_machine(&self, name: &str) -> bool {
         self.machines.as_ref().is_none_or(|machines| machines.contains(name))

@@ -43,7 +43,7 @@ pub(super) fn tell(context: &Context, line: &mut CommandLine, diagnostics: &mut 
                 line.environment.extend(authority);
             }
             GraphicsKind::EglHeadless { render_node } => {
-                line.text("-display", format!("egl-headless{}", render(render_node.as_ref())));
+                line.text("-display", format!("egl-headless{}", render(render_node.as_ref(), true, context)));
             }
             GraphicsKind::Dbus { p2p, address, gl, render_node } => {
                 let mut told = "dbus".to_owned();
@@ -55,7 +55,7 @@ pub(super) fn tell(context: &Context, line: &mut CommandLine, diagnostics: &mut 
                 if let Some(gl) = gl {
                     told.push_str(&format!(",gl={}", on_off(*gl)));
                 }
-                told.push_str(&render(render_node.as_ref()));
+                told.push_str(&render(render_node.as_ref(), *gl == Some(true), context));
                 if one.audio.is_some() {
                     let name = audio::name_for(one.audio, one.span, context, diagnostics);
                     told.push_str(&format!(",audiodev={}", name.unwrap_or_default()));
@@ -88,7 +88,10 @@ fn on_off(value: bool) -> &'static str {
     if value { "on" } else { "off" }
 }
 
-fn render(node: Option<&PathBuf>) -> String {
+/// The device that renders: the one of the XML, or the host's where one is needed.
+fn render(node: Option<&PathBuf>, needed: bool, context: &Context) -> String {
+    let of_host = || context.capabilities.host.render_node().filter(|_| needed);
+    let node = node.cloned().or_else(of_host);
     node.map(|n| format!(",rendernode={}", comma_escaped(&n.display().to_string()))).unwrap_or_default()
 }
 
@@ -219,10 +222,7 @@ fn tell_spice(graphics: &Graphics, spice: &Spice, context: &Context, line: &mut 
         told.push(format!("{name}={}", comma_escaped(value)));
     }
     if let Some(gl) = spice.gl {
-        told.push(format!("gl={}", on_off(gl)));
-        if let Some(node) = &spice.render_node {
-            told.push(format!("rendernode={}", comma_escaped(&node.display().to_string())));
-        }
+        told.push(format!("gl={}{}", on_off(gl), render(spice.render_node.as_ref(), gl, context)));
     }
     told.push("seamless-migration=on".to_owned());
     line.text("-spice", told.join(","));
