@@ -80,8 +80,8 @@ fn put_virtio(disk: &Disk, device: &mut JsonObject) {
     device.put_some("iothread", driver.iothread.map(|id| format!("iothread{id}")));
     device.put_some("ioeventfd", driver.ioeventfd);
     device.put_some("event_idx", driver.event_idx);
-    device.put_some("num-queues", driver.queues);
-    device.put_some("queue-size", driver.queue_size);
+    device.put_nonzero("num-queues", driver.queues.unwrap_or_default());
+    device.put_nonzero("queue-size", driver.queue_size.unwrap_or_default());
     if !driver.iothreads.is_empty() {
         let mapping: Vec<Value> = driver
             .iothreads
