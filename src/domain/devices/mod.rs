@@ -3,6 +3,7 @@
 pub mod audio;
 pub mod character;
 pub mod chardev;
+pub(super) mod check;
 pub mod controller;
 pub mod crypto;
 pub mod filesystem;

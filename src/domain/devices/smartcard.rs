@@ -52,6 +52,11 @@ impl Smartcard {
         let mut info = DeviceInfo::from_xml(element, diagnostics);
         // A reader has one slot.
         info.address.get_or_insert(Address::Ccid(CcidAddress::default()));
+        if let Some(Address::Ccid(address)) = &info.address
+            && address.slot != 0
+        {
+            diagnostics.error(info.address_span.unwrap_or(info.span), "a smart card reader has only slot 0");
+        }
         let source = match element.require_keyword("mode", diagnostics)? {
             SmartcardMode::Host => SmartcardSource::Host,
             SmartcardMode::HostCertificates => {

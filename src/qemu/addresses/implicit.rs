@@ -1,6 +1,6 @@
 //! What a guest has without asking: the controllers of its chipset, those that its devices need, and some devices.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::domain::devices::Devices;
 use crate::domain::devices::character::{ChannelTarget, Console, ConsoleType, Serial, SerialType};
@@ -272,11 +272,12 @@ fn serials(domain: &mut Domain, diagnostics: &mut Diagnostics) {
             .error(console.info.span, "only the first console can be a serial port")
             .hint("write <target type='virtio'/>");
     }
-    // Ports without a number follow the highest one given before them.
-    let mut next = 0;
+    // Ports without a number follow the highest one of their kind before them.
+    let mut next: HashMap<SerialType, u32> = HashMap::new();
     for serial in &mut devices.serials {
-        let port = *serial.port.get_or_insert(next);
-        next = next.max(port.saturating_add(1));
+        let next = next.entry(serial.kind).or_default();
+        let port = *serial.port.get_or_insert(*next);
+        *next = (*next).max(port.saturating_add(1));
     }
     // A PC's firmware knows of four.
     const ISA_PORTS: u32 = 4;

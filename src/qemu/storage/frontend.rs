@@ -4,15 +4,23 @@ use serde_json::Value;
 
 use crate::domain::devices::virtio::VirtioModel;
 use crate::domain::disk::{Bus, Disk, ErrorPolicy, Kind, Source, Translation, VhostUser};
-use crate::qemu::JsonObject;
+use crate::qemu::{Capabilities, JsonObject};
 use crate::qemu::plan::SocketChardev;
 use crate::xml::Diagnostics;
 
 use crate::qemu::properties::Properties;
 
 /// The character device that a vhost-user disk talks through.
-pub(super) fn vhost_user_chardev(disk: &Disk, socket: &VhostUser) -> SocketChardev {
-    SocketChardev { id: vhost_user_chardev_id(disk), path: socket.path.clone(), reconnect: socket.reconnect }
+pub(super) fn vhost_user_chardev(
+    disk: &Disk,
+    socket: &VhostUser,
+    capabilities: &Capabilities,
+) -> SocketChardev {
+    SocketChardev {
+        id: vhost_user_chardev_id(disk),
+        path: socket.path.clone(),
+        reconnect: socket.reconnect.map(|seconds| capabilities.reconnect(seconds)),
+    }
 }
 
 fn vhost_user_chardev_id(disk: &Disk) -> String {
