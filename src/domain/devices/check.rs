@@ -9,6 +9,7 @@ use super::chardev::Backend;
 use super::filesystem::FilesystemDriver;
 use super::graphics::GraphicsKind;
 use super::interface::Source;
+use super::smartcard::SmartcardSource;
 use super::video::VideoBackend;
 use super::watchdog::WatchdogModel;
 
@@ -85,6 +86,10 @@ fn spice(domain: &Domain, diagnostics: &mut Diagnostics) {
     if devices.graphics.iter().any(|g| matches!(g.kind, GraphicsKind::Spice(_))) {
         return;
     }
+    let cards = devices.smartcards.iter().filter_map(|card| match &card.source {
+        SmartcardSource::Passthrough(chardev) => Some(chardev),
+        _ => None,
+    });
     let chardevs = devices
         .channels
         .iter()
@@ -92,7 +97,8 @@ fn spice(domain: &Domain, diagnostics: &mut Diagnostics) {
         .chain(devices.redirdevs.iter().map(|r| &r.chardev))
         .chain(devices.serials.iter().map(|s| &s.chardev))
         .chain(devices.parallels.iter().map(|p| &p.chardev))
-        .chain(devices.consoles.iter().map(|c| &c.chardev));
+        .chain(devices.consoles.iter().map(|c| &c.chardev))
+        .chain(cards);
     for chardev in chardevs.filter(|c| matches!(c.backend, Backend::SpiceVmc | Backend::SpicePort(_))) {
         diagnostics
             .error(chardev.span, "this leads to clients of SPICE, and the guest has no SPICE")

@@ -376,8 +376,14 @@ fn spice(element: &Element, diagnostics: &mut Diagnostics) -> Spice {
         for name in ["port", "tlsPort"] {
             element.get(name);
         }
-        let secure = channels.iter().any(|(_, security)| *security == ChannelSecurity::Secure);
-        (Port::Any, if secure { Port::Any } else { Port::None })
+        let any = |wanted: &dyn Fn(&(Option<SpiceChannel>, ChannelSecurity)) -> bool| {
+            if channels.iter().any(wanted) { Port::Any } else { Port::None }
+        };
+        let secure = any(&|(_, security)| *security == ChannelSecurity::Secure);
+        // Where all are to be secure, only one that is named otherwise needs a port in the clear.
+        let all_secure = channels.contains(&(None, ChannelSecurity::Secure));
+        let clear = any(&|(_, security)| *security == ChannelSecurity::Insecure);
+        (if all_secure { clear } else { Port::Any }, secure)
     } else {
         (spice_port("port", diagnostics), spice_port("tlsPort", diagnostics))
     };

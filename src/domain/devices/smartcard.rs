@@ -58,7 +58,11 @@ impl Smartcard {
             diagnostics.error(info.address_span.unwrap_or(info.span), "a smart card reader has only slot 0");
         }
         let source = match element.require_keyword("mode", diagnostics)? {
-            SmartcardMode::Host => SmartcardSource::Host,
+            SmartcardMode::Host => {
+                // What a reader behind a character device would have; virt-install writes it here as well.
+                element.get("type");
+                SmartcardSource::Host
+            }
             SmartcardMode::HostCertificates => {
                 let names: Vec<_> = element.children("certificate").map(|c| c.text().to_owned()).collect();
                 if names.len() != CERTIFICATES {

@@ -105,11 +105,20 @@ fn videos(devices: &mut Devices, diagnostics: &mut Diagnostics) {
     }
 }
 
-/// Controllers without a number get the first free one of their type; two of the same are an error.
+/// Controllers without a number get the first free one of their type, and USB companions that of the USB 2 controller
+/// before them; two of the same are an error.
 fn number(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     let controllers = &mut domain.devices.controllers;
     for n in 0..controllers.len() {
-        if controllers[n].index.is_none() {
+        if controllers[n].index.is_some() {
+            continue;
+        }
+        let model = |c: &Controller| c.usb().and_then(|u| u.model);
+        let masters = controllers[..n].iter().filter(|c| model(c) == Some(UsbModel::Ich9Ehci1));
+        let companion = model(&controllers[n]).is_some_and(|m| m.is_ich9() && m != UsbModel::Ich9Ehci1);
+        if let Some(master) = masters.last().filter(|_| companion) {
+            controllers[n].index = master.index;
+        } else {
             let kind = controllers[n].kind.kind();
             let used: BTreeSet<_> =
                 controllers.iter().filter(|c| c.kind.kind() == kind).filter_map(|c| c.index).collect();

@@ -8,6 +8,9 @@ use crate::xml::Diagnostics;
 
 use super::{Context, Placed, QemuDevice, alias, audio, device, has_info, virtio};
 
+/// PCM streams of a virtio card that names no number: one to play and one to record.
+const DEFAULT_STREAMS: u32 = 2;
+
 impl Placed for Sound {
     has_info!();
 
@@ -54,7 +57,9 @@ impl QemuDevice for Sound {
             sound.put_some("audiodev", audiodev.as_deref());
         }
         sound.put_some("multi", self.multichannel);
-        sound.put_some("streams", self.streams);
+        if self.model == SoundModel::Virtio {
+            sound.put("streams", self.streams.unwrap_or(DEFAULT_STREAMS));
+        }
         device(line, sound, &self.info);
         if !self.model.has_codecs() {
             return;

@@ -74,11 +74,11 @@ impl QemuDevice for Video {
         }
         let mut video = JsonObject::new();
         video.put("driver", driver);
-        if self.primary && self.model == VideoModel::Virtio {
+        if external && self.primary {
             if self.virtio != VirtioOptions::default() {
                 diagnostics.warning(
                     self.info.span,
-                    "the virtio options of a primary card change nothing: as with libvirt, it is a VGA card first",
+                    "the virtio options of a primary card that a process draws change nothing, as with libvirt",
                 );
             }
         } else {
