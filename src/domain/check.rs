@@ -5,7 +5,7 @@ use crate::xml::Diagnostics;
 use super::Domain;
 use super::clock::TimerName;
 use super::cpu::CpuMode;
-use super::devices::input::InputBus;
+use super::devices::{self, input::InputBus};
 use super::disk;
 use super::firmware::FirmwareKind;
 use super::general::DomainType;
@@ -31,6 +31,7 @@ pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     boot_order(domain, diagnostics);
     smbios(domain, diagnostics);
     disk::check_in(domain, diagnostics);
+    devices::check::in_domain(domain, diagnostics);
 }
 
 fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {

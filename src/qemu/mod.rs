@@ -12,6 +12,7 @@ mod machine;
 mod plan;
 mod properties;
 pub mod storage;
+mod tls;
 
 pub use build::build;
 pub use capabilities::{Capabilities, Host, ProbeError};

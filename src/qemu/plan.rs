@@ -94,8 +94,8 @@ pub struct SocketChardev {
     pub id: String,
     /// The socket.
     pub path: String,
-    /// Seconds between attempts to connect again.
-    pub reconnect: Option<u32>,
+    /// When a lost connection is tried again: the option and its value, see [`Capabilities::reconnect`].
+    pub reconnect: Option<(&'static str, u64)>,
 }
 
 impl SocketChardev {
@@ -105,8 +105,8 @@ impl SocketChardev {
             "addr": { "type": "unix", "data": { "path": self.path } },
             "server": false,
         }));
-        if let Some(seconds) = self.reconnect {
-            data.insert("reconnect".to_owned(), seconds.into());
+        if let Some((name, value)) = self.reconnect {
+            data.insert(name.to_owned(), value.into());
         }
         object(json!({ "id": self.id, "backend": { "type": "socket", "data": data } }))
     }
@@ -115,8 +115,8 @@ impl SocketChardev {
     fn option(&self) -> String {
         // QEMU's key=value syntax: a comma in a value is doubled.
         let mut option = format!("socket,id={},path={}", self.id, self.path.replace(',', ",,"));
-        if let Some(seconds) = self.reconnect {
-            option.push_str(&format!(",reconnect={seconds}"));
+        if let Some((name, value)) = self.reconnect {
+            option.push_str(&format!(",{name}={value}"));
         }
         option
     }

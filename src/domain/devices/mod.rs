@@ -3,6 +3,7 @@
 pub mod audio;
 pub mod character;
 pub mod chardev;
+pub(super) mod check;
 pub mod controller;
 pub mod crypto;
 pub mod filesystem;
@@ -15,6 +16,7 @@ pub mod iommu;
 pub mod memballoon;
 pub mod memory_device;
 pub mod panic;
+pub mod pstore;
 pub mod redirdev;
 pub mod rng;
 pub mod rom;
@@ -71,6 +73,8 @@ pub struct Devices {
     pub rngs: Vec<rng::Rng>,
     /// `<panic>`.
     pub panics: Vec<panic::Panic>,
+    /// `<pstore>`.
+    pub pstore: Option<pstore::Pstore>,
     /// `<filesystem>`.
     pub filesystems: Vec<filesystem::Filesystem>,
     /// `<hostdev>`.
@@ -137,6 +141,9 @@ impl Devices {
                 .and_then(|e| memballoon::Memballoon::from_xml(e, diagnostics)),
             rngs: each!("rng", rng::Rng),
             panics: each!("panic", panic::Panic),
+            pstore: element
+                .only_child("pstore", diagnostics)
+                .and_then(|e| pstore::Pstore::from_xml(e, diagnostics)),
             filesystems: each!("filesystem", filesystem::Filesystem),
             hostdevs: each!("hostdev", hostdev::Hostdev),
             smartcards: each!("smartcard", smartcard::Smartcard),

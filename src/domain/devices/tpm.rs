@@ -61,6 +61,11 @@ impl Tpm {
             diagnostics.error(element.span, "<tpm> lacks its <backend>");
             return None;
         };
+        if let Some(version) = backend.attribute("version").filter(|v| v.value == "1.2")
+            && model == TpmModel::Crb
+        {
+            diagnostics.error(version.span, "a TPM 1.2 has no command response buffer").hint("use model='tpm-tis'");
+        }
         let backend = match backend.require_keyword("type", diagnostics)? {
             TpmType::Passthrough => {
                 let path = backend.only_child("device", diagnostics).and_then(|d| d.get("path"));

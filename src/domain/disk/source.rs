@@ -222,6 +222,8 @@ impl Reservations {
         let e = source.only_child("reservations", diagnostics)?;
         e.require("managed", diagnostics)?;
         let managed = e.yes_no("managed", diagnostics)?;
+        // Whether the reservations follow the guest to another host: vmward moves no guests.
+        e.yes_no("migration", diagnostics);
         let helper = e.only_child("source", diagnostics);
         match (managed, helper) {
             (true, None) => Some(Self::Managed),

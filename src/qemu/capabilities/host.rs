@@ -16,8 +16,8 @@ use super::FirmwareDescriptor;
 
 /// The kernel's virtio-net backend.
 const VHOST_NET: &str = "/dev/vhost-net";
-/// Where Linux has its graphics devices.
-const DRI: &str = "/dev/dri";
+/// Where Linux has the devices that draw.
+const RENDER_NODES: &str = "/dev/dri";
 /// Linux's name for the list of what is mounted where.
 const MOUNTS: &str = "/proc/self/mounts";
 /// Where Linux says how large huge pages are by default.
@@ -36,6 +36,8 @@ pub struct Host {
     pub default_hugepage: u64,
     /// Whether the kernel moves packets of virtio-net itself.
     pub vhost_net: bool,
+    /// The device that draws for guests that use OpenGL and name none.
+    pub render_node: Option<PathBuf>,
     /// Where each running domain has its lib dir.
     pub runtime_dir: PathBuf,
     /// What stands before a domain's name in those directories.
@@ -58,6 +60,7 @@ impl Host {
             hugetlbfs: BTreeMap::from([(2 * MIB, mount("2M")), (1024 * MIB, mount("1G"))]),
             default_hugepage: 2 * MIB,
             vhost_net: true,
+            render_node: Some("/dev/dri/foo".into()),
             runtime_dir: "/var/lib/libvirt/qemu".into(),
             prefix: "-1-",
             nodes: IdSet::first(4),
@@ -76,6 +79,7 @@ impl Host {
             hugetlbfs: hugetlbfs(&read(MOUNTS), default_hugepage),
             default_hugepage,
             vhost_net: Path::new(VHOST_NET).exists(),
+            render_node: render_node(Path::new(RENDER_NODES)),
             runtime_dir: "/run/vmward".into(),
             prefix: "",
             nodes: IdSet::parse(read(NODES).trim()).unwrap_or_else(|| IdSet::first(1)),
@@ -135,21 +139,18 @@ impl Host {
         Some((info.c_bit_position().into(), info.physical_address_reduction().into()))
     }
 
-    /// The device that renders what guests draw with OpenGL: the first one that there is.
-    pub fn render_node(&self) -> Option<PathBuf> {
-        if self.assumed {
-            return Some(Path::new(DRI).join("foo"));
-        }
-        let names = fs::read_dir(DRI).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        let first = names.filter(|name| name.as_encoded_bytes().starts_with(b"renderD")).min()?;
-        Some(Path::new(DRI).join(first))
-    }
-
     /// The name of a domain's own directory among those of all domains.
     pub fn domain_dir(&self, name: &str) -> String {
         let short: String = name.chars().take(SHORT_NAME).collect();
         format!("{}{short}", self.prefix)
     }
+}
+
+/// The first device that draws without showing.
+fn render_node(directory: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(directory).ok()?;
+    let nodes = entries.filter_map(Result::ok).map(|entry| entry.path());
+    nodes.filter(|path| path.to_string_lossy().contains("/renderD")).min()
 }
 
 fn default_hugepage(meminfo: &str) -> u64 {
@@ -175,6 +176,17 @@ fn hugetlbfs(mounts: &str, default: u64) -> BTreeMap<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_render_node_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(render_node(directory.path()), None);
+        for name in ["card0", "renderD129", "renderD128", "by-path"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        assert_eq!(render_node(directory.path()), Some(directory.path().join("renderD128")));
+        assert_eq!(render_node(&directory.path().join("none")), None);
+    }
 
     #[test]
     fn mounts_of_hugetlbfs_are_found() {

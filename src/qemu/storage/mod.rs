@@ -90,7 +90,7 @@ pub fn plan_disk(
     let mut plan = DiskPlan::default();
     let drive = match disk.image.as_ref().map(|image| &image.source) {
         Some(Source::VhostUser(socket)) => {
-            plan.chardev = Some(frontend::vhost_user_chardev(disk, socket));
+            plan.chardev = Some(frontend::vhost_user_chardev(disk, socket, capabilities));
             None
         }
         Some(_) => {

@@ -8,13 +8,10 @@ use crate::domain::disk::{
     Auth, EncryptionFormat, Engine, Host, Kind, Network, Protocol, Reservations, Source, UrlScheme,
 };
 use crate::qemu::plan::{object, unavailable};
-use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource};
+use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, tls};
 
 use super::node::Layer;
 use crate::qemu::properties::Properties;
-
-/// Where QEMU looks for TLS certificates, as libvirt's `default_tls_x509_cert_dir` is set where nobody changed it.
-const TLS_DIR: &str = "/etc/pki/qemu";
 
 /// The helper that makes persistent reservations for all disks that ask for a managed one.
 const MANAGED_HELPER: &str = "pr-helper0";
@@ -214,13 +211,7 @@ pub(super) fn objects(layer: &Layer<'_>, plan: &mut DiskPlan) {
                 secret(names.cookie_secret(), SecretSource::Xml(cookies.clone()));
             }
             if let Protocol::Nbd { tls: true, .. } | Protocol::Vxhs { tls: true, .. } = &network.protocol {
-                plan.objects.push(QemuObject::Plain(object(json!({
-                    "qom-type": "tls-creds-x509",
-                    "id": names.tls(),
-                    "dir": TLS_DIR,
-                    "endpoint": "client",
-                    "verify-peer": true,
-                }))));
+                plan.objects.push(tls::x509(names.tls(), false));
             }
         }
         Source::Block { reservations: Some(Reservations::Socket(path)), .. } => {
