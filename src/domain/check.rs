@@ -5,6 +5,7 @@ use crate::xml::Diagnostics;
 use super::Domain;
 use super::clock::TimerName;
 use super::cpu::CpuMode;
+use super::devices::filesystem;
 use super::devices::input::InputBus;
 use super::disk;
 use super::firmware::FirmwareKind;
@@ -31,6 +32,7 @@ pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     boot_order(domain, diagnostics);
     smbios(domain, diagnostics);
     disk::check_in(domain, diagnostics);
+    filesystem::check_in(domain, diagnostics);
 }
 
 fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {

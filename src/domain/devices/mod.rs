@@ -5,6 +5,7 @@ pub mod character;
 pub mod chardev;
 pub mod controller;
 pub mod crypto;
+pub mod emulated_tpm;
 pub mod filesystem;
 pub mod graphics;
 pub mod hostdev;
@@ -24,6 +25,7 @@ pub mod sound;
 pub mod tpm;
 pub mod video;
 pub mod virtio;
+pub mod virtiofsd;
 pub mod vsock;
 pub mod watchdog;
 
