@@ -34,7 +34,7 @@ impl HelperProgram for SharedDirectory {
 
     fn invocation(&self, socket: &Path, _: &Place<'_>) -> Result<Invocation, SupervisorError> {
         let program = self.program().ok_or(SupervisorError::NoHelper(VIRTIOFSD))?;
-        let mut arguments = vec!["--socket-path".to_owned(), socket.display().to_string()];
+        let mut arguments = vec![format!("--socket-path={}", socket.display())];
         arguments.extend(match has_separate_options(&program) {
             true => self.separate_options(),
             false => self.old_options(),
