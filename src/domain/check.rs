@@ -5,7 +5,8 @@ use crate::xml::Diagnostics;
 use super::Domain;
 use super::clock::TimerName;
 use super::cpu::CpuMode;
-use super::devices::{self, input::InputBus};
+use super::devices::input::InputBus;
+use super::devices::{self, filesystem};
 use super::disk;
 use super::firmware::FirmwareKind;
 use super::general::DomainType;
@@ -32,6 +33,7 @@ pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     smbios(domain, diagnostics);
     disk::check_in(domain, diagnostics);
     devices::check::in_domain(domain, diagnostics);
+    filesystem::check_in(domain, diagnostics);
 }
 
 fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {

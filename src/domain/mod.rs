@@ -145,7 +145,8 @@ impl Domain {
         let variables = variables.map(|auth| auth.secret.clone());
         let disks = self.devices.disks.iter().flat_map(disk::Disk::secrets);
         let hostdevs = self.devices.hostdevs.iter().filter_map(|h| h.secret().cloned());
-        variables.into_iter().chain(disks).chain(hostdevs).collect()
+        let tpms = self.devices.tpms.iter().filter_map(|t| t.secret().cloned());
+        variables.into_iter().chain(disks).chain(hostdevs).chain(tpms).collect()
     }
 }
 

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use crate::secret::{MASTER_KEY_ID, SealedSecret, SecretRef, SecretValue};
 use crate::xml::{Diagnostics, Span};
 
+use super::Helper;
+
 /// A JSON object in the order in which it is printed.
 pub type JsonObject = Map<String, Value>;
 
@@ -83,6 +85,10 @@ pub struct DiskPlan {
     pub throttle: Option<JsonObject>,
     /// What has to be there outside QEMU beforehand.
     pub descriptors: Vec<Descriptor>,
+    /// It has an image with managed persistent reservations, for which a helper has to run.
+    pub reservations: Option<Span>,
+    /// That helper, with the first of these disks.
+    pub helper: Option<Helper>,
     /// A device of the host that a node has as its `path`, with the place in the XML. At a start QEMU gets it opened.
     pub opened: Option<(String, Span)>,
 }
@@ -276,6 +282,8 @@ pub struct CommandLine {
     pub environment: Vec<(String, String)>,
     /// What is to be there on the host before QEMU starts.
     pub preparations: Vec<Preparation>,
+    /// What is to run beside QEMU.
+    pub helpers: Vec<Helper>,
 }
 
 impl CommandLine {
@@ -318,6 +326,7 @@ impl CommandLine {
         self.json("-device", plan.device);
         self.throttles.extend(plan.throttle);
         self.descriptors.extend(plan.descriptors);
+        self.helpers.extend(plan.helper);
     }
 
     /// Has QEMU inherit something; its number.

@@ -3,6 +3,7 @@
 pub mod control;
 mod descriptors;
 mod error;
+mod helpers;
 pub mod hotplug;
 mod images;
 mod launch;
@@ -22,6 +23,7 @@ mod user;
 mod vcpus;
 
 pub use error::SupervisorError;
+pub use helpers::{HelperFailure, HelperStatus, check_helpers};
 pub use images::check_images;
 pub use launch::{Launch, Started};
 pub use lib_dir::{LibDir, MONITOR_SOCKET};

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -79,10 +79,7 @@ pub(super) fn prepare(list: &[Preparation], user: Option<&User>) -> Result<Prepa
 
 /// A directory that is QEMU's alone. One that a killed supervisor left is made anew.
 fn directory(path: &Path, user: Option<&User>) -> io::Result<()> {
-    if let Some(parent) = path.parent() {
-        // Others' directories are beside it: nobody lists them, everybody passes.
-        fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
-    }
+    path.parent().map_or(Ok(()), make_passable)?;
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -104,13 +101,24 @@ fn write(path: &Path, contents: &str, user: Option<&User>) -> io::Result<()> {
     }
 }
 
+/// Makes a directory for things of several guests, with those above it: nobody lists them, everybody passes.
+pub(super) fn make_passable(path: &Path) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), make_passable)?;
+    fs::create_dir(path)?;
+    // Said by itself, because the umask takes from what a new directory gets.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o711))
+}
+
 /// Copies a file that is not there yet, whole or not at all.
 fn copy(from: &Path, to: &Path, user: Option<&User>) -> io::Result<()> {
     if to.exists() {
         return Ok(());
     }
     let dir = to.parent().unwrap_or(Path::new("/"));
-    fs::DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
+    make_passable(dir)?;
     let mut temporary = tempfile::Builder::new()
         .prefix(".vmward-")
         .make_in(dir, |path| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path))?;

@@ -6,6 +6,7 @@ pub mod chardev;
 pub(super) mod check;
 pub mod controller;
 pub mod crypto;
+pub mod emulated_tpm;
 pub mod filesystem;
 pub mod graphics;
 pub mod hostdev;
@@ -26,6 +27,7 @@ pub mod sound;
 pub mod tpm;
 pub mod video;
 pub mod virtio;
+pub mod virtiofsd;
 pub mod vsock;
 pub mod watchdog;
 

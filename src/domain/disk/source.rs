@@ -151,11 +151,6 @@ impl Source {
         matches!(self, Self::Network(n) if matches!(n.protocol, Protocol::Rbd { .. }))
     }
 
-    /// Whether it takes a reservation helper of vmward's.
-    pub fn has_managed_reservations(&self) -> bool {
-        matches!(self, Self::Block { reservations: Some(Reservations::Managed), .. })
-    }
-
     /// The file or block device of this host that the image's bytes are in.
     pub fn local_path(&self) -> Option<&str> {
         match self {

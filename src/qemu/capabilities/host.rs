@@ -27,6 +27,10 @@ const NODES: &str = "/sys/devices/system/node/online";
 /// A domain's part of a path is cut there, as libvirt does to keep socket paths short.
 const SHORT_NAME: usize = 20;
 
+/// What the names of helpers' sockets in the lib dir begin with, and no other file's: processes that were started
+/// with such a path are the guest's helpers.
+pub const HELPER_SOCKET: &str = "helper-";
+
 /// What of the host goes into a command line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Host {
@@ -114,8 +118,40 @@ impl Host {
     }
 
     /// Where an emulated TPM listens.
-    pub fn tpm_socket(&self, name: &str) -> PathBuf {
-        if self.assumed { "/dev/test".into() } else { self.lib_dir(name).join("swtpm.sock") }
+    pub fn tpm_socket(&self, name: &str, device: &str) -> PathBuf {
+        if self.assumed { "/dev/test".into() } else { self.helper_socket(name, device) }
+    }
+
+    /// Where passt listens for a network interface.
+    pub fn passt_socket(&self, name: &str, device: &str) -> PathBuf {
+        if self.assumed {
+            format!("/var/run/libvirt/qemu/passt/{}-{device}.socket", self.domain_dir(name)).into()
+        } else {
+            self.helper_socket(name, device)
+        }
+    }
+
+    /// Where virtiofsd listens for a filesystem.
+    pub fn virtiofs_socket(&self, name: &str, device: &str) -> PathBuf {
+        if self.assumed {
+            self.lib_dir(name).join(format!("{device}-fs.sock"))
+        } else {
+            self.helper_socket(name, device)
+        }
+    }
+
+    /// Where the helper for persistent reservations listens.
+    pub fn reservations_socket(&self, name: &str, helper: &str) -> PathBuf {
+        if self.assumed {
+            self.lib_dir(name).join(format!("{helper}.sock"))
+        } else {
+            self.helper_socket(name, helper)
+        }
+    }
+
+    /// Where a helper listens for a device.
+    fn helper_socket(&self, name: &str, device: &str) -> PathBuf {
+        self.lib_dir(name).join(format!("{HELPER_SOCKET}{device}.sock"))
     }
 
     /// Whether nothing will be started: files are not looked at, descriptors are not open.

@@ -6,7 +6,7 @@ mod host;
 mod probe;
 
 pub use firmware::FirmwareDescriptor;
-pub use host::Host;
+pub use host::{HELPER_SOCKET, Host};
 pub use probe::ProbeError;
 
 use std::collections::BTreeSet;

@@ -9,7 +9,7 @@ use crate::domain::devices::virtio::VirtioModel;
 use crate::qemu::addresses::Plug;
 use crate::qemu::plan::{comma_escaped, object};
 use crate::qemu::properties::Properties;
-use crate::qemu::{CommandLine, JsonObject, Resource, Tap};
+use crate::qemu::{CommandLine, Helper, JsonObject, Resource, Service, Tap};
 use crate::xml::Diagnostics;
 
 use super::{Context, Placed, QemuDevice, alias, chardev, device, has_info, virtio};
@@ -97,15 +97,17 @@ impl Interface {
                 }
                 net
             }
-            Source::Passt => {
-                line.require(Resource::Unavailable("user networks through passt".to_owned()), span);
-                let path = format!(
-                    "/var/run/libvirt/qemu/passt/{}-{name}.socket",
-                    context.capabilities.host.domain_dir(context.domain.name())
-                );
+            Source::Passt(passt) => {
+                let socket = context.capabilities.host.passt_socket(context.domain.name(), name);
+                line.helpers.push(Helper {
+                    device: name.to_owned(),
+                    socket: socket.clone(),
+                    service: Service::Network(passt.clone()),
+                    span,
+                });
                 object(json!({
                     "type": "stream",
-                    "addr": {"type": "unix", "path": path},
+                    "addr": {"type": "unix", "path": socket.display().to_string()},
                     "server": false,
                     "reconnect": 5,
                 }))

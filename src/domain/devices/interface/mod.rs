@@ -1,5 +1,6 @@
 //! `<interface>`.
 
+mod passt;
 mod source;
 
 use crate::domain::DeviceInfo;
@@ -8,6 +9,7 @@ use crate::xml::{Diagnostics, Element, Span, keywords};
 use super::rom::Rom;
 use super::virtio::VirtioOptions;
 
+pub use passt::{ForwardProtocol, Passt, PortForward, PortRange};
 pub use source::{InterfaceType, IpNetwork, Source, TunnelEnd, UserBackend, VhostUserMode};
 
 keywords! {
