@@ -9,6 +9,7 @@ mod identity;
 mod index;
 mod lock;
 
+pub(super) use disk::check_owner;
 pub use identity::{IDENTITY_CREDENTIAL, IdentitySources};
 
 use std::fs::{self, DirBuilder, File};
