@@ -1,5 +1,6 @@
 //! Where secrets live: one trait, one file (or folder) per kind of keystore.
 
+#[cfg(feature = "vault")]
 mod credential_file;
 mod error;
 pub mod file;
@@ -59,21 +60,6 @@ pub trait Keystore: Send + Sync {
     fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError>;
     /// Forgets a secret, its value first.
     fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError>;
-    /// What a check of this machine should say of it beyond that it answers: certificates and tokens that end, ...
-    fn health(&self) -> Result<Vec<Health>, KeystoreError> {
-        Ok(Vec::new())
-    }
-}
-
-/// Something about a store that is good to know before it matters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
-    /// What it is about: "token", "certificate", ...
-    pub about: &'static str,
-    /// What is to be said of it.
-    pub message: String,
-    /// Whether somebody should do something.
-    pub warning: bool,
 }
 
 /// One object of a store that holds a value and nothing else: a definition that is kept elsewhere names it, by its URI.
