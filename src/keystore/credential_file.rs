@@ -9,9 +9,6 @@ use crate::secret::SecretValue;
 use super::file::check_owner;
 use super::{KeystoreError, StoreOptions};
 
-/// How a URI names a credential of this service, as systemd's `LoadCredential=` gave it.
-const CREDENTIAL: &str = "credential:";
-
 /// A file with a credential of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CredentialFile {
@@ -22,19 +19,19 @@ pub(super) struct CredentialFile {
 }
 
 impl CredentialFile {
-    /// `/absolute/path`, or `credential:NAME`. Nothing is read yet.
+    /// An absolute path, or the name of a credential that systemd gave this service (`LoadCredential=`). Nothing is
+    /// read yet.
     pub(super) fn named(name: &str, options: &StoreOptions) -> Result<Self, String> {
-        match name.strip_prefix(CREDENTIAL) {
-            Some(name) if name.is_empty() || name.contains('/') || name == ".." => {
-                Err(format!("'{CREDENTIAL}{name}' names no credential"))
+        if name.starts_with('/') {
+            return Ok(Self { path: name.into(), by_systemd: false });
+        }
+        match &options.identity.credentials {
+            Some(dir) if !name.is_empty() && name != ".." && !name.contains('/') => {
+                Ok(Self { path: dir.join(name), by_systemd: true })
             }
-            Some(name) => match &options.identity.credentials {
-                Some(dir) => Ok(Self { path: dir.join(name), by_systemd: true }),
-                None => Err(format!("there is no $CREDENTIALS_DIRECTORY to take the credential {name} from")),
-            },
-            None if name.starts_with('/') => Ok(Self { path: name.into(), by_systemd: false }),
-            None => Err(format!(
-                "'{name}' is neither an absolute path nor {CREDENTIAL}NAME (and a credential itself is never in a URI)"
+            _ => Err(format!(
+                "'{name}' is neither an absolute path nor a credential in $CREDENTIALS_DIRECTORY; \
+                 what is asked with is in a file, never in the URI"
             )),
         }
     }
@@ -98,11 +95,11 @@ mod tests {
     fn a_credential_is_a_path_or_one_of_systemds() {
         let named = |name: &str| CredentialFile::named(name, &options(Some("/run/credentials/x".into())));
         assert_eq!(named("/etc/token").unwrap().path, PathBuf::from("/etc/token"));
-        assert_eq!(named("credential:token").unwrap().path, PathBuf::from("/run/credentials/x/token"));
-        for bad in ["token", "", "credential:", "credential:../token", "credential:.."] {
+        assert_eq!(named("token").unwrap().path, PathBuf::from("/run/credentials/x/token"));
+        for bad in ["", "../token", "..", "a/b"] {
             assert!(named(bad).is_err(), "{bad}");
         }
-        let e = CredentialFile::named("credential:token", &options(None)).unwrap_err();
+        let e = CredentialFile::named("token", &options(None)).unwrap_err();
         assert!(e.contains("$CREDENTIALS_DIRECTORY"), "{e}");
     }
 

@@ -183,8 +183,11 @@ impl Session<'_> {
         let mount = &self.server.uri.mount;
         let answer = match self.ask(&Question::get(&format!("sys/internal/ui/mounts/{mount}"))) {
             Ok(Answer::Done(body)) => body.data::<Mount>(),
+            Ok(_) => {
+                return Err(self.senseless(None, "it knows nothing of its engines: is it a Vault server?"));
+            }
             // That is not for everybody to know. The engine itself answered.
-            Ok(_) | Err(KeystoreError::Failed { failure: Failure::Denied | Failure::Missing(_), .. }) => None,
+            Err(KeystoreError::Failed { failure: Failure::Denied | Failure::Missing(_), .. }) => None,
             Err(e) => return Err(e),
         };
         let Some(engine) = answer else { return Ok(()) };
@@ -318,7 +321,10 @@ impl Session<'_> {
     ) -> Result<Answer, KeystoreError> {
         let secrets: Vec<_> = token.into_iter().chain(question.value).collect();
         let failed = |failure| self.server.failed(failure, question.object);
-        let errors = body.errors();
+        // To a patch of what is not there the server says no more than that.
+        let nothing =
+            status == StatusCode::NOT_FOUND && question.method == Method::PATCH && body.0.is_empty();
+        let errors = if nothing { Some(Vec::new()) } else { body.errors() };
         if status.is_success() {
             return match errors {
                 None if !body.0.is_empty() => Err(failed(Failure::BadAnswer("it is not JSON".to_owned()))),
