@@ -1,5 +1,7 @@
 //! Where secrets live: one trait, one file (or folder) per kind of keystore.
 
+#[cfg(feature = "vault")]
+mod credential_file;
 mod error;
 pub mod file;
 mod hint;
@@ -7,6 +9,8 @@ mod keyring;
 mod kinds;
 mod resolve;
 mod stores;
+#[cfg(feature = "vault")]
+mod vault;
 
 pub use error::{Failure, KeystoreError};
 pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};
@@ -22,6 +26,17 @@ pub struct Listing {
     pub definitions: Vec<SecretDefinition>,
     /// What is wrong with each of the others.
     pub broken: Vec<KeystoreError>,
+}
+
+/// Something about a store that is better known before it fails: when a certificate or a token expires, who can read a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// What it is about: "certificate", "token", "files".
+    pub about: &'static str,
+    /// A sentence, without the store's URI.
+    pub message: String,
+    /// Whether something should be done about it.
+    pub warning: bool,
 }
 
 /// A place that keeps secrets. What it is asked about a secret it is asked with the definition that it gave: some know
@@ -56,6 +71,10 @@ pub trait Keystore: Send + Sync {
     fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError>;
     /// Forgets a secret, its value first.
     fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError>;
+    /// What `vmward doctor` should say of the store besides that it answers.
+    fn health(&self) -> Result<Vec<Health>, KeystoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// One object of a store that holds a value and nothing else: a definition that is kept elsewhere names it, by its URI.

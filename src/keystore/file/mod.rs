@@ -9,6 +9,8 @@ mod identity;
 mod index;
 mod lock;
 
+#[cfg(feature = "vault")]
+pub(super) use disk::check_owner;
 pub use identity::{IDENTITY_CREDENTIAL, IdentitySources};
 
 use std::fs::{self, DirBuilder, File};
