@@ -7,7 +7,6 @@ mod helpers;
 pub mod hotplug;
 mod images;
 mod launch;
-mod lend;
 mod lib_dir;
 pub mod live_xml;
 mod network;
