@@ -226,9 +226,12 @@ impl Channel {
                 Self::own_socket(&mut chardev, element, diagnostics);
                 // The spice agent looks for this name, and libvirt gives it to SPICE's own channel alone.
                 let agent = chardev.backend == Backend::SpiceVmc;
-                if let Some(attribute) = target.attribute("name").filter(|n| agent && n.value != SPICE_AGENT) {
-                    diagnostics
-                        .error(attribute.span, format!("a channel of type 'spicevmc' is called '{SPICE_AGENT}'"));
+                if let Some(attribute) = target.attribute("name").filter(|n| agent && n.value != SPICE_AGENT)
+                {
+                    diagnostics.error(
+                        attribute.span,
+                        format!("a channel of type 'spicevmc' is called '{SPICE_AGENT}'"),
+                    );
                 }
                 ChannelTarget::Virtio(name.or_else(|| agent.then(|| SPICE_AGENT.to_owned())))
             }

@@ -406,9 +406,8 @@ fn pci(element: &Element, diagnostics: &mut Diagnostics) -> Option<PciController
     if let Some(hole) = hole.filter(|_| !model.is_root()) {
         diagnostics.error(hole.span, "only pci-root and pcie-root have a window for 64-bit addresses");
     }
-    controller.hole64 = hole
-        .and_then(|hole| size::of_element(hole, size::KIB, diagnostics))
-        .map(|bytes| bytes / size::KIB);
+    controller.hole64 =
+        hole.and_then(|hole| size::of_element(hole, size::KIB, diagnostics)).map(|bytes| bytes / size::KIB);
     Some(controller)
 }
 

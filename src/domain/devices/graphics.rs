@@ -387,9 +387,7 @@ fn spice(element: &Element, diagnostics: &mut Diagnostics) -> Spice {
     } else {
         (spice_port("port", diagnostics), spice_port("tlsPort", diagnostics))
     };
-    for (security, there) in
-        [(ChannelSecurity::Secure, tls_port), (ChannelSecurity::Insecure, port)]
-    {
+    for (security, there) in [(ChannelSecurity::Secure, tls_port), (ChannelSecurity::Insecure, port)] {
         if there == Port::None && channels.iter().any(|(_, s)| *s == security) {
             diagnostics
                 .error(
@@ -399,15 +397,7 @@ fn spice(element: &Element, diagnostics: &mut Diagnostics) -> Spice {
                 .hint("add port='-1' or tlsPort='-1'");
         }
     }
-    Spice {
-        port,
-        tls_port,
-        channels,
-        password: password(element, diagnostics),
-        options,
-        gl,
-        render_node,
-    }
+    Spice { port, tls_port, channels, password: password(element, diagnostics), options, gl, render_node }
 }
 
 fn channels(

@@ -64,7 +64,9 @@ impl Tpm {
         if let Some(version) = backend.attribute("version").filter(|v| v.value == "1.2")
             && model == TpmModel::Crb
         {
-            diagnostics.error(version.span, "a TPM 1.2 has no command response buffer").hint("use model='tpm-tis'");
+            diagnostics
+                .error(version.span, "a TPM 1.2 has no command response buffer")
+                .hint("use model='tpm-tis'");
         }
         let backend = match backend.require_keyword("type", diagnostics)? {
             TpmType::Passthrough => {

@@ -138,7 +138,8 @@ impl Video {
             diagnostics.error(element.span, "only virtio cards are drawn by a vhost-user process");
         }
         if self.virtio != VirtioOptions::default() && !is(&[VideoModel::Virtio]) {
-            diagnostics.error(element.span, "the options iommu, ats, packed and page_per_vq are for virtio cards");
+            diagnostics
+                .error(element.span, "the options iommu, ats, packed and page_per_vq are for virtio cards");
         }
         if is(&[VideoModel::None]) && self.info.address.is_some() {
             diagnostics.error(element.span, "a card that is not there has no address");

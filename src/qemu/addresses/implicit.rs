@@ -126,7 +126,8 @@ fn number(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         }
     }
     if let Some(none) = controllers.iter().find(|c| c.usb().and_then(|u| u.model) == Some(UsbModel::None))
-        && let Some(other) = controllers.iter().find(|c| c.usb().is_some_and(|u| u.model != Some(UsbModel::None)))
+        && let Some(other) =
+            controllers.iter().find(|c| c.usb().is_some_and(|u| u.model != Some(UsbModel::None)))
     {
         diagnostics
             .error(other.info.span, "a guest without USB has no USB controller")

@@ -9,13 +9,7 @@ use crate::qemu::{CommandLine, Resource, tls};
 use super::Context;
 
 /// Adds the character device `id` of the device `alias`.
-pub(super) fn tell(
-    chardev: &Chardev,
-    id: &str,
-    alias: &str,
-    context: &Context,
-    line: &mut CommandLine,
-) {
+pub(super) fn tell(chardev: &Chardev, id: &str, alias: &str, context: &Context, line: &mut CommandLine) {
     let mut told = backend(chardev, id, alias, context, line);
     if let Some(log) = &chardev.log {
         let set = line.fd_set(
@@ -42,13 +36,7 @@ pub(super) fn reconnecting(context: &Context, seconds: Option<u32>) -> String {
     option.map(|(name, value)| format!(",{name}={value}")).unwrap_or_default()
 }
 
-fn backend(
-    chardev: &Chardev,
-    id: &str,
-    alias: &str,
-    context: &Context,
-    line: &mut CommandLine,
-) -> String {
+fn backend(chardev: &Chardev, id: &str, alias: &str, context: &Context, line: &mut CommandLine) -> String {
     let id = comma_escaped(id);
     match &chardev.backend {
         Backend::Null => format!("null,id={id}"),

@@ -20,9 +20,7 @@ impl Placed for Controller {
 
     fn plug(&self) -> Option<Plug> {
         match &self.kind {
-            ControllerKind::Pci(pci) => {
-                (!pci.model.is_root()).then_some(Plug::Controller(pci.model))
-            }
+            ControllerKind::Pci(pci) => (!pci.model.is_root()).then_some(Plug::Controller(pci.model)),
             ControllerKind::Usb(usb) => match usb.model {
                 Some(UsbModel::None) => None,
                 Some(model) if model.is_xhci() => Some(Plug::Express),

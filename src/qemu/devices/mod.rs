@@ -23,6 +23,8 @@ mod rng;
 mod shmem;
 mod smartcard;
 mod sound;
+#[cfg(test)]
+mod tests;
 mod tpm;
 mod video;
 mod virtio;

@@ -35,7 +35,10 @@ impl QemuDevice for Sound {
         let audiodev = audio::name_for(self.audio, self.info.span, context, diagnostics);
         if audiodev.is_none() && self.audio.is_none() {
             diagnostics
-                .error(self.info.span, "the guest's graphics play no sound, and it has no <audio> to play this card")
+                .error(
+                    self.info.span,
+                    "the guest's graphics play no sound, and it has no <audio> to play this card",
+                )
                 .hint("add <audio id='1' type='pipewire'/>, or another type");
         }
         let driver = match self.model {

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::domain::devices::virtio::VirtioModel;
 use crate::domain::disk::{Bus, Disk, ErrorPolicy, Kind, Source, Translation, VhostUser};
-use crate::qemu::{Capabilities, JsonObject};
 use crate::qemu::plan::SocketChardev;
+use crate::qemu::{Capabilities, JsonObject};
 use crate::xml::Diagnostics;
 
 use crate::qemu::properties::Properties;
