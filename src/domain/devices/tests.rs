@@ -21,6 +21,7 @@ fn devices_against_each_other() {
             "leads to clients of SPICE",
         ),
         ("<redirdev type='spicevmc'/>", "leads to clients of SPICE"),
+        ("<audio id='1' type='spice'/>", "sounds at clients of SPICE"),
         ("<smartcard mode='passthrough' type='spicevmc'/>", "leads to clients of SPICE"),
         (
             "<watchdog model='i6300esb' action='pause'/><watchdog model='itco'/>",

@@ -137,3 +137,23 @@ fn rendering_takes_the_first_device_of_the_host() {
     none.host.render_node = None;
     assert_eq!(told_with(&none, "<graphics type='egl-headless'/>", "-display"), ["-display egl-headless"]);
 }
+
+#[test]
+fn datagrams_come_from_any_port_where_none_is_named() {
+    assert_eq!(
+        told("<serial type='udp'><source mode='connect' host='h' service='1'/></serial>", "-chardev udp"),
+        ["-chardev udp,id=charserial0,host=h,port=1,localaddr=,localport=0"]
+    );
+}
+
+#[test]
+fn usb_ports_are_given_in_one_order() {
+    let devices = "<controller type='usb' model='qemu-xhci' ports='8'/><input type='tablet'/>\
+                   <serial type='null'><target type='usb-serial'/></serial><sound model='usb'/>\
+                   <interface type='user'><model type='usb-net'/></interface>\
+                   <disk><source file='/d'/><target dev='sda' bus='usb'/></disk>";
+    for (alias, port) in [("usb-disk0", 1), ("net0", 2), ("sound0", 3), ("serial0", 4), ("input0", 5)] {
+        let option = told(devices, &format!("\"id\":\"{alias}\"")).concat();
+        assert!(option.contains(&format!("\"port\":\"{port}\"")), "{option}");
+    }
+}
