@@ -20,6 +20,7 @@ mod state;
 mod supervise;
 mod user;
 
+pub use descriptors::check_devices;
 pub use error::SupervisorError;
 pub use helpers::{HelperFailure, HelperStatus, check_helpers};
 pub use images::check_images;
