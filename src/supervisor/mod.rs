@@ -21,6 +21,7 @@ mod supervise;
 mod user;
 mod vcpus;
 
+pub use descriptors::check_devices;
 pub use error::SupervisorError;
 pub use helpers::{HelperFailure, HelperStatus, check_helpers};
 pub use images::check_images;
