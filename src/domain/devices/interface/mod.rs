@@ -304,7 +304,7 @@ impl Interface {
         if let Some(mtu) = element.child("mtu")
             && !matches!(
                 self.source,
-                S::Ethernet | S::Bridge(_) | S::Network(_) | S::VhostUser { .. } | S::Direct(_)
+                S::Ethernet | S::Bridge(_) | S::Network(_) | S::VhostUser { .. } | S::Direct { .. }
             )
         {
             diagnostics.error(mtu.span, "interfaces of this type have no MTU of their own");
