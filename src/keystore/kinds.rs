@@ -45,6 +45,28 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { scheme: "file", form: "file:/directory", open: FileStore::from_uri, object: None },
     Kind { scheme: "keyring", form: "keyring:", open: KeyringStore::from_uri, object: None },
+    #[cfg(feature = "pkcs11")]
+    Kind {
+        scheme: "pkcs11",
+        form: "pkcs11:token=NAME?module-path=/module.so&pin-source=file:/pin",
+        open: super::pkcs11::open,
+        object: Some(super::pkcs11::open_object),
+    },
+    #[cfg(feature = "secret-service")]
+    Kind {
+        scheme: "secret-service",
+        form: "secret-service:",
+        open: super::secret_service::open,
+        object: Some(super::secret_service::open_object),
+    },
+];
+
+/// The schemes of stores that this build leaves out, and the cargo features that they are behind.
+const LEFT_OUT: &[(&str, &str)] = &[
+    #[cfg(not(feature = "pkcs11"))]
+    ("pkcs11", "pkcs11"),
+    #[cfg(not(feature = "secret-service"))]
+    ("secret-service", "secret-service"),
 ];
 
 /// The store of a URI.
@@ -67,6 +89,9 @@ fn kind(uri: &str) -> Result<&'static Kind, KeystoreError> {
         .split_once(':')
         .map(|(scheme, _)| scheme)
         .ok_or_else(|| bad(uri, "it needs a scheme, as in file:/directory".to_owned()))?;
+    if let Some((_, feature)) = LEFT_OUT.iter().find(|(left_out, _)| *left_out == scheme) {
+        return Err(bad(uri, format!("this vmward was built without its feature '{feature}'")));
+    }
     KINDS.iter().find(|k| k.scheme == scheme).ok_or_else(|| {
         let forms: Vec<_> = KINDS.iter().map(|k| k.form).collect();
         bad(uri, format!("vmward knows {}", forms.join(", ")))
@@ -74,5 +99,11 @@ fn kind(uri: &str) -> Result<&'static Kind, KeystoreError> {
 }
 
 fn bad(uri: &str, why: String) -> KeystoreError {
-    KeystoreError::BadUri { uri: uri.to_owned(), why }
+    KeystoreError::BadUri { uri: shown(uri), why }
+}
+
+/// A URI without the parts in which somebody may have put a credential.
+fn shown(uri: &str) -> String {
+    let uri = uri.split(['?', '#']).next().unwrap_or(uri);
+    uri.split("pin-value").next().unwrap_or(uri).to_owned()
 }

@@ -5,7 +5,11 @@ pub mod file;
 mod hint;
 mod keyring;
 mod kinds;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod resolve;
+#[cfg(feature = "secret-service")]
+mod secret_service;
 mod stores;
 
 pub use error::{Failure, KeystoreError};
