@@ -10,7 +10,10 @@ use super::{FileStore, RECIPIENTS, disk, identity};
 
 impl FileStore {
     /// Adds a definition, or changes it, and makes no key.
-    pub(in crate::keystore) fn define_only(&self, definition: &SecretDefinition) -> Result<(), KeystoreError> {
+    pub(in crate::keystore) fn define_only(
+        &self,
+        definition: &SecretDefinition,
+    ) -> Result<(), KeystoreError> {
         let lock = self.write_lock()?;
         self.define_locked(&lock, definition)
     }
@@ -21,7 +24,11 @@ impl FileStore {
     }
 
     /// Puts the value of a defined secret in place.
-    pub(in crate::keystore) fn set_sealed_value(&self, uuid: Uuid, sealed: &[u8]) -> Result<(), KeystoreError> {
+    pub(in crate::keystore) fn set_sealed_value(
+        &self,
+        uuid: Uuid,
+        sealed: &[u8],
+    ) -> Result<(), KeystoreError> {
         let lock = self.write_lock()?;
         if self.definition(uuid)?.is_none() {
             return Err(KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None });

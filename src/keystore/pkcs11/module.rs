@@ -96,12 +96,8 @@ fn worker(path: &Path) -> Result<Arc<Worker>, KeystoreError> {
     }
     let (jobs, queue) = mpsc::channel();
     let stuck = Arc::new(AtomicBool::new(false));
-    let library = Library {
-        path: path.to_owned(),
-        loaded: None,
-        initialized: false,
-        sessions: BTreeMap::new(),
-    };
+    let library =
+        Library { path: path.to_owned(), loaded: None, initialized: false, sessions: BTreeMap::new() };
     thread::Builder::new()
         .name("pkcs11".to_owned())
         .spawn({

@@ -177,7 +177,8 @@ impl Token<'_> {
             }
             SecretLookup::Usage(id) => id,
         };
-        let kinds = UsageKind::WORDS.iter().map(|(_, k)| *k).filter(|k| kind.is_none_or(|wanted| wanted == *k));
+        let kinds =
+            UsageKind::WORDS.iter().map(|(_, k)| *k).filter(|k| kind.is_none_or(|wanted| wanted == *k));
         let mut found = Vec::new();
         for kind in kinds {
             for object in self.search(&data([of_application(&application(Some((kind, id))))]))? {
@@ -358,7 +359,8 @@ impl ValueObject for TokenObject {
     }
 
     fn set_value(&self, value: &SecretValue) -> Result<(), KeystoreError> {
-        let failed = |e: ValueError| Failure::Other("no memory".to_owned()).of(&self.place.uri, None).because(e);
+        let failed =
+            |e: ValueError| Failure::Other("no memory".to_owned()).of(&self.place.uri, None).because(e);
         let value = SecretValue::copy_of(value.expose()).map_err(failed)?;
         self.with(move |token, objects, _| {
             let mut new = token.place.template();

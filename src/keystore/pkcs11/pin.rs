@@ -48,7 +48,9 @@ impl PinFile {
         let unsafe_because = |why| Err(KeystoreError::Unsafe { path: path.clone(), why });
         let (uid, me, mode) = (metadata.uid(), geteuid().as_raw(), metadata.mode());
         if uid != 0 && uid != me {
-            return unsafe_because(format!("this PIN belongs to the user {uid}, not to root or to the user {me}"));
+            return unsafe_because(format!(
+                "this PIN belongs to the user {uid}, not to root or to the user {me}"
+            ));
         }
         // systemd guards its credentials by an access list, whose mask shows as group bits.
         let from_systemd = credentials.is_some_and(|dir| path.starts_with(dir));
@@ -59,7 +61,8 @@ impl PinFile {
             ));
         }
         let damaged = |why: String| KeystoreError::Damaged { path: path.clone(), why };
-        let mut value = SecretValue::read_from(file.take(MAX_PIN_LEN + 1)).map_err(|e| damaged(e.to_string()))?;
+        let mut value =
+            SecretValue::read_from(file.take(MAX_PIN_LEN + 1)).map_err(|e| damaged(e.to_string()))?;
         if value.len() as u64 > MAX_PIN_LEN {
             return Err(damaged("it is too long for a PIN".to_owned()));
         }

@@ -148,11 +148,15 @@ fn log_in(session: &Session, token: &TokenInfo, place: &Place) -> Result<(), Key
     if let Some(pin) = &pin
         && refused().contains(&id(pin))
     {
-        return Err(not_accepted(format!("the PIN in {}, and it is not tried a second time", pin.path.display())));
+        return Err(not_accepted(format!(
+            "the PIN in {}, and it is not tried a second time",
+            pin.path.display()
+        )));
     }
     let logged_in = match &pin {
-        Some(pin) => session
-            .login_with_raw(UserType::User, &RawAuthPin::new(Box::new(pin.value.expose().to_vec()))),
+        Some(pin) => {
+            session.login_with_raw(UserType::User, &RawAuthPin::new(Box::new(pin.value.expose().to_vec())))
+        }
         None => session.login(UserType::User, None),
     };
     let said = match logged_in {
@@ -203,9 +207,9 @@ impl Token<'_> {
     /// Whether a PIN was given, here or at a keypad.
     pub(super) fn is_logged_in(&self) -> bool {
         use cryptoki::session::SessionState;
-        self.session.get_session_info().is_ok_and(|info| {
-            matches!(info.session_state(), SessionState::RoUser | SessionState::RwUser)
-        })
+        self.session
+            .get_session_info()
+            .is_ok_and(|info| matches!(info.session_state(), SessionState::RoUser | SessionState::RwUser))
     }
 }
 

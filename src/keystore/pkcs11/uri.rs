@@ -70,7 +70,9 @@ impl Pkcs11Uri {
             parsed.set_query_attribute(name, value)?;
         }
         if parsed.module.as_os_str().is_empty() {
-            return Err("it needs the token's library, as in ?module-path=/usr/lib/softhsm/libsofthsm2.so".into());
+            return Err(
+                "it needs the token's library, as in ?module-path=/usr/lib/softhsm/libsofthsm2.so".into()
+            );
         }
         let names_token = [&parsed.token, &parsed.serial].iter().any(|a| a.is_some());
         if !names_token && parsed.slot_id.is_none() {
@@ -115,9 +117,7 @@ impl Pkcs11Uri {
                         PinSource::Credential(credential.to_owned())
                     }
                     Some(_) => return Err("pin-source=credential: takes a credential's name".into()),
-                    None => {
-                        PinSource::File(absolute(name, value.strip_prefix("file:").unwrap_or(&value))?)
-                    }
+                    None => PinSource::File(absolute(name, value.strip_prefix("file:").unwrap_or(&value))?),
                 });
             }
             "pin-value" => return Err(pin_in_uri()),
@@ -211,7 +211,9 @@ mod tests {
 
     #[test]
     fn a_pin_in_a_uri_is_refused_and_not_repeated() {
-        for uri in [format!("pkcs11:token=a{MODULE}&pin-value=4711"), format!("pkcs11:pin-value=4711{MODULE}")] {
+        for uri in
+            [format!("pkcs11:token=a{MODULE}&pin-value=4711"), format!("pkcs11:pin-value=4711{MODULE}")]
+        {
             let said = Pkcs11Uri::parse(&uri).unwrap_err();
             assert!(said.contains("pin-source=file:/path") && !said.contains("4711"), "{said}");
         }

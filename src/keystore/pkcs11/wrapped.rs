@@ -162,7 +162,8 @@ fn wrap(token: &Token<'_>, key: &[u8; FILE_KEY_BYTES]) -> Result<(Hash, Vec<u8>)
             None => return Ok((hash, wrapped)),
             Some(Ok(back)) if back.as_slice() == key => return Ok((hash, wrapped)),
             Some(Ok(_)) => {
-                let why = "what its public key encrypts its private key does not decrypt to the same".to_owned();
+                let why =
+                    "what its public key encrypts its private key does not decrypt to the same".to_owned();
                 return Err(Failure::BadAnswer(why).of(&token.place.uri, token.place.object().as_deref()));
             }
             Some(Err(e)) => refused = Some(token.place.error(e)),
@@ -185,7 +186,8 @@ fn only_key(token: &Token<'_>, class: ObjectClass) -> Result<ObjectHandle, Keyst
             Err(Failure::Missing(what).of(&place.uri, place.object().as_deref()))
         }
         several => {
-            let why = format!("{} of its {which} keys are of that name: add id=%.. to its URI", several.len());
+            let why =
+                format!("{} of its {which} keys are of that name: add id=%.. to its URI", several.len());
             Err(Failure::Other(why).of(&place.uri, place.object().as_deref()))
         }
     }
@@ -207,8 +209,10 @@ impl Keystore for WrappedStore {
     fn value(&self, secret: &SecretDefinition) -> Result<Option<SecretValue>, KeystoreError> {
         let uuid = secret.uuid;
         let Some(content) = self.files.sealed_value(uuid)? else { return Ok(None) };
-        let damaged =
-            |e: DecryptError| KeystoreError::Damaged { path: self.files.value_path(uuid), why: e.to_string() };
+        let damaged = |e: DecryptError| KeystoreError::Damaged {
+            path: self.files.value_path(uuid),
+            why: e.to_string(),
+        };
         let decryptor = Decryptor::new_buffered(&*content).map_err(damaged)?;
         let key = TokenKey::new(&self.place);
         let plain = match decryptor.decrypt([&key as &dyn age::Identity].into_iter()) {
@@ -249,8 +253,9 @@ impl Keystore for WrappedStore {
         // Before the writers' turn is taken: a token may be slow.
         let key = TokenKey::new(&self.place);
         let recovery = self.files.listed_recipients()?;
-        let recipients =
-            [&key as &dyn age::Recipient].into_iter().chain(recovery.iter().map(|r| r as &dyn age::Recipient));
+        let recipients = [&key as &dyn age::Recipient]
+            .into_iter()
+            .chain(recovery.iter().map(|r| r as &dyn age::Recipient));
         let sealed = encrypt(recipients, value).map_err(|e| {
             let failed = KeystoreError::io(self.files.value_path(uuid), "encrypted");
             key.trouble.take().unwrap_or_else(|| failed(e))

@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::env;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 
 use nix::unistd::geteuid;
 use secret_service::{Collection, EncryptionType, Error, Item, SecretService};
@@ -30,7 +32,16 @@ pub(super) struct Agent<'a> {
 
 impl Place {
     /// Asks the agent for something. The deadline is for all of it: bus, agent, prompt, answer.
-    pub(super) fn ask<R>(
+    pub(super) fn ask<R: Send>(
+        &self,
+        work: impl AsyncFnOnce(Agent<'_>) -> Result<R, KeystoreError> + Send,
+    ) -> Result<R, KeystoreError> {
+        // On a thread of its own: the calling one may be driving a runtime already.
+        let answer = thread::scope(|scope| scope.spawn(|| self.converse(work)).join());
+        answer.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    fn converse<R>(
         &self,
         work: impl AsyncFnOnce(Agent<'_>) -> Result<R, KeystoreError>,
     ) -> Result<R, KeystoreError> {
@@ -213,8 +224,7 @@ impl<'a> Agent<'a> {
             [] => Ok(None),
             [only] => Ok(Some(only)),
             several => {
-                let why =
-                    format!("it has {} such items, and cannot say which one is meant", several.len());
+                let why = format!("it has {} such items, and cannot say which one is meant", several.len());
                 Err(self.failed(Failure::BadAnswer(why), name))
             }
         }

@@ -31,10 +31,7 @@ fn plain_label(uuid: Uuid, usage: Option<&Usage>) -> String {
 
 /// The attributes of a definition.
 fn attributes(definition: &SecretDefinition, has_value: bool) -> HashMap<String, String> {
-    let mut pairs = vec![
-        SCHEMA,
-        (PRIVATE, if definition.private { "yes" } else { "no" }),
-    ];
+    let mut pairs = vec![SCHEMA, (PRIVATE, if definition.private { "yes" } else { "no" })];
     let uuid = definition.uuid.to_string();
     pairs.push((UUID, &uuid));
     if let Some(usage) = &definition.usage {

@@ -5,7 +5,7 @@
 //! agreed on anew for each request. Whoever may talk to the user's bus may ask the agent for everything that is unlocked:
 //! that is how desktop keyrings work.
 //!
-//! The library is an asynchronous one; each request has a runtime of its own, on the calling thread.
+//! The library is an asynchronous one; each request has a runtime and a thread of its own.
 
 mod agent;
 mod items;
