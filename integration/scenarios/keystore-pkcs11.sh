@@ -156,7 +156,7 @@ chmod 777 "$WORK/modules"
 refused "a module that others could replace" 77 "$WORK/modules is not safe to use" with_trouble none secret list
 chmod 755 "$WORK/modules"
 chmod 644 "$WORK/pin"
-refused "a PIN that others can read" 77 "$WORK/pin is not safe to use: others may read this PIN" on "$store" secret list
+refused "a PIN that others can read" 77 "$WORK/pin is not safe to use: others may read this credential" on "$store" secret list
 chmod 600 "$WORK/pin"
 refused "a PIN in a URI" 78 "put it into a file" on "pkcs11:token=guests?module-path=$module&pin-value=4711" secret list
 promise "which is not repeated" \

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::supervisor::User;
+
 use super::CliError;
 use super::config::Paths;
 use super::input::{Allow, Input};
@@ -27,8 +29,10 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let input = Input::read(&args.guest)?;
     let paths = Paths::from_environment()?;
     let target = if args.assume_latest { Target::Latest } else { Target::Host(&paths) };
+    // Whom QEMU would run as, if nobody is named.
+    let user = User::for_qemu(None).unwrap_or_default();
     input.understand(Allow::unsupported_if(args.allow_unsupported), |root, diagnostics| {
-        program::check(root, target, diagnostics)
+        program::check(root, target, user.as_ref(), diagnostics)
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::file::{FileStore, IdentitySources};
 use super::keyring::KeyringStore;
+#[cfg(feature = "vault")]
+use super::vault::{VaultObject, VaultStore};
 use super::{Keystore, KeystoreError, ValueObject};
 
 /// How long a store may take to answer, unless something else is configured.
@@ -16,12 +18,14 @@ pub struct StoreOptions {
     pub identity: IdentitySources,
     /// How long a store outside this process may take to answer.
     pub timeout: Duration,
+    /// The URIs of the configured stores: an object of one of their servers is asked for as they are.
+    pub configured: Vec<String>,
 }
 
 impl StoreOptions {
     /// The options with the usual deadline.
     pub fn new(identity: IdentitySources) -> Self {
-        Self { identity, timeout: DEFAULT_TIMEOUT }
+        Self { identity, timeout: DEFAULT_TIMEOUT, configured: Vec::new() }
     }
 }
 
@@ -59,6 +63,20 @@ const KINDS: &[Kind] = &[
         open: super::secret_service::open,
         object: Some(super::secret_service::open_object),
     },
+    #[cfg(feature = "vault")]
+    Kind {
+        scheme: "vault+https",
+        form: "vault+https://host/mount",
+        open: VaultStore::from_uri,
+        object: Some(VaultObject::from_uri),
+    },
+    #[cfg(feature = "vault")]
+    Kind {
+        scheme: "vault+http",
+        form: "vault+http://host/mount",
+        open: VaultStore::from_uri,
+        object: Some(VaultObject::from_uri),
+    },
 ];
 
 /// The schemes of stores that this build leaves out, and the cargo features that they are behind.
@@ -67,6 +85,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("pkcs11", "pkcs11"),
     #[cfg(not(feature = "secret-service"))]
     ("secret-service", "secret-service"),
+    #[cfg(not(feature = "vault"))]
+    ("vault+https", "vault"),
+    #[cfg(not(feature = "vault"))]
+    ("vault+http", "vault"),
 ];
 
 /// The store of a URI.
@@ -105,5 +127,14 @@ fn bad(uri: &str, why: String) -> KeystoreError {
 /// A URI without the parts in which somebody may have put a credential.
 fn shown(uri: &str) -> String {
     let uri = uri.split(['?', '#']).next().unwrap_or(uri);
-    uri.split("pin-value").next().unwrap_or(uri).to_owned()
+    // Of RFC 7512, misplaced.
+    let uri = uri.split("pin-value").next().unwrap_or(uri);
+    match uri.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = authority.rsplit('@').next().unwrap_or(authority);
+            format!("{scheme}://{host}{path}")
+        }
+        None => uri.to_owned(),
+    }
 }

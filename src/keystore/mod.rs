@@ -1,5 +1,8 @@
 //! Where secrets live: one trait, one file (or folder) per kind of keystore.
 
+#[cfg(any(feature = "pkcs11", feature = "vault"))]
+#[cfg_attr(not(feature = "vault"), allow(dead_code, reason = "tokens have no certificates"))]
+mod credential_file;
 mod error;
 pub mod file;
 mod hint;
@@ -11,6 +14,8 @@ mod resolve;
 #[cfg(feature = "secret-service")]
 mod secret_service;
 mod stores;
+#[cfg(feature = "vault")]
+mod vault;
 
 pub use error::{Failure, KeystoreError};
 pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};

@@ -11,6 +11,8 @@ mod lock;
 #[cfg(feature = "pkcs11")]
 mod sealed;
 
+#[cfg(any(feature = "pkcs11", feature = "vault"))]
+pub(super) use disk::check_owner;
 pub use identity::{IDENTITY_CREDENTIAL, IdentitySources};
 
 use std::fs::{self, DirBuilder, File};

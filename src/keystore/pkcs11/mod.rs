@@ -12,9 +12,9 @@ mod token;
 mod uri;
 mod wrapped;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
+use super::credential_file::CredentialFile;
 use super::kinds::Opened;
 use super::{Keystore, StoreOptions, ValueObject};
 use uri::{ObjectType, Pkcs11Uri};
@@ -25,18 +25,15 @@ struct Place {
     uri: String,
     parsed: Pkcs11Uri,
     timeout: Duration,
-    /// `$CREDENTIALS_DIRECTORY`, where the PIN may be.
-    credentials: Option<PathBuf>,
+    /// Where the PIN is.
+    pin: Option<CredentialFile>,
 }
 
 impl Place {
     fn new(uri: &str, options: &StoreOptions) -> Result<Self, String> {
-        Ok(Self {
-            uri: uri.to_owned(),
-            parsed: Pkcs11Uri::parse(uri)?,
-            timeout: options.timeout,
-            credentials: options.identity.credentials.clone(),
-        })
+        let parsed = Pkcs11Uri::parse(uri)?;
+        let pin = parsed.pin.as_deref().map(|name| CredentialFile::named(name, options)).transpose()?;
+        Ok(Self { uri: uri.to_owned(), parsed, timeout: options.timeout, pin })
     }
 }
 

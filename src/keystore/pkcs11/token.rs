@@ -12,7 +12,7 @@ use cryptoki::types::RawAuthPin;
 use crate::keystore::{Failure, Health, KeystoreError};
 
 use super::module::{self, Library};
-use super::pin::{PinFile, PinId};
+use super::pin::{self, PinId};
 use super::{Place, object_name};
 
 /// PINs that were refused, by their tokens' labels and serial numbers: not what they are, only where they stand. A token is locked after a few
@@ -130,8 +130,8 @@ fn find(loaded: &Pkcs11, place: &Place) -> Result<(Slot, TokenInfo), KeystoreErr
 
 fn log_in(session: &Session, token: &TokenInfo, place: &Place) -> Result<(), KeystoreError> {
     let not_accepted = |what: String| Failure::NotAuthenticated(what).of(&place.uri, None);
-    let pin = match &place.parsed.pin {
-        Some(source) => Some(PinFile::read(source, place.credentials.as_deref())?),
+    let pin = match &place.pin {
+        Some(file) => Some((pin::read(file)?, PinId::of(file)?, file.path().display())),
         // The keypad asks for it.
         None if token.protected_authentication_path() => None,
         // What is public can be had: a public key, to wrap a value with.
@@ -143,19 +143,18 @@ fn log_in(session: &Session, token: &TokenInfo, place: &Place) -> Result<(), Key
     if token.user_pin_final_try() {
         return Err(not_accepted("more than one more wrong PIN, and so vmward does not try any".to_owned()));
     }
-    let id = |pin: &PinFile| (token.label().to_owned(), token.serial_number().to_owned(), pin.id.clone());
     let refused = || REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(pin) = &pin
-        && refused().contains(&id(pin))
+    let tried = pin
+        .as_ref()
+        .map(|(_, id, _)| (token.label().to_owned(), token.serial_number().to_owned(), id.clone()));
+    if let (Some(tried), Some((_, _, path))) = (&tried, &pin)
+        && refused().contains(tried)
     {
-        return Err(not_accepted(format!(
-            "the PIN in {}, and it is not tried a second time",
-            pin.path.display()
-        )));
+        return Err(not_accepted(format!("the PIN in {path}, and it is not tried a second time")));
     }
     let logged_in = match &pin {
-        Some(pin) => {
-            session.login_with_raw(UserType::User, &RawAuthPin::new(Box::new(pin.value.expose().to_vec())))
+        Some((pin, ..)) => {
+            session.login_with_raw(UserType::User, &RawAuthPin::new(Box::new(pin.expose().to_vec())))
         }
         None => session.login(UserType::User, None),
     };
@@ -163,14 +162,14 @@ fn log_in(session: &Session, token: &TokenInfo, place: &Place) -> Result<(), Key
         Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => return Ok(()),
         Err(e) => e,
     };
-    let from = pin.as_ref().map_or("its keypad".to_owned(), |pin| pin.path.display().to_string());
+    let from = pin.map_or("its keypad".to_owned(), |(_, _, path)| path.to_string());
     let what = match &said {
         Error::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange, _) => {
-            refused().extend(pin.as_ref().map(id));
+            refused().extend(tried);
             format!("the PIN in {from}")
         }
         Error::Pkcs11(RvError::PinLocked, _) => {
-            refused().extend(pin.as_ref().map(id));
+            refused().extend(tried);
             "any PIN: it is locked after too many wrong ones".to_owned()
         }
         Error::Pkcs11(RvError::PinExpired, _) => format!("the PIN in {from}: it has expired"),
@@ -256,6 +255,6 @@ impl Place {
     /// What decides which token is meant, and who logs in.
     fn token_key(&self) -> String {
         let p = &self.parsed;
-        format!("{:?}", (&p.token, &p.serial, &p.manufacturer, &p.model, p.slot_id, &p.pin))
+        format!("{:?}", (&p.token, &p.serial, &p.manufacturer, &p.model, p.slot_id, &self.pin))
     }
 }

@@ -18,15 +18,6 @@ pub(super) enum ObjectType {
     Private,
 }
 
-/// Where the PIN is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum PinSource {
-    /// In a file.
-    File(PathBuf),
-    /// In a credential of this service.
-    Credential(String),
-}
-
 /// A URI, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Pkcs11Uri {
@@ -48,8 +39,8 @@ pub(super) struct Pkcs11Uri {
     pub(super) kind: Option<ObjectType>,
     /// The library that speaks to the token.
     pub(super) module: PathBuf,
-    /// Where the PIN is; some tokens need none, or have a keypad.
-    pub(super) pin: Option<PinSource>,
+    /// The file or the credential that the PIN is in; some tokens need none, or have a keypad.
+    pub(super) pin: Option<String>,
     /// The directory of a store whose values are wrapped with the object.
     pub(super) wrapped: Option<PathBuf>,
 }
@@ -112,13 +103,7 @@ impl Pkcs11Uri {
             "wrapped" => self.wrapped = Some(absolute(name, &text(name, value)?)?),
             "pin-source" => {
                 let value = text(name, value)?;
-                self.pin = Some(match value.strip_prefix("credential:") {
-                    Some(credential) if !credential.is_empty() && !credential.contains('/') => {
-                        PinSource::Credential(credential.to_owned())
-                    }
-                    Some(_) => return Err("pin-source=credential: takes a credential's name".into()),
-                    None => PinSource::File(absolute(name, value.strip_prefix("file:").unwrap_or(&value))?),
-                });
+                self.pin = Some(value.strip_prefix("file:").unwrap_or(&value).to_owned());
             }
             "pin-value" => return Err(pin_in_uri()),
             "module-name" => {
@@ -180,10 +165,8 @@ mod tests {
         assert_eq!(parsed.id, Some(vec![1, 0xff]));
         assert_eq!(parsed.kind, Some(ObjectType::Private));
         assert_eq!(parsed.module, Path::new("/usr/lib/x.so"));
-        assert_eq!(parsed.pin, Some(PinSource::File("/etc/pin".into())));
+        assert_eq!(parsed.pin.as_deref(), Some("/etc/pin"));
         assert_eq!(parsed.wrapped.as_deref(), Some(Path::new("/var/lib/w")));
-        let credential = Pkcs11Uri::parse(&format!("pkcs11:token=a{MODULE}&pin-source=credential:pin"));
-        assert_eq!(credential.unwrap().pin, Some(PinSource::Credential("pin".into())));
     }
 
     #[test]
@@ -200,9 +183,6 @@ mod tests {
             (&format!("pkcs11:slot-id=x{MODULE}"), "no number"),
             ("pkcs11:token=a?module-path=x.so", "absolute path"),
             ("pkcs11:token=a?module-name=x", "module-path"),
-            (&format!("pkcs11:token=a{MODULE}&pin-source=pin"), "absolute path"),
-            (&format!("pkcs11:token=a{MODULE}&pin-source=|/bin/pin"), "absolute path"),
-            (&format!("pkcs11:token=a{MODULE}&pin-source=credential:../x"), "a credential's name"),
         ] {
             let said = Pkcs11Uri::parse(uri).unwrap_err();
             assert!(said.contains(says), "{uri}: {said}");

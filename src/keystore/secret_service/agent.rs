@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::env;
+use std::io;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Instant;
 
 use nix::unistd::geteuid;
 use secret_service::{Collection, EncryptionType, Error, Item, SecretService};
@@ -17,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::keystore::{Failure, KeystoreError};
 use crate::secret::SecretValue;
 
-use super::Place;
+use super::{Place, socket};
 
 /// A keyring that is locked, for `Failure::Locked`.
 const LOCKED: Failure = Failure::Locked("locked");
@@ -50,8 +52,9 @@ impl Place {
             .build()
             .map_err(|e| self.failed(Failure::Other("there is no runtime for it".to_owned())).because(e))?;
         let prompting = Cell::new(false);
+        let deadline = Instant::now() + self.timeout;
         let conversation = async {
-            let service = self.connect().await?;
+            let service = self.connect(deadline).await?;
             work(Agent { place: self, service: &service, prompting: &prompting }).await
         };
         let answer = runtime.block_on(async { timeout(self.timeout, conversation).await });
@@ -65,11 +68,17 @@ impl Place {
         })
     }
 
-    async fn connect(&self) -> Result<SecretService<'static>, KeystoreError> {
+    async fn connect(&self, deadline: Instant) -> Result<SecretService<'static>, KeystoreError> {
         let unreachable = |cause: String| self.failed(Failure::Unreachable).because(cause);
         let address = bus_address().ok_or_else(|| unreachable(no_bus()))?;
-        let connected = async { connection::Builder::address(address.as_str())?.build().await }.await;
-        let bus = connected.map_err(|e| unreachable(format!("the session bus at {address}: {e}")))?;
+        let connected = async {
+            let socket = socket::connect(&address, deadline).await?;
+            connection::Builder::socket(socket).build().await
+        };
+        let bus = connected.await.map_err(|e| match is_timeout(&e) {
+            true => self.failed(Failure::TimedOut(self.timeout)),
+            false => unreachable(format!("the session bus at {address}: {e}")),
+        })?;
         SecretService::connect_with_existing(EncryptionType::Dh, bus).await.map_err(|e| self.error(e))
     }
 
@@ -103,6 +112,10 @@ impl Place {
         };
         self.failed(failure).because(cause)
     }
+}
+
+fn is_timeout(error: &zbus::Error) -> bool {
+    matches!(error, zbus::Error::InputOutput(e) if e.kind() == io::ErrorKind::TimedOut)
 }
 
 /// The name of a D-Bus error; empty for what is none.

@@ -9,6 +9,7 @@
 
 mod agent;
 mod items;
+mod socket;
 mod uri;
 
 use std::collections::HashMap;
