@@ -3,6 +3,8 @@
 . "$(dirname "$0")/../lib/scenario.sh"
 . "$REPO/integration/lib/guest-run.sh"
 packages_install "softhsm2-util softhsm2
+age age
+age-keygen age
 pkcs11-tool opensc
 python3 python3-minimal
 cc gcc"
@@ -117,7 +119,11 @@ promise "a value of a megabyte is wrapped as well" eval "on '$wrapped' secret ge
 adder=$(on "$public" secret generate)
 refused "who has no PIN adds secrets and reads none" 77 "does not accept a session without a PIN" on "$public" secret get-value "$adder"
 promise "who has it reads them" test -n "$(on "$wrapped" secret get-value "$adder")"
-cp "$WORK/wrapped/$adder.age" "$WORK/kept.age"
+age-keygen -o "$WORK/recovery.key" 2>/dev/null
+age-keygen -y "$WORK/recovery.key" >"$WORK/wrapped/recipients.txt"
+printf 'a value' | on "$wrapped" secret set-value "$adder"
+promise "so does a recovery key, without the token" \
+    equal "$(age -d -i "$WORK/recovery.key" "$WORK/wrapped/$adder.age")" "$(on "$wrapped" secret get-value "$adder")"
 made --delete-object --type privkey --id 03
 made --delete-object --type pubkey --id 03
 refused "a key that is gone" 66 "has no private RSA key of that name" on "$wrapped" secret get-value "$adder"
