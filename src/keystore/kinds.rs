@@ -49,6 +49,20 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { scheme: "file", form: "file:/directory", open: FileStore::from_uri, object: None },
     Kind { scheme: "keyring", form: "keyring:", open: KeyringStore::from_uri, object: None },
+    #[cfg(feature = "pkcs11")]
+    Kind {
+        scheme: "pkcs11",
+        form: "pkcs11:token=NAME?module-path=/module.so&pin-source=file:/pin",
+        open: super::pkcs11::open,
+        object: Some(super::pkcs11::open_object),
+    },
+    #[cfg(feature = "secret-service")]
+    Kind {
+        scheme: "secret-service",
+        form: "secret-service:",
+        open: super::secret_service::open,
+        object: Some(super::secret_service::open_object),
+    },
     #[cfg(feature = "vault")]
     Kind {
         scheme: "vault+https",
@@ -67,6 +81,10 @@ const KINDS: &[Kind] = &[
 
 /// The schemes of stores that this build leaves out, and the cargo features that they are behind.
 const LEFT_OUT: &[(&str, &str)] = &[
+    #[cfg(not(feature = "pkcs11"))]
+    ("pkcs11", "pkcs11"),
+    #[cfg(not(feature = "secret-service"))]
+    ("secret-service", "secret-service"),
     #[cfg(not(feature = "vault"))]
     ("vault+https", "vault"),
     #[cfg(not(feature = "vault"))]
@@ -109,6 +127,8 @@ fn bad(uri: &str, why: String) -> KeystoreError {
 /// A URI without the parts in which somebody may have put a credential.
 fn shown(uri: &str) -> String {
     let uri = uri.split(['?', '#']).next().unwrap_or(uri);
+    // Of RFC 7512, misplaced.
+    let uri = uri.split("pin-value").next().unwrap_or(uri);
     match uri.split_once("://") {
         Some((scheme, rest)) => {
             let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

@@ -1,13 +1,18 @@
 //! Where secrets live: one trait, one file (or folder) per kind of keystore.
 
-#[cfg(feature = "vault")]
+#[cfg(any(feature = "pkcs11", feature = "vault"))]
+#[cfg_attr(not(feature = "vault"), allow(dead_code, reason = "tokens have no certificates"))]
 mod credential_file;
 mod error;
 pub mod file;
 mod hint;
 mod keyring;
 mod kinds;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod resolve;
+#[cfg(feature = "secret-service")]
+mod secret_service;
 mod stores;
 #[cfg(feature = "vault")]
 mod vault;

@@ -8,8 +8,10 @@ mod disk;
 mod identity;
 mod index;
 mod lock;
+#[cfg(feature = "pkcs11")]
+mod sealed;
 
-#[cfg(feature = "vault")]
+#[cfg(any(feature = "pkcs11", feature = "vault"))]
 pub(super) use disk::check_owner;
 pub use identity::{IDENTITY_CREDENTIAL, IdentitySources};
 
@@ -59,7 +61,7 @@ impl FileStore {
         self.dir.join(format!("{uuid}.xml"))
     }
 
-    fn value_path(&self, uuid: Uuid) -> PathBuf {
+    pub(super) fn value_path(&self, uuid: Uuid) -> PathBuf {
         self.dir.join(format!("{uuid}.age"))
     }
 
@@ -144,6 +146,25 @@ impl FileStore {
         Ok(())
     }
 
+    /// Adds a definition, or changes it.
+    fn define_locked(&self, lock: &StoreLock, definition: &SecretDefinition) -> Result<(), KeystoreError> {
+        let same_uuid = self.definition(definition.uuid)?;
+        let same_usage = match &definition.usage {
+            Some(usage) => self.find_usage_locked(lock, usage.kind, &usage.id)?,
+            None => None,
+        };
+        definition.check_against(same_uuid.iter().chain(&same_usage)).map_err(KeystoreError::Definition)?;
+        let path = self.definition_path(definition.uuid);
+        let xml = definition.to_xml().to_string();
+        self.keeping_index(lock, || {
+            disk::replace(&path, xml.as_bytes())?;
+            match (&same_uuid, &definition.usage) {
+                (None, Some(usage)) => self.add_to_index(usage, definition.uuid),
+                _ => Ok(()),
+            }
+        })
+    }
+
     /// The public keys that values are encrypted to. A store without any gets those of the user's identity.
     fn recipients(&self) -> Result<Vec<Recipient>, KeystoreError> {
         let path = self.dir.join(RECIPIENTS);
@@ -226,21 +247,7 @@ impl Keystore for FileStore {
         let lock = self.write_lock()?;
         // Now, so that whoever only has the public half can add values from here on.
         self.recipients()?;
-        let same_uuid = self.definition(definition.uuid)?;
-        let same_usage = match &definition.usage {
-            Some(usage) => self.find_usage_locked(&lock, usage.kind, &usage.id)?,
-            None => None,
-        };
-        definition.check_against(same_uuid.iter().chain(&same_usage)).map_err(KeystoreError::Definition)?;
-        let path = self.definition_path(definition.uuid);
-        let xml = definition.to_xml().to_string();
-        self.keeping_index(&lock, || {
-            disk::replace(&path, xml.as_bytes())?;
-            match (&same_uuid, &definition.usage) {
-                (None, Some(usage)) => self.add_to_index(usage, definition.uuid),
-                _ => Ok(()),
-            }
-        })
+        self.define_locked(&lock, definition)
     }
 
     fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError> {
@@ -250,7 +257,9 @@ impl Keystore for FileStore {
             return Err(KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None });
         }
         let path = self.value_path(uuid);
-        let sealed = encrypt(&self.recipients()?, value).map_err(KeystoreError::io(&path, "encrypted"))?;
+        let recipients = self.recipients()?;
+        let sealed = encrypt(recipients.iter().map(|r| r as &dyn age::Recipient), value)
+            .map_err(KeystoreError::io(&path, "encrypted"))?;
         self.keeping_index(&lock, || disk::replace(&path, &sealed))
     }
 
@@ -270,9 +279,12 @@ impl Keystore for FileStore {
     }
 }
 
-fn encrypt(recipients: &[Recipient], value: &SecretValue) -> io::Result<Vec<u8>> {
-    let encryptor = Encryptor::with_recipients(recipients.iter().map(|r| r as &dyn age::Recipient))
-        .map_err(io::Error::other)?;
+/// A value as an age file.
+pub(super) fn encrypt<'a>(
+    recipients: impl Iterator<Item = &'a dyn age::Recipient>,
+    value: &SecretValue,
+) -> io::Result<Vec<u8>> {
+    let encryptor = Encryptor::with_recipients(recipients).map_err(io::Error::other)?;
     let mut sealed = Vec::new();
     let mut writer = encryptor.wrap_output(&mut sealed)?;
     writer.write_all(value.expose())?;
