@@ -45,7 +45,17 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { scheme: "file", form: "file:/directory", open: FileStore::from_uri, object: None },
     Kind { scheme: "keyring", form: "keyring:", open: KeyringStore::from_uri, object: None },
+    #[cfg(feature = "kmip")]
+    Kind {
+        scheme: "kmip",
+        form: "kmip://host?ca=FILE&cert=FILE&key=FILE",
+        open: super::kmip::KmipStore::from_uri,
+        object: Some(super::kmip::KmipObject::from_uri),
+    },
 ];
+
+/// The kinds that are behind a cargo feature, and whether this build has them.
+const OPTIONAL: &[(&str, bool)] = &[("kmip", cfg!(feature = "kmip"))];
 
 /// The store of a URI.
 pub(super) fn open_store(uri: &str, options: &StoreOptions) -> Result<Box<dyn Keystore>, KeystoreError> {
@@ -68,11 +78,19 @@ fn kind(uri: &str) -> Result<&'static Kind, KeystoreError> {
         .map(|(scheme, _)| scheme)
         .ok_or_else(|| bad(uri, "it needs a scheme, as in file:/directory".to_owned()))?;
     KINDS.iter().find(|k| k.scheme == scheme).ok_or_else(|| {
+        if OPTIONAL.contains(&(scheme, false)) {
+            return bad(uri, format!("this vmward was built without the feature '{scheme}'"));
+        }
         let forms: Vec<_> = KINDS.iter().map(|k| k.form).collect();
         bad(uri, format!("vmward knows {}", forms.join(", ")))
     })
 }
 
+/// What comes after the `?` is left out: people put credentials there, and this is shown and logged.
 fn bad(uri: &str, why: String) -> KeystoreError {
-    KeystoreError::BadUri { uri: uri.to_owned(), why }
+    let uri = match uri.split_once('?') {
+        Some((place, _)) => format!("{place}?..."),
+        None => uri.to_owned(),
+    };
+    KeystoreError::BadUri { uri, why }
 }

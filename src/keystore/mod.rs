@@ -5,6 +5,8 @@ pub mod file;
 mod hint;
 mod keyring;
 mod kinds;
+#[cfg(feature = "kmip")]
+pub mod kmip;
 mod resolve;
 mod stores;
 
