@@ -191,7 +191,7 @@ mod tests {
             ("kmip:h", "begins with kmip://HOST"),
             ("kmip://?FILES", "no host"),
             ("kmip://h:x?FILES", "no number from"),
-            ("kmip://::1?FILES", "stands in [ ]"),
+            ("kmip://fe80::1?FILES", "stands in [ ]"),
             ("kmip://h", "needs ?ca=FILE"),
             ("kmip://h?ca=/c&cert=/d", "needs ?key=FILE"),
             ("kmip://h?FILES&key=/f", "twice"),

@@ -25,7 +25,7 @@ use crate::xml::{Diagnostics, Keyword};
 use super::kinds::Opened;
 use super::{Failure, Health, Keystore, KeystoreError, Listing, StoreOptions, ValueObject};
 use address::{Address, ObjectName};
-use message::{Attribute, Object, ObjectType};
+use message::{Attribute, Object, ObjectType, Request};
 use session::{Server, Session, has_value};
 
 /// The namespace of what objects are looked up by.
@@ -44,6 +44,31 @@ pub struct KmipStore {
 pub struct KmipObject {
     server: Server,
     name: ObjectName,
+}
+
+/// Reads a reply as an answer to each thing that is ever asked for, and says how many of them it could be. Nothing of the
+/// crate needs this: it is the way into the decoders for those who try them with wrong replies.
+pub fn read_reply(reply: &[u8]) -> usize {
+    let asked = [
+        Request::DiscoverVersions,
+        Request::Locate(&[]),
+        Request::Get(""),
+        Request::GetAttributes(""),
+        Request::Register(&[], None),
+        Request::Destroy(""),
+    ];
+    let Ok(reply) = ttlv::decode(reply) else { return 0 };
+    let read = |requests: &[Request<'_>]| {
+        let answers = message::answers(&reply, requests);
+        for payload in answers.iter().flatten().flatten() {
+            let _ = message::versions(payload);
+            let _ = message::identifiers(payload).count();
+            let _ = message::key_material(payload);
+            let _ = definition(&Object::of("", payload));
+        }
+        answers.is_ok()
+    };
+    asked.iter().filter(|request| read(&[**request]) || read(&[**request; 2])).count()
 }
 
 fn server(uri: &str, options: &StoreOptions) -> Result<Server, String> {
@@ -355,3 +380,6 @@ fn put(
 fn not_defined(uuid: Uuid) -> KeystoreError {
     KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None }
 }
+
+#[cfg(test)]
+mod tests;
