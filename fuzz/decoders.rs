@@ -13,9 +13,12 @@ use vmward::secret::SecretDefinition;
 use vmward::volume::VolumeXml;
 use vmward::xml::{self, Diagnostics, Element};
 
+/// A decoder.
+type Decoder = fn(&[u8]);
+
 /// Their names, which are those of their directories.
 #[allow(dead_code, reason = "each fuzz target uses one of them")]
-pub const DECODERS: &[(&str, fn(&[u8]))] = &[
+pub const DECODERS: &[(&str, Decoder)] = &[
     #[cfg(feature = "kmip")]
     ("ttlv", ttlv),
     ("secret-xml", secret_xml),

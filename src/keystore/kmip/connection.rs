@@ -101,7 +101,9 @@ impl Connection {
             .map_err(|e| Trouble::because(Failure::Other("TLS does not begin".to_owned()), e))?;
         let mut timed = Timed { socket, deadline };
         while client.is_handshaking() {
-            client.complete_io(&mut timed).map_err(trouble)?;
+            if let Err(e) = client.complete_io(&mut timed) {
+                return Err(last_words(&mut client, &mut timed).unwrap_or_else(|| trouble(e)));
+            }
         }
         Ok(Self { stream: StreamOwned::new(client, timed), deadline })
     }
@@ -115,7 +117,10 @@ impl Connection {
     pub(super) fn exchange(&mut self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, Trouble> {
         let deadline = self.deadline;
         let trouble = |e: io::Error| trouble(e, deadline);
-        self.stream.write_all(request).and_then(|()| self.stream.flush()).map_err(trouble)?;
+        if let Err(e) = self.stream.write_all(request).and_then(|()| self.stream.flush()) {
+            let StreamOwned { conn, sock } = &mut self.stream;
+            return Err(last_words(conn, sock).unwrap_or_else(|| trouble(e)));
+        }
         let mut header = [0; ttlv::HEADER_LEN];
         self.stream.read_exact(&mut header).map_err(trouble)?;
         let len = usize::try_from(ttlv::message_len(header)).unwrap_or(usize::MAX);
@@ -127,6 +132,17 @@ impl Connection {
         self.stream.read_exact(&mut reply[header.len()..]).map_err(trouble)?;
         Ok(reply)
     }
+}
+
+/// What a server has said before it hung up, while something was still being written to it: that it does not like the
+/// client's certificate, for example.
+fn last_words(client: &mut ClientConnection, timed: &mut Timed) -> Option<Trouble> {
+    while client.read_tls(timed).is_ok_and(|n| n > 0) {
+        if let Err(e) = client.process_new_packets() {
+            return Some(tls_trouble(&e));
+        }
+    }
+    None
 }
 
 /// Connects to the first address of a host that takes it.

@@ -450,9 +450,9 @@ pub(super) struct Object {
 
 impl Object {
     /// Of a GetAttributes payload.
-    pub(super) fn of(id: &str, payload: &Item<'_>) -> Self {
+    pub(super) fn of(id: String, payload: &Item<'_>) -> Self {
         let mut object = Self {
-            id: id.to_owned(),
+            id,
             kind: ObjectType::Other,
             state: 0,
             created: 0,

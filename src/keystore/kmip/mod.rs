@@ -64,7 +64,7 @@ pub fn read_reply(reply: &[u8]) -> usize {
             let _ = message::versions(payload);
             let _ = message::identifiers(payload).count();
             let _ = message::key_material(payload);
-            let _ = definition(&Object::of("", payload));
+            let _ = definition(&Object::of(String::new(), payload));
         }
         answers.is_ok()
     };

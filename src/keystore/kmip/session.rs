@@ -22,6 +22,7 @@ const DESCRIBED_AT_ONCE: usize = 100;
 mod reason {
     pub const ITEM_NOT_FOUND: u32 = 0x01;
     pub const AUTHENTICATION_NOT_SUCCESSFUL: u32 = 0x03;
+    pub const INVALID_FIELD: u32 = 0x07;
     pub const PERMISSION_DENIED: u32 = 0x0c;
     pub const OBJECT_DESTROYED: u32 = 0x36;
     pub const OBJECT_NOT_FOUND: u32 = 0x37;
@@ -98,30 +99,21 @@ impl Session<'_> {
     fn read<T>(
         &self,
         reply: &Reply<'_>,
-        mut each: impl FnMut(&Request<'_>, Answer<'_, '_>) -> Result<T, KeystoreError>,
+        each: impl FnMut(Answer<'_, '_>) -> Result<T, KeystoreError>,
     ) -> Result<Vec<T>, KeystoreError> {
         let item = ttlv::decode(&reply.bytes).map_err(|e| self.wrong(e))?;
         let answers = message::answers(&item, reply.requests).map_err(|e| self.wrong(e))?;
-        reply.requests.iter().zip(answers).map(|(request, answer)| each(request, answer)).collect()
+        answers.into_iter().map(each).collect()
     }
 
-    /// Asks for several things in one message.
+    /// Asks for several things in one message. The first refusal that is not taken for an answer is the error.
     fn call<T>(
         &mut self,
         requests: &[Request<'_>],
-        each: impl FnMut(&Request<'_>, Answer<'_, '_>) -> Result<T, KeystoreError>,
+        mut each: impl FnMut(Answer<'_, '_>) -> Result<T, Refusal>,
     ) -> Result<Vec<T>, KeystoreError> {
         let reply = self.ask(self.version(), requests)?;
-        self.read(&reply, each)
-    }
-
-    /// The same for things whose answer says no more than that they were done.
-    fn do_all(&mut self, requests: &[Request<'_>]) -> Result<(), KeystoreError> {
-        let refusals = self.call(requests, |_, answer| Ok(answer.err()))?;
-        match refusals.into_iter().flatten().next() {
-            Some(refusal) => Err(self.refused(refusal)),
-            None => Ok(()),
-        }
+        self.read(&reply, |answer| each(answer).map_err(|refusal| self.refused(refusal)))
     }
 
     fn refused(&self, refusal: Refusal) -> KeystoreError {
@@ -143,7 +135,7 @@ impl Session<'_> {
         let mut refused = None;
         for asked_in in [Version::FIRST, Version::TWO] {
             let reply = self.ask(asked_in, &request)?;
-            let versions = self.read(&reply, |_, answer| Ok(answer.map(message::versions)))?;
+            let versions = self.read(&reply, |answer| Ok(answer.map(message::versions)))?;
             match versions.into_iter().next() {
                 Some(Ok(theirs)) => {
                     return Version::SPOKEN.iter().copied().find(|ours| theirs.contains(ours)).ok_or_else(
@@ -171,21 +163,11 @@ impl Session<'_> {
     /// The objects that have any of some attributes, and are not destroyed; each once.
     pub(super) fn find(&mut self, any: &[Attribute<'_>]) -> Result<Vec<Object>, KeystoreError> {
         let requests: Vec<_> = any.chunks(1).map(Request::Locate).collect();
-        let mut refusal = None;
-        let found = self.call(&requests, |_, answer| {
-            Ok(match answer {
-                Ok(payload) => message::identifiers(payload).map(str::to_owned).collect(),
-                Err(e) if is_missing(&e) => Vec::new(),
-                Err(e) => {
-                    refusal = Some(e);
-                    Vec::new()
-                }
-            })
+        let found = self.call(&requests, |answer| {
+            let ids = unless_missing(answer)?.map(|payload| message::identifiers(payload).map(str::to_owned));
+            Ok(ids.into_iter().flatten().collect::<Vec<_>>())
         })?;
-        if let Some(refusal) = refusal {
-            return Err(self.refused(refusal));
-        }
-        let mut ids: Vec<String> = found.into_iter().flatten().collect();
+        let mut ids = found.concat();
         ids.sort_unstable();
         ids.dedup();
         self.describe(&ids)
@@ -196,20 +178,11 @@ impl Session<'_> {
         let mut objects = Vec::with_capacity(ids.len());
         for some in ids.chunks(DESCRIBED_AT_ONCE) {
             let requests: Vec<_> = some.iter().map(|id| Request::GetAttributes(id)).collect();
-            let mut refusal = None;
-            let described = self.call(&requests, |request, answer| {
-                Ok(match (request, answer) {
-                    (Request::GetAttributes(id), Ok(payload)) => Some(Object::of(id, payload)),
-                    (_, Err(e)) if !is_missing(&e) => {
-                        refusal = Some(e);
-                        None
-                    }
-                    _ => None,
-                })
+            let mut ids = some.iter();
+            let described = self.call(&requests, |answer| {
+                let id = ids.next().cloned().unwrap_or_default();
+                Ok(unless_missing(answer)?.map(|payload| Object::of(id, payload)))
             })?;
-            if let Some(refusal) = refusal {
-                return Err(self.refused(refusal));
-            }
             objects.extend(described.into_iter().flatten().filter(|object| !object.is_destroyed()));
         }
         Ok(objects)
@@ -219,7 +192,7 @@ impl Session<'_> {
     pub(super) fn value(&mut self, id: &str) -> Result<Option<SecretValue>, KeystoreError> {
         let request = [Request::Get(id)];
         let reply = self.ask(self.version(), &request)?;
-        let values = self.read(&reply, |_, answer| match answer {
+        let values = self.read(&reply, |answer| match answer {
             Ok(payload) => {
                 let material = message::key_material(payload).map_err(|why| self.wrong(why))?;
                 SecretValue::copy_of(material).map(Some).map_err(|e| self.wrong(e))
@@ -246,18 +219,21 @@ impl Session<'_> {
         let mut refused = None;
         for version in [Some(version), older].into_iter().flatten() {
             let reply = self.ask(version, &request)?;
-            let ids = self.read(&reply, |_, answer| {
+            let ids = self.read(&reply, |answer| {
                 Ok(answer.map(|payload| message::identifiers(payload).next().map(str::to_owned)))
             })?;
             match ids.into_iter().next() {
                 Some(Ok(Some(id))) => return Ok(id),
-                Some(Err(refusal)) => _ = refused.get_or_insert(refusal),
-                _ => break,
+                Some(Err(refusal)) if refusal.reason == reason::INVALID_FIELD => {
+                    _ = refused.get_or_insert(refusal)
+                }
+                Some(Err(refusal)) => return Err(self.refused(refusal)),
+                _ => return Err(self.wrong("it does not name the object that it made")),
             }
         }
         Err(match refused {
             Some(refusal) => self.refused(refusal),
-            None => self.wrong("it does not name the object that it made"),
+            None => self.wrong("it does not answer"),
         })
     }
 
@@ -269,7 +245,7 @@ impl Session<'_> {
         index: i32,
         new: Attribute<'_>,
     ) -> Result<(), KeystoreError> {
-        self.do_all(&[Request::ModifyAttribute(id, old, index, new)])
+        self.call(&[Request::ModifyAttribute(id, old, index, new)], |answer| answer.map(drop)).map(drop)
     }
 
     /// Gives an object other names. They are for other programs, so that a server that does not do it may keep the old
@@ -281,7 +257,7 @@ impl Session<'_> {
                 Request::ModifyAttribute(id, Attribute::Name(old), n, Attribute::Name(new))
             })
             .collect();
-        self.call(&requests, |_, _| Ok(())).map(drop)
+        self.call(&requests, |_| Ok(())).map(drop)
     }
 
     /// Destroys objects. Those that are in use are revoked first, as the standard wants it.
@@ -292,14 +268,10 @@ impl Session<'_> {
             .map(|object| Request::Revoke(&object.id))
             .collect();
         if !active.is_empty() {
-            self.do_all(&active)?;
+            self.call(&active, |answer| answer.map(drop))?;
         }
         let all: Vec<_> = objects.iter().map(|object| Request::Destroy(&object.id)).collect();
-        let refusals = self.call(&all, |_, answer| Ok(answer.err().filter(|e| !is_missing(e))))?;
-        match refusals.into_iter().flatten().next() {
-            Some(refusal) => Err(self.refused(refusal)),
-            None => Ok(()),
-        }
+        self.call(&all, |answer| unless_missing(answer.map(drop))).map(drop)
     }
 
     /// What is to be said of the certificates.
@@ -320,6 +292,14 @@ fn error(store: &str, object: Option<&str>, trouble: Trouble) -> KeystoreError {
 /// Whether there is no such object, or none any more.
 fn is_missing(refusal: &Refusal) -> bool {
     matches!(refusal.reason, reason::ITEM_NOT_FOUND | reason::OBJECT_NOT_FOUND | reason::OBJECT_DESTROYED)
+}
+
+/// An answer, with `None` for an object that is not there.
+fn unless_missing<T>(answer: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
+    match answer {
+        Err(refusal) if is_missing(&refusal) => Ok(None),
+        answer => answer.map(Some),
+    }
 }
 
 /// Whether an object has, or may have, a value.

@@ -31,7 +31,8 @@ macro_rules! reply {
 #[test]
 fn objects_are_described_the_same_in_both_forms_of_attributes() {
     for reply in [&reply!("op0b-v1")[..], reply!("op0b-v2")] {
-        let object = read(reply, Request::GetAttributes("3"), |a| Object::of("3", a.unwrap())).unwrap();
+        let object =
+            read(reply, Request::GetAttributes("3"), |a| Object::of("3".into(), a.unwrap())).unwrap();
         let definition = definition(&object).unwrap();
         let labels = labels(&definition);
         assert!(labels[1].starts_with("volume:/images/w"), "{labels:?}");
@@ -45,7 +46,8 @@ fn objects_are_described_the_same_in_both_forms_of_attributes() {
 fn what_another_program_made_is_known_by_its_names() {
     let named = |names: &[&str]| {
         let mut object =
-            read(reply!("op0b-v1"), Request::GetAttributes("3"), |a| Object::of("3", a.unwrap())).unwrap();
+            read(reply!("op0b-v1"), Request::GetAttributes("3"), |a| Object::of("3".into(), a.unwrap()))
+                .unwrap();
         object.names = names.iter().map(|name| (0, (*name).to_owned())).collect();
         object.applications.clear();
         definition(&object)
@@ -61,7 +63,8 @@ fn what_another_program_made_is_known_by_its_names() {
 fn of_two_objects_the_one_with_the_greater_serial_number_is_the_newer() {
     let object = |id: &str, created: i64, record: Option<&str>| {
         let mut object =
-            read(reply!("op0b-v1"), Request::GetAttributes(id), |a| Object::of(id, a.unwrap())).unwrap();
+            read(reply!("op0b-v1"), Request::GetAttributes(id), |a| Object::of(id.into(), a.unwrap()))
+                .unwrap();
         object.created = created;
         object.applications =
             record.map(|text| (0, RECORD.to_owned(), text.to_owned())).into_iter().collect();
