@@ -49,6 +49,13 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { scheme: "file", form: "file:/directory", open: FileStore::from_uri, object: None },
     Kind { scheme: "keyring", form: "keyring:", open: KeyringStore::from_uri, object: None },
+    #[cfg(feature = "kmip")]
+    Kind {
+        scheme: "kmip",
+        form: "kmip://host?ca=FILE&cert=FILE&key=FILE",
+        open: super::kmip::KmipStore::from_uri,
+        object: Some(super::kmip::KmipObject::from_uri),
+    },
     #[cfg(feature = "pkcs11")]
     Kind {
         scheme: "pkcs11",
@@ -81,6 +88,8 @@ const KINDS: &[Kind] = &[
 
 /// The schemes of stores that this build leaves out, and the cargo features that they are behind.
 const LEFT_OUT: &[(&str, &str)] = &[
+    #[cfg(not(feature = "kmip"))]
+    ("kmip", "kmip"),
     #[cfg(not(feature = "pkcs11"))]
     ("pkcs11", "pkcs11"),
     #[cfg(not(feature = "secret-service"))]

@@ -8,6 +8,8 @@ pub mod file;
 mod hint;
 mod keyring;
 mod kinds;
+#[cfg(feature = "kmip")]
+pub mod kmip;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 mod resolve;

@@ -4,7 +4,7 @@
 //! as well. Files are replaced in one step, writers take turns on `.lock`, and a lookup by UUID reads nothing
 //! but that secret's files.
 
-mod disk;
+pub(super) mod disk;
 mod identity;
 mod index;
 mod lock;
