@@ -29,6 +29,8 @@ xml() {
 END
 }
 start() {
+    # The shell that runs vmward would empty it, later than this one looks into it.
+    : > "$DIRECTORY/said"
     "$@" "$DIRECTORY/vmward" run --stop-timeout 1 "$DIRECTORY/guest.xml" 2> "$DIRECTORY/said" &
     supervisor=$!
     trap 'kill -KILL $supervisor' EXIT
