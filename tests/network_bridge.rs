@@ -29,10 +29,13 @@ xml() {
 END
 }
 start() {
+    # The shell that runs vmward would empty it, later than this one looks into it.
+    : > "$DIRECTORY/said"
     "$@" "$DIRECTORY/vmward" run --stop-timeout 1 "$DIRECTORY/guest.xml" 2> "$DIRECTORY/said" &
     supervisor=$!
     trap 'kill -KILL $supervisor' EXIT
     for second in $(seq 30); do
+        kill -0 $supervisor || cat "$DIRECTORY/said"
         if grep -qs 'runs (QEMU\|taken back (QEMU' "$DIRECTORY/said" || ! kill -0 $supervisor; then break; fi
         sleep 1
     done
@@ -224,6 +227,8 @@ fn a_guest_is_on_an_interface_of_the_host_by_macvtap() {
     }
     expect(
         r#"
+# All namespaces share /dev, where a macvtap device has its interface's number: one of its own for this one.
+for number in $(seq 30); do ip link add type bridge; done
 ip link add vmwardv0 type veth peer name vmwardv1
 ip link set vmwardv0 up
 xml "<interface type='direct'>

@@ -54,8 +54,8 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
     });
     let state = match state {
         Some(state) if state.phase == Phase::Running => match Process::find(QEMU, state.process)? {
-            Some(process) => return Ok(Some(LeftOver { lib_dir, process, state })),
-            None => Some(state),
+            Some(process) if !is_ending(&process, state.process) => return Ok(Some(LeftOver { lib_dir, process, state })),
+            _ => Some(state),
         },
         other => other,
     };
@@ -71,6 +71,14 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
         lib_dir.path().display()
     );
     Ok(None)
+}
+
+/// Whether a process has ended but for what the kernel still takes apart, and then waits for that: the network devices
+/// of a QEMU that was killed take a moment.
+fn is_ending(process: &Process, id: ProcessId) -> bool {
+    // Its memory is gone first, and its arguments with it.
+    let arguments = fs::read(format!("/proc/{}/cmdline", id.pid));
+    arguments.is_ok_and(|arguments| arguments.is_empty()) && process.is_gone_within(LEAVE_DEADLINE_MS)
 }
 
 /// Leaves nothing of a guest whose QEMU is gone.
