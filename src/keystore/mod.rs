@@ -24,6 +24,17 @@ pub struct Listing {
     pub broken: Vec<KeystoreError>,
 }
 
+/// Something about a store that is better known before it fails: when a certificate or a token expires, who can read a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// What it is about: "certificate", "token", "files".
+    pub about: &'static str,
+    /// A sentence, without the store's URI.
+    pub message: String,
+    /// Whether something should be done about it.
+    pub warning: bool,
+}
+
 /// A place that keeps secrets. What it is asked about a secret it is asked with the definition that it gave: some know
 /// their secrets by UUID, some by usage.
 pub trait Keystore: Send + Sync {
@@ -56,6 +67,10 @@ pub trait Keystore: Send + Sync {
     fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError>;
     /// Forgets a secret, its value first.
     fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError>;
+    /// What `vmward doctor` should say of the store besides that it answers.
+    fn health(&self) -> Result<Vec<Health>, KeystoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// One object of a store that holds a value and nothing else: a definition that is kept elsewhere names it, by its URI.
