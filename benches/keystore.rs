@@ -40,6 +40,7 @@ fn filled(home: &TempDir, total: u128) -> Keystores {
             ephemeral: false,
             private: false,
             value_uri: None,
+            recipients: Vec::new(),
             description: None,
             usage: Some(Usage { kind: UsageKind::Volume, id: format!("/images/{n}.qcow2") }),
         };

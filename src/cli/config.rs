@@ -157,12 +157,10 @@ impl Config {
 
 /// A file keystore may be named relative to `vmward.toml`, or on the command line to the working directory.
 fn absolute(uri: &str, base: &Path) -> String {
-    match uri
-        .strip_prefix("file:")
-        .filter(|dir| !dir.is_empty())
-        .map(|dir| std::path::absolute(base.join(dir)))
-    {
-        Some(Ok(dir)) => format!("file:{}", dir.display()),
+    let Some(rest) = uri.strip_prefix("file:") else { return uri.to_owned() };
+    let (dir, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+    match std::path::absolute(base.join(dir)) {
+        Ok(path) if !dir.is_empty() => format!("file:{}{query}", path.display()),
         _ => uri.to_owned(),
     }
 }

@@ -38,7 +38,11 @@ fn exit_of(error: &KeystoreError) -> Exit {
         E::OtherUsage { .. } | E::Definition(_) | E::Damaged { .. } | E::Value { .. } | E::TooLong { .. } => {
             Exit::Data
         }
-        E::NoIdentity { .. } | E::WrongIdentity { .. } | E::Unsafe { .. } => Exit::NoPermission,
+        E::NoIdentity { .. }
+        | E::WrongIdentity { .. }
+        | E::Unsafe { .. }
+        | E::NotShared { .. }
+        | E::Foreign { .. } => Exit::NoPermission,
         E::Failed { failure, .. } => match failure {
             f if f.is_temporary() => Exit::TryAgain,
             Failure::NotAuthenticated(_) | Failure::Denied => Exit::NoPermission,

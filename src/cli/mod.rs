@@ -14,6 +14,7 @@ mod log;
 mod monitor;
 mod output;
 mod program;
+mod recipients;
 mod run;
 mod secret;
 mod status;

@@ -48,6 +48,15 @@ pub trait Keystore: Send + Sync {
     fn is_writable(&self) -> bool {
         true
     }
+    /// Whether people add secrets to it whom this user need not trust: it is searched after all others, so that nothing
+    /// they add stands in for a secret of those.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// Whether it encrypts a value to the keys that its definition names.
+    fn takes_recipients(&self) -> bool {
+        false
+    }
     /// The definition that a lookup finds. A usage is only unique within its kind; without a kind, one that
     /// several secrets answer to is an error.
     fn find(
