@@ -25,6 +25,8 @@ pub(crate) struct Paths {
     pub cache_dir: PathBuf,
     /// `vmward.toml`.
     pub config: PathBuf,
+    /// The guests of this host, one `NAME.xml` each.
+    pub guests_dir: PathBuf,
     /// The file keystore that is used when none is configured.
     pub secrets_dir: PathBuf,
     /// The identity of file keystores.
@@ -106,6 +108,7 @@ impl Paths {
             runtime_dir,
             cache_dir,
             secrets_dir: data_dir.join("secrets"),
+            guests_dir: config.with_file_name("guests"),
             keystore_key: config.with_file_name("keystore.key"),
             config,
         })
