@@ -317,6 +317,10 @@ fn what_a_member_plants_is_nobodys_secret() {
     assert!(out.contains(&victim) && !out.contains(&escape) && said.contains(&escape), "{out}{said}");
     assert!(!format!("{out}{said}").contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
 
+    // Which files will not be taken is for the doctor to say.
+    let doctor = String::from_utf8(shared.run(OFFICER, &["doctor"], b"").stdout).unwrap();
+    assert!(doctor.contains("files will not be taken"), "{doctor}");
+
     // The secret that all of it was about is as it was.
     assert_eq!(shared.ok(root, &["secret", "get-value", &victim], b"").len(), 44);
 }

@@ -61,7 +61,7 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
         }
     }
     // A start that was cut off: its QEMU has never run the guest.
-    for id in processes_with(&lib_dir)? {
+    for id in processes_with(lib_dir.path())? {
         if let Some(process) = QemuProcess::find(id)? {
             process.own();
         }
@@ -75,11 +75,16 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
     Ok(None)
 }
 
+/// The numbers of the processes that run for the guest of a lib dir, whose supervisor is gone.
+pub fn orphans(lib_dir: &Path) -> Vec<u32> {
+    processes_with(lib_dir).unwrap_or_default().iter().map(|id| id.pid).collect()
+}
+
 /// The processes of this user, or of the lib dir's, that were started with the lib dir's master key.
-fn processes_with(lib_dir: &LibDir) -> Result<Vec<ProcessId>, SupervisorError> {
-    let key = lib_dir.path().join(MASTER_KEY_FILE);
+fn processes_with(lib_dir: &Path) -> Result<Vec<ProcessId>, SupervisorError> {
+    let key = lib_dir.join(MASTER_KEY_FILE);
     let key = key.as_os_str().as_bytes();
-    let users = [Some(geteuid().as_raw()), fs::metadata(lib_dir.path()).ok().map(|m| m.uid())];
+    let users = [Some(geteuid().as_raw()), fs::metadata(lib_dir).ok().map(|m| m.uid())];
     let mut found = Vec::new();
     let processes = fs::read_dir("/proc").map_err(SupervisorError::io("/proc", "read"))?;
     for entry in processes.filter_map(Result::ok) {

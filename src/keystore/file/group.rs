@@ -20,7 +20,7 @@ use age::x25519::Recipient;
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use uuid::Uuid;
 
-use crate::keystore::{Failure, Keystore, KeystoreError, Listing};
+use crate::keystore::{Failure, Health, Keystore, KeystoreError, Listing};
 use crate::secret::{DefinitionError, SecretDefinition, SecretLookup, SecretValue, Usage, UsageKind};
 
 use super::disk::{self, Existing};
@@ -319,6 +319,12 @@ impl Keystore for GroupStore {
         files.iter().try_for_each(|path| disk::remove(path))?;
         self.sweep(&directory);
         Ok(())
+    }
+
+    fn health(&self) -> Result<Vec<Health>, KeystoreError> {
+        self.directory()?;
+        let is_safe = |m: &Metadata| m.is_file() && m.nlink() == 1 && m.mode() & 0o022 == 0;
+        Ok(vec![self.store.key_health(&self.recipients()?)?, self.store.files_health(is_safe)?])
     }
 }
 

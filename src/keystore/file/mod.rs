@@ -7,6 +7,7 @@
 mod bound;
 mod disk;
 mod group;
+mod health;
 mod identity;
 mod index;
 mod lock;
@@ -27,7 +28,7 @@ use crate::secret::{DefinitionError, SecretDefinition, SecretLookup, SecretValue
 use crate::xml::{Diagnostics, Keyword};
 
 use super::kinds::Opened;
-use super::{Keystore, KeystoreError, Listing, StoreOptions};
+use super::{Health, Keystore, KeystoreError, Listing, StoreOptions};
 use bound::{Binding, BoundIdentity};
 use group::GroupStore;
 use lock::StoreLock;
@@ -289,6 +290,10 @@ impl Keystore for FileStore {
             disk::remove(&path)?;
             disk::sync_dir(&self.dir)
         })
+    }
+
+    fn health(&self) -> Result<Vec<Health>, KeystoreError> {
+        self.own_health()
     }
 }
 
