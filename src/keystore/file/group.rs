@@ -324,7 +324,7 @@ impl Keystore for GroupStore {
     fn health(&self) -> Result<Vec<Health>, KeystoreError> {
         self.directory()?;
         let is_safe = |m: &Metadata| m.is_file() && m.nlink() == 1 && m.mode() & 0o022 == 0;
-        Ok(vec![self.store.key_health(&self.recipients()?)?, self.store.files_health(is_safe)?])
+        Ok(vec![self.store.key_health(&self.recipients()?, true)?, self.store.files_health(is_safe)?])
     }
 }
 

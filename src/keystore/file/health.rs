@@ -23,11 +23,11 @@ impl FileStore {
         let recipients = identity::read_recipients(&self.dir.join(RECIPIENTS))?.unwrap_or_default();
         let me = geteuid().as_raw();
         let is_safe = |m: &Metadata| [0, me].contains(&m.uid()) && m.mode() & 0o022 == 0 && !m.is_symlink();
-        Ok(vec![self.key_health(&recipients)?, self.files_health(is_safe)?])
+        Ok(vec![self.key_health(&recipients, false)?, self.files_health(is_safe)?])
     }
 
     /// Whether the keys that are here open what is stored from now on.
-    pub(super) fn key_health(&self, recipients: &[Recipient]) -> Result<Health, KeystoreError> {
+    pub(super) fn key_health(&self, recipients: &[Recipient], shared: bool) -> Result<Health, KeystoreError> {
         let about = "key";
         let (identities, from) = match self.identity.load(Uuid::nil()) {
             Ok(loaded) => loaded,
@@ -40,6 +40,11 @@ impl FileStore {
         let from = from.join(" and ");
         let opens = |i: &Identity| recipients.iter().any(|r| r.to_string() == i.to_public().to_string());
         if !recipients.is_empty() && !identities.iter().any(opens) {
+            if shared {
+                let message =
+                    format!("the key in {from} reads secrets that name it as a recipient, and no others");
+                return Ok(Health { about, message, warning: false });
+            }
             let message = format!(
                 "what is set from now on cannot be read with the key in {from}, which is none of those in {RECIPIENTS}"
             );
