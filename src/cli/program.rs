@@ -8,8 +8,9 @@ use crate::domain::{Domain, disk};
 use crate::qemu::{self, Capabilities, CommandLine, ProbeError};
 use crate::xml::{Diagnostics, Element};
 
-use super::config::Paths;
+use super::config::{Config, Paths};
 use super::input::{Allow, Input};
+use super::keystore_failure::unresolved_failure;
 use super::{CliError, Exit};
 
 /// The QEMU of guests that name no `<emulator>`.
@@ -65,17 +66,19 @@ pub(crate) fn build(input: &Input, allow: Allow, target: Target<'_>) -> Result<G
     }
 }
 
+/// Fetches a guest's secrets as a start does, and drops them: it counts that they are there.
+pub(crate) fn require_secrets(domain: &Domain, config: &Config, input: &Input) -> Result<(), CliError> {
+    let resolved = config.open_keystores()?.resolve(&domain.secrets());
+    resolved.map(drop).map_err(|unresolved| unresolved_failure(&unresolved, &input.name, &input.source))
+}
+
 /// Says what is wrong with a guest; a host without QEMU is no fault of its XML.
-pub(crate) fn check(
-    root: &Element,
-    target: Target<'_>,
-    diagnostics: &mut Diagnostics,
-) -> Option<CommandLine> {
+pub(crate) fn check(root: &Element, target: Target<'_>, diagnostics: &mut Diagnostics) -> Option<Domain> {
     let mut domain = Domain::from_xml(root, diagnostics)?;
     let capabilities = capabilities(&domain, target).unwrap_or_else(|_| Capabilities::latest());
     let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
     line.say_unprovided(diagnostics);
-    Some(line)
+    Some(domain)
 }
 
 /// What the program that runs a guest can do.

@@ -7,11 +7,13 @@ mod keyring;
 mod kinds;
 mod resolve;
 mod stores;
+mod trouble;
 
 pub use error::{Failure, KeystoreError};
 pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};
 pub use resolve::{ResolvedSecrets, Unresolved};
 pub use stores::{Keystores, SecretFound};
+pub use trouble::Trouble;
 
 use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
 
