@@ -45,6 +45,7 @@ fn qemu_is_asked_once() {
     assert!(first.at_least(7, 2) && first.has_object("secret") && first.has_device("virtio-blk-pci"));
     assert!(first.has_machine("q35") && first.has_machine("pc") && !first.has_machine("virt"));
     assert!(!first.has_device("no-such-device"));
+    assert!(first.has_processor("Haswell") && !first.has_processor("NoSuchProcessor"));
     let second = Capabilities::of_program(&program, &cache).unwrap();
     assert_eq!(first.version, second.version);
     assert!(second.has_device("virtio-blk-pci") && !second.has_device("no-such-device"));

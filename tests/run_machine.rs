@@ -1,4 +1,5 @@
-//! What of the machine is the supervisor's to do: pinned threads, memory that is a file, a firmware's variables.
+//! What of the machine is the supervisor's to do: vCPUs that are plugged in, pinned threads, memory that is a file, a
+//! firmware's variables.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod bare;
@@ -13,7 +14,10 @@ use nix::sys::signal::Signal;
 /// A guest of the helper's with more in it.
 fn guest(host: &Host, name: &str, inside: &str) -> PathBuf {
     let path = host.guest(name, "");
-    let xml = fs::read_to_string(&path).unwrap().replacen("</domain>", &format!("{inside}</domain>"), 1);
+    let mut xml = fs::read_to_string(&path).unwrap().replacen("</domain>", &format!("{inside}</domain>"), 1);
+    if inside.contains("<vcpu ") {
+        xml = xml.replacen("<vcpu>1</vcpu>", "", 1);
+    }
     fs::write(&path, xml).unwrap();
     path
 }
@@ -50,6 +54,30 @@ fn threads_are_pinned() {
     assert_eq!(of("CPU 0"), Some("1"), "{threads:?}");
     run.signal(Signal::SIGINT);
     run.ended();
+}
+
+#[test]
+fn processors_are_plugged_in_and_pinned() {
+    let host = Host::new();
+    let inside = "<vcpu current='2'>4</vcpu><vcpus>\
+        <vcpu id='0' enabled='yes' hotpluggable='no'/><vcpu id='3' enabled='yes' hotpluggable='yes'/></vcpus>\
+        <cpu><topology sockets='2' cores='2' threads='1'/></cpu><cputune><vcpupin vcpu='3' cpuset='0'/></cputune>\
+        <q:deprecation xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0' behavior='reject'/>";
+    let run = host.running(&guest(&host, "plugged", inside));
+    let threads = threads(run.qemu());
+    let of = |name: &str| threads.iter().find(|(n, _)| n.starts_with(name)).map(|(_, cpus)| cpus.as_str());
+    assert_eq!(of("CPU 3"), Some("0"), "{threads:?}");
+    assert!(of("CPU 0").is_some() && of("CPU 1").is_none() && of("CPU 2").is_none(), "{threads:?}");
+    run.signal(Signal::SIGINT);
+    run.ended();
+}
+
+#[test]
+fn processors_that_this_qemu_does_not_know_are_refused_at_their_line() {
+    let host = Host::new();
+    let said = host.fails(65, &guest(&host, "unknown", "<cpu><model>NoSuchProcessor</model></cpu>"));
+    assert!(said.contains("does not know the CPU model 'NoSuchProcessor'"), "{said}");
+    nothing_left(&host.lib_dir("unknown"));
 }
 
 #[test]

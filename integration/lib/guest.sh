@@ -4,7 +4,8 @@
 # What the guest is to have a driver for; each brings its dependencies. Built-in ones are not found, and need not be.
 GUEST_DRIVERS="virtio_pci virtio_blk virtio_scsi virtio_net virtio_balloon virtio_rng virtio_console
     sd_mod sr_mod ahci ata_piix usb_storage uas xhci_pci ehci_pci uhci_hcd
-    ext4 crc32c_generic crc32c_intel crct10dif_generic button evdev i6300esb pvpanic-mmio pvpanic-pci"
+    ext4 crc32c_generic crc32c_intel crct10dif_generic button evdev i6300esb pvpanic-mmio pvpanic-pci
+    virtiofs 9pnet_virtio 9p tpm_crb tpm_tis af_packet e1000 e1000e 8139cp vmw_vsock_virtio_transport"
 
 # guest_build DIR: puts vmlinuz and initramfs.gz into DIR, unless they are there and as new as their sources.
 guest_build() {
@@ -30,6 +31,9 @@ guest_build() {
             'kernel/drivers/cdrom/*' 'kernel/drivers/char/*' 'kernel/drivers/input/*' 'kernel/drivers/misc/pvpanic/*' \
             'kernel/drivers/net/*failover*' 'kernel/drivers/net/virtio*' 'kernel/net/core/*' 'kernel/drivers/scsi/*' \
             'kernel/drivers/usb/*' 'kernel/drivers/virtio/*' 'kernel/drivers/watchdog/*' \
+            'kernel/drivers/net/ethernet/intel/e1000*' 'kernel/drivers/net/ethernet/realtek/8139*' 'kernel/drivers/net/mii*' \
+            'kernel/net/9p/*' 'kernel/net/packet/*' 'kernel/net/vmw_vsock/*' \
+            'kernel/fs/9p/*' 'kernel/fs/fscache/*' 'kernel/fs/fuse/*' 'kernel/fs/netfs/*' \
             'kernel/fs/ext4/*' 'kernel/fs/jbd2/*' 'kernel/fs/mbcache*' 'kernel/lib/*' 'kernel/crypto/*' 'kernel/arch/*/crypto/*' 'kernel/block/*'
         guest_tree tree root
         find root -mindepth 1 -printf '%P\n' | (cd root && busybox cpio -o -H newc 2>/dev/null) | gzip -9 >initramfs.gz

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::supervisor;
+use crate::supervisor::{self, User};
 
 use super::config::{Config, Paths};
 use super::input::{Allow, Input};
@@ -32,8 +32,10 @@ pub(crate) fn run(global: &Global, args: &CheckArgs) -> Result<ExitCode, CliErro
     let input = Input::read(&args.guest)?;
     let paths = Paths::from_environment()?;
     let target = if args.assume_latest { Target::Latest } else { Target::Host(&paths) };
+    // Whom QEMU would run as, if nobody is named.
+    let user = User::for_qemu(None).unwrap_or_default();
     let domain = input.understand(Allow::unsupported_if(args.allow_unsupported), |root, diagnostics| {
-        program::check(root, target, diagnostics)
+        program::check(root, target, user.as_ref(), diagnostics)
     })?;
     if args.secrets {
         supervisor::harden().map_err(|e| CliError::new(Exit::Internal, e.to_string()))?;

@@ -153,7 +153,7 @@ impl Config {
             credentials: env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             key_file: self.paths.keystore_key.clone(),
         };
-        let options = StoreOptions { identity, timeout: self.keystore_timeout };
+        let options = StoreOptions { timeout: self.keystore_timeout, ..StoreOptions::new(identity) };
         Keystores::open(&self.keystores, &options).map_err(keystore_failure)
     }
 }

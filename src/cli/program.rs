@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::general::DomainType;
 use crate::domain::{Domain, disk};
 use crate::qemu::{self, Capabilities, CommandLine, ProbeError};
+use crate::supervisor::{self, User};
 use crate::xml::{Diagnostics, Element};
 
 use super::config::{Config, Paths};
@@ -73,11 +74,19 @@ pub(crate) fn require_secrets(domain: &Domain, config: &Config, input: &Input) -
 }
 
 /// Says what is wrong with a guest; a host without QEMU is no fault of its XML.
-pub(crate) fn check(root: &Element, target: Target<'_>, diagnostics: &mut Diagnostics) -> Option<Domain> {
+pub(crate) fn check(
+    root: &Element,
+    target: Target<'_>,
+    user: Option<&User>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Domain> {
     let mut domain = Domain::from_xml(root, diagnostics)?;
     let capabilities = capabilities(&domain, target).unwrap_or_else(|_| Capabilities::latest());
     let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
     line.say_unprovided(diagnostics);
+    if let Target::Host(_) = target {
+        supervisor::check_helpers(&line.helpers, root, user, diagnostics);
+    }
     Some(domain)
 }
 

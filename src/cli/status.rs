@@ -158,6 +158,13 @@ fn for_people(s: &Status) -> String {
         let encrypted = if disk.encrypted { ", encrypted" } else { "" };
         line("Disk", &format!("{} ({}){encrypted}", disk.target, disk.alias));
     }
+    for helper in &s.helpers {
+        let how = match (&helper.process, &helper.ended) {
+            (Some(process), _) => format!("process {process}"),
+            (None, ended) => ended.clone().unwrap_or_default(),
+        };
+        line("Helper", &format!("{} ({}), {how}", helper.program, helper.device));
+    }
     text
 }
 

@@ -9,11 +9,26 @@ use crate::supervisor::{NetworkError, SupervisorError};
 use super::{CliError, Exit};
 
 /// What QEMU says when it cannot start, what that means, and what to do about it. The first that fits counts.
-const LAST_WORDS: [(&str, Exit, &str); 9] = [
+const LAST_WORDS: [(&str, Exit, &str); 12] = [
     (
         "cannot unlock any keyslot",
         Exit::NoPermission,
         "the value of the disk's secret is not the passphrase of its image: set the right one with `vmward secret set-value`",
+    ),
+    (
+        "Verification of HMAC failed",
+        Exit::NoPermission,
+        "the value of the TPM's secret is not the key of its state: set the right one with `vmward secret set-value`",
+    ),
+    (
+        "Could not find plain data",
+        Exit::Data,
+        "the TPM's state is encrypted: name its key in the guest's XML, <encryption secret='UUID'/>",
+    ),
+    (
+        "Wrong decryption key",
+        Exit::Data,
+        "the TPM's state is not encrypted, and the guest's XML says that it is (<encryption>): remove one or the other",
     ),
     (
         "Could not access KVM kernel module",
@@ -72,7 +87,9 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         E::Network(_) => (Exit::Unavailable, None),
         E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
         E::NotRoot(_) => (Exit::NoPermission, None),
-        E::Died { last_words, .. } | E::Start { last_words, .. } => {
+        E::NoHelper(_) => (Exit::Unavailable, None),
+        E::LongKey(_) => (Exit::Data, None),
+        E::Helper { last_words, .. } | E::Died { last_words, .. } | E::Start { last_words, .. } => {
             let (exit, hint) = meaning(last_words);
             (exit, hint.map(|hint| hint.replace("{user}", user.unwrap_or("your own")).into()))
         }
@@ -82,7 +99,9 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         E::NoSecret(_) | E::MasterKey(_) | E::NoMasterKey(_) | E::Harden(_) | E::Signals(_) => {
             (Exit::Internal, None)
         }
-        E::Io { .. } | E::DamagedState { .. } | E::Spawn { .. } | E::Watch(_) => (Exit::Unavailable, None),
+        E::Io { .. } | E::DamagedState { .. } | E::Spawn { .. } | E::Watch { .. } => {
+            (Exit::Unavailable, None)
+        }
     };
     let mut failure = CliError::new(exit, error.to_string());
     let mut causes = Vec::new();
@@ -116,6 +135,7 @@ mod tests {
             ("qemu: Could not access KVM kernel module: Permission denied", Exit::Unavailable),
             ("qemu: -blockdev {...}: Could not open '/x': Permission denied", Exit::NoPermission),
             ("qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory", Exit::TryAgain),
+            ("swtpm: Verification of HMAC failed. Data integrity is compromised", Exit::NoPermission),
             ("qemu: something new", Exit::Unavailable),
         ] {
             assert_eq!(meaning(&["a warning".to_owned(), line.to_owned()]).0, exit, "{line}");

@@ -127,7 +127,10 @@ impl Address {
         let bare = element.attributes.len() == 1;
         match kind {
             AddressType::Pci if bare => None,
-            AddressType::Pci => PciAddress::from_xml(element, diagnostics).map(Self::Pci),
+            // The root complex itself is at 0000:00:00.0: libvirt takes that for "none".
+            AddressType::Pci => PciAddress::from_xml(element, diagnostics)
+                .filter(|a| (a.domain, a.bus, a.slot) != (0, 0, 0))
+                .map(Self::Pci),
             AddressType::Drive if bare => None,
             AddressType::Drive => Some(Self::Drive(DriveAddress::from_xml(element, diagnostics))),
             AddressType::Usb if bare => None,

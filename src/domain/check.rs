@@ -6,6 +6,7 @@ use super::Domain;
 use super::clock::TimerName;
 use super::cpu::CpuMode;
 use super::devices::input::InputBus;
+use super::devices::{self, filesystem};
 use super::disk;
 use super::firmware::FirmwareKind;
 use super::general::DomainType;
@@ -17,8 +18,8 @@ use super::tuning::{NumaMode, NumaPolicy};
 /// x86 processors address at most 52 bits of memory; with less there is room to round sizes up.
 const MAX_MEMORY: u64 = 1 << 52;
 
-/// What the interrupt controllers of `pc` machines can address.
-const MAX_VCPUS_PC: u32 = 255;
+/// What interrupts can address without remapping, which `pc` machines do not have.
+const MAX_VCPUS_XAPIC: u32 = 255;
 
 /// Checks a domain that was read, and fills in what follows from its parts.
 pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
@@ -31,6 +32,8 @@ pub(super) fn domain(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     boot_order(domain, diagnostics);
     smbios(domain, diagnostics);
     disk::check_in(domain, diagnostics);
+    devices::check::in_domain(domain, diagnostics);
+    filesystem::check_in(domain, diagnostics);
 }
 
 fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
@@ -45,6 +48,9 @@ fn memory(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     if cells > 0 {
         // The cells say how much memory there is; what <memory> says beside them is not asked.
         domain.memory.total = cells;
+    }
+    if let Some(first) = domain.cpu.numa.cells.first().filter(|_| cells == 0) {
+        diagnostics.error(first.span, "the NUMA cells have no memory");
     }
     if domain.memory.total == 0 {
         diagnostics
@@ -122,13 +128,8 @@ fn numa(domain: &mut Domain, diagnostics: &mut Diagnostics) {
         }
     }
     for link in &domain.cpu.numa.interconnects {
-        for id in [link.initiator, link.target] {
-            if !is_cell(id) {
-                diagnostics.error(
-                    domain.cpu.span,
-                    format!("<interconnects> names the NUMA cell {id}, which is not there"),
-                );
-            }
+        if let Some(id) = [link.initiator, link.target].into_iter().find(|id| !is_cell(*id)) {
+            diagnostics.error(link.span, format!("there is no NUMA cell {id}"));
         }
     }
 }
@@ -167,16 +168,36 @@ fn processors(domain: &Domain, diagnostics: &mut Diagnostics) {
             )
             .related(vcpus.span, "as it says here");
     }
-    if domain.os.chipset == Chipset::I440fx && vcpus.max > MAX_VCPUS_PC {
+    if domain.os.chipset == Chipset::I440fx && vcpus.max > MAX_VCPUS_XAPIC {
         diagnostics
-            .error(vcpus.span, format!("a 'pc' machine has at most {MAX_VCPUS_PC} vCPUs"))
+            .error(vcpus.span, format!("a 'pc' machine has at most {MAX_VCPUS_XAPIC} vCPUs"))
             .hint("q35 machines can have more");
     }
     for (vcpu, _) in domain.pinning.vcpus.iter().filter(|(v, _)| *v >= vcpus.max) {
-        diagnostics.error(domain.pinning.span, format!("there is no vCPU {vcpu} to be pinned"));
+        diagnostics.warning(domain.pinning.span, format!("there is no vCPU {vcpu} to be pinned"));
     }
-    for (id, _) in domain.pinning.iothreads.iter().filter(|(id, _)| !domain.iothreads.contains(*id)) {
-        diagnostics.error(domain.pinning.span, format!("there is no I/O thread {id} to be pinned"));
+    if domain.os.chipset == Chipset::Q35
+        && vcpus.max > MAX_VCPUS_XAPIC
+        && domain.devices.iommu.as_ref().and_then(|i| i.eim) != Some(true)
+    {
+        diagnostics
+            .error(
+                vcpus.span,
+                format!("more than {MAX_VCPUS_XAPIC} vCPUs need interrupts with longer addresses"),
+            )
+            .hint(
+                "<ioapic driver='qemu'/> and <iommu model='intel'><driver intremap='on' eim='on'/></iommu>",
+            );
+    }
+    let pinning = &domain.pinning;
+    if let Some(vcpu) = pinning.scheduled_vcpus.last().filter(|v| *v >= vcpus.max) {
+        diagnostics.error(pinning.span, format!("there is no vCPU {vcpu} to have a scheduler"));
+    }
+    let pinned = pinning.iothreads.iter().map(|(id, _)| *id);
+    if let Some(id) =
+        pinned.chain(pinning.scheduled_iothreads.iter()).find(|id| !domain.iothreads.contains(*id))
+    {
+        diagnostics.error(pinning.span, format!("there is no I/O thread {id} as <cputune> names it"));
     }
     let tcg = domain.general.kind == Some(DomainType::Qemu);
     if tcg && cpu.mode == Some(CpuMode::HostPassthrough) {
@@ -186,6 +207,9 @@ fn processors(domain: &Domain, diagnostics: &mut Diagnostics) {
     }
     if cpu.migratable.is_some() && !matches!(cpu.mode, Some(CpuMode::HostPassthrough | CpuMode::Maximum)) {
         diagnostics.error(cpu.span, "'migratable' belongs to the modes host-passthrough and maximum");
+    }
+    if let Some(security) = domain.launch_security.as_ref().filter(|_| tcg) {
+        diagnostics.error(security.span, "memory is encrypted with KVM only: <domain type='kvm'>");
     }
     if let Some((_, span)) = domain.features.tb_cache.filter(|_| !tcg) {
         diagnostics.error(span, "<tb-cache> belongs to <domain type='qemu'>");
@@ -211,6 +235,10 @@ fn platform(domain: &Domain, diagnostics: &mut Diagnostics) {
                 .error(input.info.span, "this needs the PS/2 controller")
                 .related(span, "switched off here");
         }
+    }
+    // The first console is a serial port by another name, or brings one along.
+    if domain.os.bios_serial && domain.devices.serials.is_empty() && domain.devices.consoles.is_empty() {
+        diagnostics.error(domain.os.span, "for <bios useserial='yes'/> the guest needs a <serial> port");
     }
     if domain.general.kind == Some(DomainType::Qemu)
         && let Some(timer) = domain.clock.timer(TimerName::Tsc).filter(|t| t.frequency.is_some())
@@ -266,7 +294,7 @@ fn smbios(domain: &Domain, diagnostics: &mut Diagnostics) {
     }
     let Some((mode, span)) = domain.os.smbios else { return };
     match mode {
-        SmbiosMode::Sysinfo if domain.sysinfo.tables.is_empty() && domain.sysinfo.oem_strings.is_empty() => {
+        SmbiosMode::Sysinfo if !domain.sysinfo.smbios => {
             diagnostics.error(span, "there is no <sysinfo type='smbios'> to show to the guest");
         }
         SmbiosMode::Host => {

@@ -119,27 +119,15 @@ impl Clock {
             Some(ClockOffset::Variable) => {
                 this.adjustment = clock.number("adjustment", diagnostics).unwrap_or_default();
                 this.basis = clock.keyword("basis", diagnostics);
-                if this.basis == Some(ClockBasis::Localtime) && this.adjustment != 0 {
-                    diagnostics
-                        .unsupported(clock.span, "vmward adjusts the guest's clock from UTC only")
-                        .hint("count the adjustment from UTC: basis='utc'");
-                }
             }
             Some(ClockOffset::Absolute) => {
                 clock.require("start", diagnostics);
                 this.start = clock.number("start", diagnostics);
-            }
-            Some(ClockOffset::Utc | ClockOffset::Localtime) | None => {
-                // "reset" is libvirt's word for: whatever the guest set the clock to is forgotten. So it is here.
-                if let Some(adjustment) = clock.attribute("adjustment").filter(|a| a.value != "reset") {
-                    diagnostics
-                        .unsupported(
-                            adjustment.span,
-                            "vmward keeps no adjustment of the guest's clock between starts",
-                        )
-                        .hint("offset='variable' sets the clock at each start");
+                if this.start.is_some_and(|start| start < 0) {
+                    diagnostics.error(clock.span, "the guest's clock starts at or after 1970");
                 }
             }
+            Some(ClockOffset::Utc | ClockOffset::Localtime) | None => this.read_fixed(clock, diagnostics),
         }
         for element in clock.children("timer") {
             let Some(timer) = Timer::from_xml(element, diagnostics) else { continue };
@@ -151,6 +139,20 @@ impl Clock {
             this.timers.push(timer);
         }
         this
+    }
+
+    /// A clock of UTC or local time. "reset" is libvirt's word for: whatever the guest set the clock to is forgotten,
+    /// and so it is here. A number is an older way to write a variable offset.
+    fn read_fixed(&mut self, clock: &Element, diagnostics: &mut Diagnostics) {
+        if clock.get("adjustment").is_none_or(|a| a == "reset") {
+            return;
+        }
+        self.adjustment = clock.number("adjustment", diagnostics).unwrap_or_default();
+        self.basis = Some(match self.offset {
+            Some(ClockOffset::Localtime) => ClockBasis::Localtime,
+            _ => ClockBasis::Utc,
+        });
+        self.offset = Some(ClockOffset::Variable);
     }
 
     /// The timer of that name, if the XML has one.
@@ -172,7 +174,13 @@ impl Timer {
         };
         match name {
             TimerName::Rtc => timer.track = element.keyword("track", diagnostics),
-            TimerName::Tsc => timer.frequency = element.number("frequency", diagnostics),
+            TimerName::Tsc => {
+                timer.frequency = element.number("frequency", diagnostics);
+                if let Some(mode) = element.attribute("mode").filter(|m| m.value != "auto") {
+                    diagnostics
+                        .warning(mode.span, "'mode' of this timer is Xen's: it changes nothing in QEMU");
+                }
+            }
             _ => {}
         }
         if let Some(catchup) = element.only_child("catchup", diagnostics) {
@@ -186,7 +194,7 @@ impl Timer {
         Some(timer)
     }
 
-    /// What QEMU can do with each timer.
+    /// What QEMU can do with each timer. libvirt tells it nothing of the rest, nor is that here what the guest gets.
     fn check(&self, diagnostics: &mut Diagnostics) {
         use TickPolicy as P;
         let policies: &[P] = match self.name {
@@ -196,16 +204,20 @@ impl Timer {
             _ => &[],
         };
         if let Some(policy) = self.tick_policy.filter(|p| !policies.contains(p)) {
-            diagnostics.error(
-                self.span,
-                format!("QEMU has no tickpolicy '{}' of the timer '{}'", policy.as_str(), self.name.as_str()),
-            );
+            let message =
+                format!("QEMU has no tickpolicy '{}' of the timer '{}'", policy.as_str(), self.name.as_str());
+            match self.name {
+                TimerName::Hpet | TimerName::Tsc => diagnostics.outside_qemu(self.span, message),
+                _ => diagnostics.error(self.span, message),
+            };
         }
         if self.present == Some(false)
             && matches!(self.name, TimerName::Rtc | TimerName::Pit | TimerName::Tsc)
         {
-            diagnostics
-                .error(self.span, format!("QEMU's guests always have the timer '{}'", self.name.as_str()));
+            diagnostics.outside_qemu(
+                self.span,
+                format!("QEMU's guests always have the timer '{}'", self.name.as_str()),
+            );
         }
     }
 }

@@ -1,9 +1,10 @@
-//! `<qemu:commandline>`: arguments and environment that go to QEMU as they are.
+//! `<qemu:commandline>`: arguments and environment that go to QEMU as they are; and what QEMU does with what it will drop.
 //!
-//! They are visible to every user of the host and recorded by the kernel's audit: no place for secrets, which
+//! Arguments are visible to every user of the host and recorded by the kernel's audit: no place for secrets, which
 //! have their own way (`<secret>`).
 
-use crate::xml::{Diagnostics, Element};
+use crate::keywords;
+use crate::xml::{Diagnostics, Element, Keyword};
 
 /// The namespace of QEMU's own elements in libvirt's XML.
 const NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
@@ -57,6 +58,42 @@ fn variable(element: &Element, diagnostics: &mut Diagnostics) -> Option<(String,
         diagnostics.error(element.span, format!("'{name}' would change which code runs in QEMU"));
     }
     Some((name.to_owned(), element.get("value").unwrap_or_default().to_owned()))
+}
+
+keywords! {
+    /// What QEMU does about its deprecated options and commands.
+    pub enum Deprecation {
+        /// It takes and shows them.
+        None = "none",
+        /// It does not show them.
+        Omit = "omit",
+        /// It does not take them either.
+        Reject = "reject",
+        /// It aborts when it is given one.
+        Crash = "crash",
+    }
+}
+
+/// Reads `<qemu:deprecation>`. An unknown word is passed over, as libvirt does: this is for developers, and words change.
+pub(super) fn deprecation(root: &Element, diagnostics: &mut Diagnostics) -> Option<Deprecation> {
+    let element = root.only_child(&qualified(root, "deprecation")?, diagnostics)?;
+    let behavior = element.attribute("behavior")?;
+    let found = Deprecation::from_word(&behavior.value);
+    if found.is_none() {
+        diagnostics.warning(
+            behavior.span,
+            format!("'{}' is not a behavior; it takes {}", behavior.value, Deprecation::expected()),
+        );
+    }
+    found
+}
+
+/// `<qemu:capabilities>`: what libvirt is to believe of QEMU. vmward asks QEMU, and has other names for what it can do.
+pub(super) fn capabilities(root: &Element, diagnostics: &mut Diagnostics) {
+    let Some(name) = qualified(root, "capabilities") else { return };
+    let Some(element) = root.only_child(&name, diagnostics) else { return };
+    element.mark_read();
+    diagnostics.outside_qemu(element.span, "vmward believes QEMU about what it can do (<qemu:capabilities>)");
 }
 
 /// The name, prefix included, of a child in QEMU's namespace.

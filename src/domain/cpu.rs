@@ -20,6 +20,40 @@ keywords! {
 }
 
 keywords! {
+    /// How the host's processor compares to the guest's.
+    pub enum CpuMatch {
+        /// It has at least as much, and the guest sees all of it.
+        Minimum = "minimum",
+        /// It has at least as much.
+        Exact = "exact",
+        /// It is the same.
+        Strict = "strict",
+    }
+}
+
+keywords! {
+    /// When the host's processor is compared.
+    pub enum CpuCheck {
+        /// Never.
+        None = "none",
+        /// Before the start.
+        Partial = "partial",
+        /// Also after it.
+        Full = "full",
+    }
+}
+
+keywords! {
+    /// What becomes of a guest whose model the host lacks.
+    pub enum Fallback {
+        /// It gets one that is near.
+        Allow = "allow",
+        /// It does not start.
+        Forbid = "forbid",
+    }
+}
+
+keywords! {
     /// What is asked of a feature.
     pub enum FeaturePolicy {
         /// It is on, whatever the host says.
@@ -62,7 +96,7 @@ keywords! {
 pub struct AddressBits {
     /// How it is chosen.
     pub mode: AddressBitsMode,
-    /// The number, of an emulated one.
+    /// The number, of an emulated one; `None`: QEMU's.
     pub bits: Option<u32>,
     /// The most, of the host's.
     pub limit: Option<u32>,
@@ -81,7 +115,7 @@ pub struct Cpu {
     pub vendor_id: Option<String>,
     /// `migratable=`: features that keep a guest from moving are left out.
     pub migratable: Option<bool>,
-    /// `<feature>`s, with QEMU's names.
+    /// `<feature>`s, with libvirt's names.
     pub features: Vec<(String, FeaturePolicy)>,
     /// `<cache>`.
     pub cache: Option<CacheMode>,
@@ -117,9 +151,7 @@ impl Cpu {
     /// Reads `<cpu>`.
     pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
         let Some(cpu) = root.only_child("cpu", diagnostics) else { return Self::default() };
-        // Both are about libvirt's comparison with the host: QEMU warns of what the host does not have.
-        cpu.attribute("match");
-        cpu.attribute("check");
+        comparison(cpu, diagnostics);
         let mut this = Self {
             span: cpu.span,
             mode: cpu.keyword("mode", diagnostics),
@@ -138,14 +170,29 @@ impl Cpu {
         this.read_model(cpu, diagnostics);
         if this.mode == Some(CpuMode::Custom) && this.model.is_none() {
             diagnostics.error(cpu.span, "a custom <cpu> names its <model>");
+        } else if this.mode.is_none() && this.model.is_none() && !this.features.is_empty() {
+            diagnostics.error(cpu.span, "a <cpu> without a <model> has no <feature>");
         }
+        this.check_cache(diagnostics);
         this
+    }
+
+    /// The host's caches are those of the host's processor.
+    fn check_cache(&self, diagnostics: &mut Diagnostics) {
+        if self.cache == Some(CacheMode::Passthrough)
+            && !matches!(self.mode, Some(CpuMode::HostPassthrough | CpuMode::Maximum))
+        {
+            diagnostics.error(
+                self.span,
+                "the host's caches are shown with <cpu mode='host-passthrough'> or 'maximum' only",
+            );
+        }
     }
 
     fn read_model(&mut self, cpu: &Element, diagnostics: &mut Diagnostics) {
         let Some(model) = cpu.only_child("model", diagnostics) else { return };
         // What to do where the host lacks the model: QEMU says so itself when it starts.
-        model.attribute("fallback");
+        model.keyword::<Fallback>("fallback", diagnostics);
         self.model = Some((model.text().to_owned(), model.span)).filter(|(name, _)| !name.is_empty());
         if let Some((name, span)) = &self.model
             && name.contains(|c: char| !c.is_ascii_alphanumeric() && !"-_.+".contains(c))
@@ -162,31 +209,36 @@ impl Cpu {
     }
 }
 
+/// What is about libvirt's comparison with the host: QEMU warns of what the host does not have.
+fn comparison(cpu: &Element, diagnostics: &mut Diagnostics) {
+    cpu.keyword::<CpuMatch>("match", diagnostics);
+    cpu.keyword::<CpuCheck>("check", diagnostics);
+    // Of a description of a host's processor that became a guest's.
+    if let Some(arch) =
+        cpu.only_child("arch", diagnostics).filter(|a| !["x86_64", "i686"].contains(&a.text()))
+    {
+        diagnostics.error(arch.text_place(), format!("vmward runs x86_64 guests, not '{}'", arch.text()));
+    }
+    if let Some(vendor) = cpu.only_child("vendor", diagnostics) {
+        vendor.text();
+        diagnostics.warning(vendor.span, "vmward does not look who made the host's processor");
+    }
+}
+
 fn features(cpu: &Element, diagnostics: &mut Diagnostics) -> Vec<(String, FeaturePolicy)> {
     let mut list: Vec<(String, FeaturePolicy)> = Vec::new();
     for element in cpu.children("feature") {
         let Some(name) = element.require("name", diagnostics) else { continue };
         let policy = element.keyword("policy", diagnostics).unwrap_or(FeaturePolicy::Require);
-        let name = qemu_feature(name);
         if name.contains(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c)) {
             diagnostics.error(element.span, format!("'{name}' is not the name of a CPU feature"));
         }
-        if list.iter().any(|(other, _)| *other == name) {
+        if list.iter().any(|(other, _)| other == name) {
             diagnostics.error(element.span, format!("there are two <feature> with the name '{name}'"));
         }
-        list.push((name, policy));
+        list.push((name.to_owned(), policy));
     }
     list
-}
-
-/// QEMU's name of a feature: libvirt kept some old ones, one of them misspelt.
-fn qemu_feature(name: &str) -> String {
-    match name {
-        "pclmuldq" => "pclmulqdq".to_owned(),
-        "cmp_legacy" | "ds_cpl" | "fxsr_opt" | "kvm_pv_eoi" | "kvm_pv_unhalt" | "lahf_lm" | "nodeid_msr"
-        | "perfctr_core" | "perfctr_nb" | "tsc_adjust" => name.replace('_', "-"),
-        _ => name.to_owned(),
-    }
 }
 
 fn cache(element: &Element, diagnostics: &mut Diagnostics) -> Option<CacheMode> {
@@ -215,9 +267,6 @@ fn address_bits(element: &Element, diagnostics: &mut Diagnostics) -> Option<Addr
         }
         AddressBitsMode::Passthrough if bits.is_some() => {
             diagnostics.error(element.span, "'bits' of <maxphysaddr> belongs to mode='emulate'");
-        }
-        AddressBitsMode::Emulate if bits.is_none() => {
-            diagnostics.error(element.span, "<maxphysaddr mode='emulate'> lacks 'bits'");
         }
         _ => {}
     }

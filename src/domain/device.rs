@@ -17,6 +17,8 @@ pub struct DeviceInfo {
     pub address_span: Option<Span>,
     /// `<boot order=...>`.
     pub boot_order: Option<u32>,
+    /// `<acpi index=...>`: the number by which guests name a PCI device (`eno1`).
+    pub acpi_index: Option<u32>,
     /// What puts the device at its address in QEMU: `bus`, `addr`, `unit`, ... Filled in with the address, so that
     /// every device is put there in the same way, whatever its bus: `properties.extend(info.place.clone())`.
     pub place: serde_json::Map<String, serde_json::Value>,
@@ -25,8 +27,11 @@ pub struct DeviceInfo {
 /// Aliases that users may choose start with this, so that they never collide with assigned ones.
 const USER_ALIAS_PREFIX: &str = "ua-";
 
+/// The highest number of an onboard device that QEMU takes, hw/acpi/pcihp.c: ONBOARD_INDEX_MAX.
+const LAST_ACPI_INDEX: u32 = (16 << 10) - 1;
+
 impl DeviceInfo {
-    /// Reads `<alias>`, `<address>` and `<boot>` of a device.
+    /// Reads `<alias>`, `<address>`, `<boot>` and `<acpi>` of a device.
     pub fn from_xml(device: &Element, diagnostics: &mut Diagnostics) -> Self {
         let mut info = Self { span: device.span, ..Self::default() };
         if let Some(alias) = device.only_child("alias", diagnostics) {
@@ -41,6 +46,12 @@ impl DeviceInfo {
             info.boot_order = boot.number("order", diagnostics);
             if info.boot_order == Some(0) {
                 diagnostics.error(boot.span, "boot orders start at 1");
+            }
+        }
+        if let Some(acpi) = device.only_child("acpi", diagnostics) {
+            info.acpi_index = acpi.number("index", diagnostics);
+            if info.acpi_index.is_some_and(|index| !(1..=LAST_ACPI_INDEX).contains(&index)) {
+                diagnostics.error(acpi.span, format!("ACPI indexes are 1 to {LAST_ACPI_INDEX}"));
             }
         }
         info

@@ -73,6 +73,7 @@ impl Features {
         let Some(features) = root.only_child("features", diagnostics) else { return Self::default() };
         // x86_64 processors always have PAE.
         features.only_child("pae", diagnostics);
+        of_others(features, diagnostics);
         let mut this = Self {
             acpi: features.only_child("acpi", diagnostics).is_some(),
             apic_eoi: features.only_child("apic", diagnostics).and_then(|a| a.on_off("eoi", diagnostics)),
@@ -86,8 +87,8 @@ impl Features {
             ..Self::default()
         };
         this.ioapic =
-            features.only_child("ioapic", diagnostics).and_then(|i| i.require_keyword("driver", diagnostics));
-        this.ps2 = state(features, "ps2", diagnostics).zip(features.child("ps2").map(|e| e.span));
+            features.only_child("ioapic", diagnostics).and_then(|i| i.keyword("driver", diagnostics));
+        this.ps2 = given_state(features, "ps2", diagnostics).zip(features.child("ps2").map(|e| e.span));
         this.async_teardown = features
             .only_child("async-teardown", diagnostics)
             .map(|e| e.yes_no("enabled", diagnostics).unwrap_or(true));
@@ -111,6 +112,9 @@ impl Features {
         let tcg = features.only_child("tcg", diagnostics);
         let Some(cache) = tcg.and_then(|tcg| tcg.only_child("tb-cache", diagnostics)) else { return };
         if let Some(bytes) = size::of_element(cache, KIB, diagnostics) {
+            if !bytes.is_multiple_of(MIB) {
+                diagnostics.error(cache.text_place(), "the size of <tb-cache> is a number of whole MiB");
+            }
             self.tb_cache = Some((bytes, cache.span));
         }
     }
@@ -137,17 +141,37 @@ impl KvmFeatures {
             size
         });
         Self {
-            hidden: state(kvm, "hidden", diagnostics).unwrap_or_default(),
-            hint_dedicated: state(kvm, "hint-dedicated", diagnostics).unwrap_or_default(),
-            poll_control: state(kvm, "poll-control", diagnostics).unwrap_or_default(),
-            pv_ipi: state(kvm, "pv-ipi", diagnostics),
+            hidden: given_state(kvm, "hidden", diagnostics).unwrap_or_default(),
+            hint_dedicated: given_state(kvm, "hint-dedicated", diagnostics).unwrap_or_default(),
+            poll_control: given_state(kvm, "poll-control", diagnostics).unwrap_or_default(),
+            pv_ipi: given_state(kvm, "pv-ipi", diagnostics),
             dirty_ring,
         }
     }
 }
 
+/// Features of hypervisors other than QEMU, which libvirt passes over as well.
+fn of_others(features: &Element, diagnostics: &mut Diagnostics) {
+    for name in ["capabilities", "hap", "msrs", "privnet", "viridian", "xen"] {
+        if let Some(element) = features.only_child(name, diagnostics) {
+            element.mark_read();
+            diagnostics.warning(
+                element.span,
+                format!("<{name}> is for other hypervisors: it changes nothing in QEMU"),
+            );
+        }
+    }
+}
+
+/// `state=` of a feature that says it.
+pub(super) fn given_state(parent: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<bool> {
+    let element = parent.only_child(name, diagnostics)?;
+    element.require("state", diagnostics)?;
+    element.on_off("state", diagnostics)
+}
+
 /// `state=` of a feature; a feature without it is on.
-pub(super) fn state(parent: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<bool> {
+fn state(parent: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<bool> {
     let element = parent.only_child(name, diagnostics)?;
     Some(element.on_off("state", diagnostics).unwrap_or(true))
 }

@@ -194,11 +194,6 @@ impl Loader {
                 );
             }
         }
-        if chosen && self.path.is_some() {
-            diagnostics
-                .error(self.span, "the firmware is either chosen (firmware= of <os>) or named here")
-                .hint("leave one of the two out");
-        }
     }
 }
 
@@ -215,11 +210,19 @@ impl Nvram {
         } else {
             Some(path).filter(|p| !p.is_empty()).map(|p| Source::File(p.to_owned()))
         };
+        let format = element.keyword("format", diagnostics);
+        let of_template: Option<FirmwareFormat> = element.keyword("templateFormat", diagnostics);
+        if of_template.is_some_and(|f| f != format.unwrap_or(f)) {
+            diagnostics.unsupported(
+                element.span,
+                "vmward copies the template as it is: its format is that of the variables",
+            );
+        }
         Some(Self {
             span: element.span,
             source,
             template: element.get("template").map(str::to_owned),
-            format: element.keyword("format", diagnostics),
+            format: format.or(of_template),
         })
     }
 }

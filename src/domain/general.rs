@@ -81,15 +81,26 @@ fn uuid(root: &Element, diagnostics: &mut Diagnostics) -> Option<Uuid> {
     uuid
 }
 
-/// `<genid>`: a random one if it is empty.
-pub(super) fn genid(root: &Element, diagnostics: &mut Diagnostics) -> Option<Uuid> {
+/// `<genid>`: changes when the guest is a copy or was set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GenerationId {
+    /// The one that the XML names.
+    Given(Uuid),
+    /// Another one at each start.
+    New,
+}
+
+/// Reads `<genid>`.
+pub(super) fn genid(root: &Element, diagnostics: &mut Diagnostics) -> Option<GenerationId> {
     let element = root.only_child("genid", diagnostics)?;
-    let genid =
-        if element.text().is_empty() { Some(Uuid::new_v4()) } else { Uuid::try_parse(element.text()).ok() };
+    if element.text().is_empty() {
+        return Some(GenerationId::New);
+    }
+    let genid = Uuid::try_parse(element.text()).ok();
     if genid.is_none() {
         diagnostics.error(element.text_place(), format!("'{}' is not a UUID", element.text()));
     }
-    genid
+    genid.map(GenerationId::Given)
 }
 
 fn title(root: &Element, diagnostics: &mut Diagnostics) -> Option<String> {

@@ -3,7 +3,7 @@
 use crate::keywords;
 use crate::xml::{Diagnostics, Element};
 
-use super::features::state;
+use super::features::given_state;
 
 keywords! {
     /// How the enlightenments are chosen.
@@ -67,26 +67,32 @@ impl HyperV {
             ..Self::default()
         };
         for (name, property) in SWITCHES {
-            if state(hyperv, name, diagnostics) == Some(true) {
+            if given_state(hyperv, name, diagnostics) == Some(true) {
                 this.switches.push(property);
             }
         }
         this.read_groups(hyperv, diagnostics);
         this.read_spinlocks(hyperv, diagnostics);
         this.read_vendor(hyperv, diagnostics);
+        if this.passthrough
+            && (!this.switches.is_empty() || this.spinlocks.is_some() || this.vendor_id.is_some())
+        {
+            diagnostics.warning(hyperv.span, "with mode='passthrough' the guest gets all features anyway");
+            this = Self { passthrough: true, ..Self::default() };
+        }
         this
     }
 
     /// Features that have parts.
     fn read_groups(&mut self, hyperv: &Element, diagnostics: &mut Diagnostics) {
         for (name, property, parts) in GROUPS {
-            let on = state(hyperv, name, diagnostics) == Some(true);
+            let on = given_state(hyperv, name, diagnostics) == Some(true);
             if on {
                 self.switches.push(property);
             }
             let Some(element) = hyperv.child(name) else { continue };
             for (part, property) in *parts {
-                if state(element, part, diagnostics) == Some(true) && on {
+                if given_state(element, part, diagnostics) == Some(true) && on {
                     self.switches.push(property);
                 }
             }
@@ -94,7 +100,7 @@ impl HyperV {
     }
 
     fn read_spinlocks(&mut self, hyperv: &Element, diagnostics: &mut Diagnostics) {
-        if state(hyperv, "spinlocks", diagnostics) != Some(true) {
+        if given_state(hyperv, "spinlocks", diagnostics) != Some(true) {
             return;
         }
         let Some(element) = hyperv.child("spinlocks") else { return };
@@ -109,7 +115,7 @@ impl HyperV {
     }
 
     fn read_vendor(&mut self, hyperv: &Element, diagnostics: &mut Diagnostics) {
-        if state(hyperv, "vendor_id", diagnostics) != Some(true) {
+        if given_state(hyperv, "vendor_id", diagnostics) != Some(true) {
             return;
         }
         let Some(element) = hyperv.child("vendor_id") else { return };

@@ -40,6 +40,7 @@ impl Lifecycle {
     /// Reads the three elements.
     pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
         let default = Self::default();
+        locks(root, diagnostics);
         Self {
             on_poweroff: action(root, "on_poweroff", diagnostics).unwrap_or(default.on_poweroff),
             on_reboot: action(root, "on_reboot", diagnostics).unwrap_or(default.on_reboot),
@@ -50,7 +51,17 @@ impl Lifecycle {
 
 fn action(root: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<LifecycleAction> {
     let element = root.only_child(name, diagnostics)?;
-    let found = LifecycleAction::from_word(element.text());
+    let word = match element.text().strip_prefix("coredump-") {
+        Some(then @ ("destroy" | "restart")) if name == "on_crash" => {
+            diagnostics.outside_qemu(
+                element.text_place(),
+                "vmward writes no dump of a guest that has crashed: its memory may hold keys",
+            );
+            then
+        }
+        _ => element.text(),
+    };
+    let found = LifecycleAction::from_word(word);
     if found.is_none() {
         diagnostics.error(
             element.text_place(),
@@ -62,6 +73,22 @@ fn action(root: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<L
         );
     }
     found
+}
+
+/// `<on_lockfailure>`: what libvirt does when its lock manager loses a disk. There is none here, QEMU locks images itself.
+fn locks(root: &Element, diagnostics: &mut Diagnostics) {
+    let Some(element) = root.only_child("on_lockfailure", diagnostics) else { return };
+    if ["poweroff", "restart", "pause", "ignore"].contains(&element.text()) {
+        diagnostics.warning(
+            element.span,
+            "there is no lock manager here that could fail: <on_lockfailure> changes nothing",
+        );
+    } else {
+        diagnostics.error(
+            element.text_place(),
+            format!("'{}' is not an action of <on_lockfailure>", element.text()),
+        );
+    }
 }
 
 /// `<pm>`: whether the firmware offers to suspend.

@@ -9,6 +9,7 @@ mod check;
 pub mod clock;
 pub mod commandline;
 pub mod cpu;
+pub mod cpu_model;
 mod device;
 pub mod devices;
 pub mod disk;
@@ -17,6 +18,7 @@ pub mod firmware;
 pub mod general;
 pub mod hyperv;
 pub mod id_set;
+pub mod launch_security;
 pub mod lifecycle;
 pub mod memory;
 pub mod numa;
@@ -68,10 +70,14 @@ pub struct Domain {
     pub power: lifecycle::PowerManagement,
     /// What its SMBIOS tables say.
     pub sysinfo: sysinfo::Sysinfo,
-    /// `<genid>`: changes when the guest is a copy or was set back.
-    pub genid: Option<uuid::Uuid>,
+    /// `<genid>`.
+    pub genid: Option<general::GenerationId>,
+    /// How the host is kept out of its memory.
+    pub launch_security: Option<launch_security::LaunchSecurity>,
     /// What goes to QEMU as it is.
     pub passed_through: commandline::PassedThrough,
+    /// What QEMU does about what is deprecated.
+    pub deprecation: Option<commandline::Deprecation>,
     /// Properties of QEMU's devices that win over all else.
     pub overrides: Vec<overrides::DeviceOverride>,
     /// Its devices.
@@ -86,14 +92,15 @@ impl Domain {
             diagnostics.error(root.span, format!("this is a <{}>, not a <domain>", root.name));
             return None;
         }
+        let vcpus = vcpu::Vcpus::from_xml(root, diagnostics);
         let mut domain = Self {
             general: general::General::from_xml(root, diagnostics),
             memory: memory::Memory::from_xml(root, diagnostics),
             backing: backing::MemoryBacking::from_xml(root, diagnostics),
-            numatune: tuning::NumaTune::from_xml(root, diagnostics),
+            numatune: tuning::NumaTune::from_xml(root, vcpus.automatic, diagnostics),
             iothreads: tuning::IoThreads::from_xml(root, diagnostics),
             pinning: resources::Pinning::from_xml(root, diagnostics),
-            vcpus: vcpu::Vcpus::from_xml(root, diagnostics),
+            vcpus,
             os: os::Os::from_xml(root, diagnostics),
             features: features::Features::from_xml(root, diagnostics),
             cpu: cpu::Cpu::from_xml(root, diagnostics),
@@ -102,13 +109,16 @@ impl Domain {
             power: lifecycle::PowerManagement::from_xml(root, diagnostics),
             sysinfo: sysinfo::Sysinfo::from_xml(root, diagnostics),
             genid: general::genid(root, diagnostics),
+            launch_security: launch_security::LaunchSecurity::from_xml(root, diagnostics),
             passed_through: commandline::PassedThrough::from_xml(root, diagnostics),
+            deprecation: commandline::deprecation(root, diagnostics),
             overrides: overrides::from_xml(root, diagnostics),
             devices: match root.only_child("devices", diagnostics) {
                 Some(devices) => devices::Devices::from_xml(devices, diagnostics),
                 None => devices::Devices::default(),
             },
         };
+        commandline::capabilities(root, diagnostics);
         check::domain(&mut domain, diagnostics);
         root.report_unread(diagnostics);
         (!diagnostics.has_hard_errors()).then_some(domain)
@@ -135,7 +145,8 @@ impl Domain {
         let variables = variables.map(|auth| auth.secret.clone());
         let disks = self.devices.disks.iter().flat_map(disk::Disk::secrets);
         let hostdevs = self.devices.hostdevs.iter().filter_map(|h| h.secret().cloned());
-        variables.into_iter().chain(disks).chain(hostdevs).collect()
+        let tpms = self.devices.tpms.iter().filter_map(|t| t.secret().cloned());
+        variables.into_iter().chain(disks).chain(hostdevs).chain(tpms).collect()
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Interconnect {
     pub access: AccessType,
     /// Nanoseconds of latency, or bytes per second of bandwidth.
     pub value: InterconnectValue,
+    /// Where it stands.
+    pub span: Span,
 }
 
 /// What an [`Interconnect`] says.
@@ -149,6 +151,15 @@ impl Numa {
         for cell in &cells {
             for (target, _) in cell.distances.iter().filter(|(t, _)| !cells.iter().any(|c| c.id == *t)) {
                 diagnostics.error(cell.span, format!("there is no NUMA cell {target}"));
+            }
+            if cell.distances.iter().any(|(id, value)| *id == cell.id && *value != LOCAL_DISTANCE) {
+                diagnostics.error(cell.span, format!("the distance of a cell to itself is {LOCAL_DISTANCE}"));
+            }
+        }
+        for link in interconnects.iter().filter(|l| l.cache > 0) {
+            let target = cells.iter().find(|c| c.id == link.target);
+            if target.is_some_and(|c| !c.caches.iter().any(|cache| cache.level == link.cache)) {
+                diagnostics.error(link.span, format!("the NUMA cell {} has no such <cache>", link.target));
             }
         }
         Self { cells, interconnects }
@@ -218,12 +229,19 @@ fn cache(element: &Element, diagnostics: &mut Diagnostics) -> Option<MemoryCache
 }
 
 fn interconnects(element: &Element, diagnostics: &mut Diagnostics) -> Vec<Interconnect> {
-    let mut list = Vec::new();
-    for child in element.children("latency") {
-        list.extend(interconnect(child, false, diagnostics));
-    }
-    for child in element.children("bandwidth") {
-        list.extend(interconnect(child, true, diagnostics));
+    let mut list: Vec<Interconnect> = Vec::new();
+    for (name, bandwidth) in [("latency", false), ("bandwidth", true)] {
+        let start = list.len();
+        for child in element.children(name) {
+            let Some(link) = interconnect(child, bandwidth, diagnostics) else { continue };
+            let key = |l: &Interconnect| (l.initiator, l.target, l.cache, l.access);
+            if let Some(other) = list[start..].iter().find(|l| key(l) == key(&link)) {
+                diagnostics
+                    .error(link.span, format!("this <{name}> is given twice"))
+                    .related(other.span, "the other time");
+            }
+            list.push(link);
+        }
     }
     list
 }
@@ -243,5 +261,6 @@ fn interconnect(element: &Element, bandwidth: bool, diagnostics: &mut Diagnostic
         cache: element.number("cache", diagnostics).unwrap_or_default(),
         access: element.require_keyword("type", diagnostics)?,
         value,
+        span: element.span,
     })
 }

@@ -64,10 +64,31 @@ pub struct Os {
     pub reboot_timeout: Option<i32>,
     /// `<bios useserial='yes'>`: the firmware speaks on the first serial port.
     pub bios_serial: bool,
-    /// `<acpi><table type='slic'>`: a table's file.
-    pub slic: Option<String>,
+    /// `<acpi><table>`: files of tables that the guest's firmware gets beside QEMU's own.
+    pub acpi_tables: Vec<AcpiTable>,
     /// `<smbios mode=...>`.
     pub smbios: Option<(SmbiosMode, Span)>,
+}
+
+keywords! {
+    /// What is in the file of an ACPI table.
+    pub enum AcpiTableType {
+        /// A table for the licence of Windows, with a header of QEMU's.
+        Slic = "slic",
+        /// A whole table.
+        Raw = "raw",
+    }
+}
+
+/// `<table>` of `<acpi>`.
+#[derive(Debug, Clone)]
+pub struct AcpiTable {
+    /// What is in the file.
+    pub kind: AcpiTableType,
+    /// The file.
+    pub path: String,
+    /// Where it stands.
+    pub span: Span,
 }
 
 /// A kernel that QEMU loads itself.
@@ -113,19 +134,17 @@ impl Os {
         };
         result.read_type(os, diagnostics);
         for boot in os.children("boot") {
+            if let Some(parameter) = boot.attribute("loadparm") {
+                diagnostics
+                    .warning(parameter.name_span, "'loadparm' is for s390 guests: it changes nothing here");
+            }
             if let Some(device) = boot.require_keyword("dev", diagnostics) {
                 result.boot.push((device, boot.span));
             }
         }
         result.read_bios(os, diagnostics);
-        if let Some(table) =
-            os.only_child("acpi", diagnostics).and_then(|acpi| acpi.only_child("table", diagnostics))
-        {
-            if table.require("type", diagnostics).is_some_and(|kind| kind != "slic") {
-                diagnostics.error(table.span, "an ACPI table given to the guest is of type 'slic'");
-            }
-            result.slic = Some(table.text().to_owned()).filter(|t| !t.is_empty());
-        }
+        result.read_acpi(os, diagnostics);
+        of_containers(os, diagnostics);
         if let Some(smbios) = os.only_child("smbios", diagnostics) {
             result.smbios = smbios.require_keyword("mode", diagnostics).map(|mode| (mode, smbios.span));
         }
@@ -166,6 +185,26 @@ impl Os {
         }
     }
 
+    fn read_acpi(&mut self, os: &Element, diagnostics: &mut Diagnostics) {
+        let Some(acpi) = os.only_child("acpi", diagnostics) else { return };
+        for element in acpi.children("table") {
+            let Some(kind) = element.require_keyword("type", diagnostics) else { continue };
+            let path = element.text().to_owned();
+            if path.is_empty() {
+                diagnostics.error(element.span, "<table> names no file");
+            }
+            if let Some(other) = self.acpi_tables.iter().find(|t| t.kind == kind) {
+                diagnostics
+                    .error(
+                        element.span,
+                        format!("there is more than one ACPI table of type '{}'", kind.as_str()),
+                    )
+                    .related(other.span, "the first one");
+            }
+            self.acpi_tables.push(AcpiTable { kind, path, span: element.span });
+        }
+    }
+
     fn read_bios(&mut self, os: &Element, diagnostics: &mut Diagnostics) {
         let Some(bios) = os.only_child("bios", diagnostics) else { return };
         self.bios_serial = bios.yes_no("useserial", diagnostics).unwrap_or_default();
@@ -173,6 +212,16 @@ impl Os {
         if self.reboot_timeout.is_some_and(|t| t < -1 || t > MAX_BOOT_TIME_MS as i32) {
             diagnostics
                 .error(bios.span, format!("rebootTimeout is between -1 and {MAX_BOOT_TIME_MS} milliseconds"));
+        }
+    }
+}
+
+/// What containers start with, which libvirt passes over in virtual machines.
+fn of_containers(os: &Element, diagnostics: &mut Diagnostics) {
+    for name in ["init", "initarg", "initdir", "initenv", "initgroup", "inituser"] {
+        for element in os.children(name) {
+            element.mark_read();
+            diagnostics.warning(element.span, format!("<{name}> is for containers: it changes nothing here"));
         }
     }
 }

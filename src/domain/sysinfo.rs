@@ -77,9 +77,11 @@ pub enum FwCfgValue {
 /// All `<sysinfo>`.
 #[derive(Debug, Clone, Default)]
 pub struct Sysinfo {
-    /// Tables, with where the UUID of the system table stands.
+    /// Whether there is one of type smbios, be it empty.
+    pub smbios: bool,
+    /// Tables with entries.
     pub tables: Vec<SmbiosTable>,
-    /// The UUID of the system table.
+    /// The UUID of the system table, with where it stands.
     pub uuid: Option<(Uuid, Span)>,
     /// `<oemStrings>`.
     pub oem_strings: Vec<String>,
@@ -110,21 +112,28 @@ impl Sysinfo {
     }
 
     fn read_smbios(&mut self, sysinfo: &Element, diagnostics: &mut Diagnostics) {
+        self.smbios = true;
         for (name, kind, entries) in TABLES {
-            for table in sysinfo.children(name) {
-                let mut read = Vec::new();
-                for entry in table.children("entry") {
-                    let Some(name) = entry.require("name", diagnostics) else { continue };
-                    let Some((_, property)) = entries.iter().find(|(n, _)| *n == name) else {
-                        diagnostics.error(entry.span, format!("<{}> has no entry '{name}'", table.name));
-                        continue;
-                    };
-                    check_entry(name, entry, diagnostics);
-                    if *property == "uuid" {
-                        self.uuid = Uuid::try_parse(entry.text()).ok().map(|u| (u, entry.text_place()));
-                    }
-                    read.push((*property, entry.text().to_owned()));
+            let Some(table) = sysinfo.only_child(name, diagnostics) else { continue };
+            let mut read: Vec<(&str, String)> = Vec::new();
+            for entry in table.children("entry") {
+                let text = entry.text();
+                let Some(name) = entry.require("name", diagnostics) else { continue };
+                let Some((_, property)) = entries.iter().find(|(n, _)| *n == name) else {
+                    diagnostics.error(entry.span, format!("<{}> has no entry '{name}'", table.name));
+                    continue;
+                };
+                if read.iter().any(|(other, _)| other == property) {
+                    diagnostics
+                        .error(entry.span, format!("there are two entries '{name}' in <{}>", table.name));
                 }
+                check_entry(name, entry, diagnostics);
+                if *property == "uuid" {
+                    self.uuid = Uuid::try_parse(text).ok().map(|u| (u, entry.text_place()));
+                }
+                read.push((*property, text.to_owned()));
+            }
+            if !read.is_empty() {
                 self.tables.push(SmbiosTable { kind: *kind, entries: read });
             }
         }

@@ -128,9 +128,57 @@ fn memory_and_processors() {
         ("<cpu><model>a,b</model></cpu>", "not the name of a CPU model"),
         ("<cpu><model>qemu64</model><feature name='x,y'/></cpu>", "not the name of a CPU feature"),
         ("<cpu mode='maximum'><cache mode='emulate' level='2'/></cpu>", "level 3 only"),
-        ("<cputune><vcpupin vcpu='1' cpuset='0'/></cputune>", "no vCPU 1"),
+        ("<cpu mode='maximum' check='hard'/>", "'hard' is not a value of 'check'"),
+        ("<cpu><model fallback='no'>qemu64</model></cpu>", "'no' is not a value of 'fallback'"),
+        ("<cpu><feature name='aes'/></cpu>", "without a <model>"),
+        ("<cpu><arch>ppc64</arch><model>qemu64</model></cpu>", "not 'ppc64'"),
+        ("<cpu><model>qemu64</model><cache mode='passthrough'/></cpu>", "host's caches"),
+        ("<vcpu>300</vcpu>", "more than 255 vCPUs"),
+        ("<defaultiothread thread_pool_min='9' thread_pool_max='8'/>", "minimum is more than its maximum"),
         ("<cputune><iothreadpin iothread='1' cpuset='0'/></cputune>", "no I/O thread 1"),
+        ("<cputune><iothreadsched iothreads='1' scheduler='idle'/></cputune>", "no I/O thread 1"),
+        ("<cputune><vcpusched vcpus='1' scheduler='idle'/></cputune>", "no vCPU 1"),
+        ("<cputune><vcpusched vcpus='0' scheduler='rr'/></cputune>", "have a priority"),
+        (
+            "<cputune><vcpusched vcpus='0' scheduler='idle'/><vcpusched vcpus='0' scheduler='batch'/></cputune>",
+            "two <vcpusched> of 0",
+        ),
+        ("<cputune><period>5</period></cputune>", "no value of <period>"),
+        ("<memtune><min_guarantee>1</min_guarantee></memtune>", "guarantees no memory"),
+        ("<numatune><memory mode='strict'/></numatune>", "the nodeset is given"),
+        ("<resource><partition>x</partition></resource>", "starts with '/'"),
     ]);
+}
+
+#[test]
+fn single_processors() {
+    let list = |list: &str| format!("<vcpu>4</vcpu><vcpus>{list}</vcpus>");
+    let first = "<vcpu id='0' enabled='yes' hotpluggable='no'/>";
+    for (inside, words) in [
+        (list("<vcpu id='0' enabled='yes' hotpluggable='yes'/>"), "vCPU 0 is always there"),
+        (list("<vcpu id='1' enabled='yes' hotpluggable='no'/>"), "vCPU 0 is always there"),
+        (list(&format!("{first}<vcpu id='4' enabled='no'/>")), "no vCPU 4"),
+        (list(&format!("{first}{first}")), "listed twice"),
+        (list(&format!("{first}<vcpu id='1'/>")), "lacks the attribute 'enabled'"),
+        (list(&format!("{first}<vcpu id='1' enabled='no' hotpluggable='no'/>")), "never will be"),
+        (list(&format!("{first}<vcpu id='1' enabled='yes' order='1'/>")), "all vCPUs that are enabled"),
+        (list(&format!("{first}<vcpu id='2' enabled='yes' hotpluggable='no'/>")), "come first"),
+        (
+            list(&format!(
+                "{first}<vcpu id='1' enabled='yes' hotpluggable='yes'/><vcpu id='2' enabled='yes'/>"
+            )),
+            "come first",
+        ),
+    ] {
+        refused(&[(inside.as_str(), words)]);
+    }
+    let vcpus = accepted(&list(
+        "<vcpu id='0' enabled='yes' order='1'/><vcpu id='1' enabled='no'/>\
+         <vcpu id='2' enabled='yes' hotpluggable='yes' order='3'/><vcpu id='3' enabled='yes' hotpluggable='yes' order='2'/>",
+    ))
+    .vcpus;
+    assert_eq!((vcpus.max, vcpus.current, vcpus.built_in()), (4, 3, 1));
+    assert_eq!(vcpus.plugged, [3, 2], "by their order, not their number");
 }
 
 #[test]
@@ -146,6 +194,38 @@ fn numa_cells() {
         (cells("<cell cpus='0-2' memory='1024'/>"), "no vCPU 2"),
         (cells("<cell cpus='0-1'/>"), "lacks the attribute 'memory'"),
         ("<numatune><memnode cellid='0' mode='strict' nodeset='0'/></numatune>".to_owned(), "no NUMA cell 0"),
+        (cells("<cell cpus='0' memory='0'/>"), "have no memory"),
+        (
+            cells("<cell memory='1024'><distances><sibling id='0' value='11'/></distances></cell>"),
+            "to itself is 10",
+        ),
+        (
+            cells(
+                "<cell memory='1024'/><interconnects><latency initiator='0' target='0' cache='1' type='read' value='1'/></interconnects>",
+            ),
+            "no such <cache>",
+        ),
+        (
+            cells(
+                "<cell memory='1024'/><interconnects><latency initiator='0' target='7' type='read' value='1'/></interconnects>",
+            ),
+            "no NUMA cell 7",
+        ),
+        (
+            cells(
+                "<cell memory='1024'/><interconnects>\
+                   <bandwidth initiator='0' target='0' type='read' value='1'/>\
+                   <bandwidth initiator='0' target='0' type='read' value='2'/></interconnects>",
+            ),
+            "given twice",
+        ),
+        (
+            format!(
+                "{}<numatune><memory mode='strict' nodeset='0'/><memnode cellid='0' mode='restrictive' nodeset='0'/></numatune>",
+                cells("<cell memory='1024'/>")
+            ),
+            "or none",
+        ),
     ] {
         refused(&[(inside.as_str(), words)]);
     }
@@ -170,7 +250,10 @@ fn features_and_clock() {
         ("<features><hyperv><vendor_id state='on' value='thirteen char'/></hyperv></features>", "at most 12"),
         ("<clock offset='timezone'/>", "lacks the attribute 'timezone'"),
         ("<clock offset='utc'><timer name='rtc' tickpolicy='merge'/></clock>", "no tickpolicy 'merge'"),
-        ("<clock offset='utc'><timer name='pit' present='no'/></clock>", "always have the timer 'pit'"),
+        ("<clock offset='absolute' start='-5'/>", "at or after 1970"),
+        ("<features><hyperv><relaxed/></hyperv></features>", "lacks the attribute 'state'"),
+        ("<features><ps2/></features>", "lacks the attribute 'state'"),
+        ("<features><tcg><tb-cache>5</tb-cache></tcg></features>", "whole MiB"),
         ("<clock offset='utc'><timer name='tsc' frequency='5'/></clock>", "with KVM only"),
     ]);
 }
@@ -190,6 +273,13 @@ fn firmware_and_boot() {
         (os("<bootmenu enable='yes' timeout='70000'/>"), "at most 65535"),
         (os("<bios rebootTimeout='-2'/>"), "between -1"),
         (os("<smbios mode='sysinfo'/>"), "no <sysinfo"),
+        (os("<bios useserial='yes'/>"), "needs a <serial> port"),
+        (os("<acpi><table type='dsdt'>/t</table></acpi>"), "'dsdt' is not a value"),
+        (os("<acpi><table type='slic'/></acpi>"), "names no file"),
+        (
+            os("<acpi><table type='slic'>/a</table><table type='slic'>/b</table></acpi>"),
+            "more than one ACPI table",
+        ),
     ] {
         refused(&[(inside.as_str(), words)]);
     }
@@ -205,6 +295,8 @@ fn system_information() {
             smbios("<system><entry name='uuid'>c7a5fdbd-edaf-9455-926a-d65c16db1809</entry></system>"),
             "not that of the guest",
         ),
+        (smbios("<bios/><bios/>"), "more than one <bios>"),
+        (smbios("<bios><entry name='vendor'>a</entry><entry name='vendor'>b</entry></bios>"), "two entries"),
         ("<sysinfo type='fwcfg'><entry name='x'>y</entry></sysinfo>".to_owned(), "starts with 'opt/'"),
         ("<sysinfo type='fwcfg'><entry name='opt/x'/></sysinfo>".to_owned(), "either text or a file"),
     ] {
@@ -214,11 +306,76 @@ fn system_information() {
 
 #[test]
 fn what_is_not_honoured_can_be_allowed() {
-    let (domain, said) =
-        read("<cputune><shares>5</shares></cputune><seclabel type='dynamic' model='selinux'/>");
-    assert!(domain.is_some(), "nothing is wrong with it: {said}");
-    assert!(said.contains("does not honour <shares>") && said.contains("<seclabel>"), "{said}");
-    accepted("<seclabel type='none'/><memtune><hard_limit>9007199254740991</hard_limit></memtune>");
+    for (inside, words) in [
+        ("<cputune><shares>5</shares></cputune>", "does not honour <shares>"),
+        (
+            "<cputune><emulatorsched scheduler='fifo' priority='1'/></cputune>",
+            "does not honour <emulatorsched>",
+        ),
+        (
+            "<cputune><cachetune vcpus='0'><cache id='0' level='3' type='both' size='1'/></cachetune></cputune>",
+            "<cachetune>",
+        ),
+        ("<seclabel type='dynamic' model='selinux'/>", "<seclabel>"),
+        ("<resource><fibrechannel appid='x'/></resource>", "storage network"),
+        ("<perf><event name='cmt' enabled='yes'/></perf>", "counts no events"),
+        (
+            "<memory unit='MiB'>9</memory><numatune><memory mode='restrictive' nodeset='0'/></numatune>",
+            "control group",
+        ),
+        ("<on_crash>coredump-restart</on_crash>", "no dump of a guest"),
+        ("<clock offset='utc'><timer name='pit' present='no'/></clock>", "always have the timer 'pit'"),
+        ("<clock offset='utc'><timer name='hpet' tickpolicy='merge'/></clock>", "no tickpolicy 'merge'"),
+    ] {
+        let source = guest(inside);
+        let mut diagnostics = Diagnostics::new();
+        let root = xml::parse(&source, &mut diagnostics).unwrap();
+        let domain = Domain::from_xml(&root, &mut diagnostics);
+        let said = diagnostics.render("g.xml", &source);
+        assert!(said.contains(words), "{inside}\n{said}");
+        assert!(domain.is_some() && diagnostics.has_errors(), "no guest is started with it: {said}");
+        diagnostics.allow_outside_qemu();
+        assert!(!diagnostics.has_errors(), "its command line can be shown: {said}");
+    }
+    accepted(
+        "<seclabel type='none'/><memtune><hard_limit>9007199254740991</hard_limit></memtune>\
+         <cputune><quota>-1</quota></cputune><perf><event name='cmt' enabled='no'/></perf>",
+    );
+}
+
+#[test]
+fn what_changes_nothing_is_said_and_holds_nothing_up() {
+    for (inside, words) in [
+        ("<features><viridian/></features>", "for other hypervisors"),
+        ("<os><type machine='q35'>hvm</type><init>/sbin/init</init></os>", "for containers"),
+        ("<on_lockfailure>pause</on_lockfailure>", "no lock manager"),
+        ("<cputune><vcpupin vcpu='1' cpuset='0'/></cputune>", "no vCPU 1"),
+        ("<cpu><model>qemu64</model><vendor>AMD</vendor></cpu>", "who made the host's processor"),
+        (
+            "<features><hyperv mode='passthrough'><relaxed state='on'/></hyperv></features>",
+            "all features anyway",
+        ),
+    ] {
+        let (domain, said) = read(inside);
+        assert!(domain.is_some(), "{said}");
+        assert!(said.starts_with("warning") && said.contains(words), "{inside}\n{said}");
+    }
+}
+
+#[test]
+fn protected_guests() {
+    let security =
+        |kind: &str, inside: &str| format!("<launchSecurity type='{kind}'>{inside}</launchSecurity>");
+    for (inside, words) in [
+        (security("s390-pv", ""), "'s390-pv' is not a value"),
+        (security("sev", ""), "has a <policy>"),
+        (security("sev", "<policy>0xz</policy>"), "not a number"),
+        (security("sev", "<policy>1</policy><cbitpos>99</cbitpos>"), "not a number of bits"),
+        (security("sev", "<policy>1</policy>"), "with KVM only"),
+        (security("sev", "<policy>1</policy><hostData>x</hostData>"), "does not honour <hostData>"),
+    ] {
+        refused(&[(inside.as_str(), words)]);
+    }
 }
 
 #[test]
@@ -247,6 +404,12 @@ fn arguments_are_passed_through_whatever_their_prefix() {
         &format!("<q:commandline xmlns:q='{space}'><q:env name='LD_PRELOAD' value='/x'/></q:commandline>"),
         "which code runs",
     )]);
+    let (domain, said) = read(&format!(
+        "<q:capabilities xmlns:q='{space}'><q:del capability='name'/></q:capabilities>\
+         <q:deprecation xmlns:q='{space}' behavior='reject'/>"
+    ));
+    assert!(said.contains("believes QEMU"), "{said}");
+    assert_eq!(domain.unwrap().deprecation, Some(super::commandline::Deprecation::Reject));
     let (_, said) = read("<q:commandline xmlns:q='urn:other'><q:arg value='-x'/></q:commandline>");
     assert!(said.contains("does not honour <q:commandline>"), "{said}");
 }

@@ -16,6 +16,8 @@ keywords! {
         Preferred = "preferred",
         /// From each in turn.
         Interleave = "interleave",
+        /// From them, as a control group says that QEMU's threads are put into: QEMU knows nothing of it.
+        Restrictive = "restrictive",
     }
 }
 
@@ -40,35 +42,11 @@ pub struct NumaTune {
 }
 
 impl NumaTune {
-    /// Reads `<numatune>`.
-    pub fn from_xml(root: &Element, diagnostics: &mut Diagnostics) -> Self {
+    /// Reads `<numatune>`; `automatic`: the vCPUs are placed automatically, and with them the memory.
+    pub fn from_xml(root: &Element, automatic: bool, diagnostics: &mut Diagnostics) -> Self {
         let Some(numatune) = root.only_child("numatune", diagnostics) else { return Self::default() };
-        let memory = numatune.only_child("memory", diagnostics).and_then(|m| {
-            let automatic = m.attribute("placement").is_some_and(|p| {
-                if p.value != "static" && p.value != "auto" {
-                    diagnostics
-                        .error(p.span, format!("'{}' is not a placement; it is static or auto", p.value));
-                }
-                p.value == "auto"
-            });
-            if m.get("placement") == Some("static") && m.attribute("nodeset").is_none() {
-                diagnostics.error(m.span, "with placement='static' the nodeset is given");
-            }
-            if automatic && let Some(nodeset) = m.attribute("nodeset") {
-                diagnostics.warning(nodeset.span, "with placement='auto' the nodeset changes nothing");
-            }
-            let mut policy = policy(m, diagnostics)?;
-            if automatic || policy.nodeset.is_none() {
-                policy.nodeset = None;
-                diagnostics
-                    .warning(
-                        m.span,
-                        "no adviser picks the host's NUMA nodes here: the memory comes from all of them",
-                    )
-                    .hint("name them: <memory mode='strict' nodeset='0'/>");
-            }
-            Some(policy)
-        });
+        let memory =
+            numatune.only_child("memory", diagnostics).and_then(|m| memory(m, automatic, diagnostics));
         let mut cells: Vec<(u32, NumaPolicy)> = Vec::new();
         for element in numatune.children("memnode") {
             if element.require("cellid", diagnostics).is_none()
@@ -85,6 +63,11 @@ impl NumaTune {
             }
             cells.push((id, policy));
         }
+        let all = memory.as_ref().map(|m| m.mode).unwrap_or(NumaMode::Strict);
+        let restrictive = |mode| mode == NumaMode::Restrictive;
+        if let Some((_, policy)) = cells.iter().find(|(_, p)| restrictive(p.mode) != restrictive(all)) {
+            diagnostics.error(policy.span, "either all of the memory has mode='restrictive', or none");
+        }
         let automatic = memory.as_ref().is_some_and(|m| m.nodeset.is_none());
         if let Some((_, policy)) = cells.first().filter(|_| automatic) {
             diagnostics.error(policy.span, "memory that is placed automatically is not placed cell by cell");
@@ -99,16 +82,50 @@ impl NumaTune {
     }
 }
 
+/// `<memory>`, the policy of all cells that have none of their own.
+fn memory(element: &Element, automatic: bool, diagnostics: &mut Diagnostics) -> Option<NumaPolicy> {
+    let placement = element.attribute("placement");
+    if let Some(p) = placement.filter(|p| p.value != "static" && p.value != "auto") {
+        diagnostics.error(p.span, format!("'{}' is not a placement; it is static or auto", p.value));
+    }
+    let nodeset = element.attribute("nodeset");
+    let automatic = match placement {
+        Some(placement) => placement.value == "auto",
+        None => nodeset.is_none() && automatic,
+    };
+    match nodeset {
+        None if !automatic => {
+            diagnostics.error(element.span, "with placement='static' the nodeset is given");
+        }
+        Some(nodeset) if automatic => {
+            diagnostics.warning(nodeset.span, "with placement='auto' the nodeset changes nothing");
+        }
+        _ => {}
+    }
+    let mut policy = policy(element, diagnostics)?;
+    if automatic {
+        policy.nodeset = None;
+        diagnostics
+            .warning(
+                element.span,
+                "no adviser picks the host's NUMA nodes here: the memory comes from all of them",
+            )
+            .hint("name them: <memory mode='strict' nodeset='0'/>");
+    }
+    Some(policy)
+}
+
 fn policy(element: &Element, diagnostics: &mut Diagnostics) -> Option<NumaPolicy> {
     let nodeset = IdSet::from_attribute(element, "nodeset", diagnostics);
-    let mode = match element.get("mode") {
-        // It restricts threads through cgroups, which vmward has none of.
-        Some("restrictive") => {
-            diagnostics.unsupported(element.span, "vmward does not honour mode='restrictive'");
-            return None;
-        }
-        _ => element.keyword("mode", diagnostics).unwrap_or(NumaMode::Strict),
+    let mode = match element.attribute("mode") {
+        Some(_) => element.keyword("mode", diagnostics)?,
+        None => NumaMode::Strict,
     };
+    if mode == NumaMode::Restrictive {
+        diagnostics
+            .outside_qemu(element.span, "vmward puts no thread into a control group (mode='restrictive')")
+            .hint("the unit that runs vmward can: AllowedMemoryNodes= of systemd.resource-control(5)");
+    }
     Some(NumaPolicy { mode, nodeset, span: element.span })
 }
 
@@ -118,9 +135,9 @@ pub struct IoThread {
     /// Its number; its id in QEMU is `iothreadN`.
     pub id: u32,
     /// `<iothread thread_pool_min=...>`.
-    pub pool_min: Option<i64>,
+    pub pool_min: Option<u32>,
     /// `<iothread thread_pool_max=...>`.
-    pub pool_max: Option<i64>,
+    pub pool_max: Option<u32>,
     /// `<poll max=...>`: nanoseconds of busy polling at most.
     pub poll_max: Option<u64>,
     /// `<poll grow=...>`.
@@ -135,7 +152,7 @@ pub struct IoThreads {
     /// The threads, in QEMU's order.
     pub threads: Vec<IoThread>,
     /// The pool of the main loop: least and most threads.
-    pub main_pool: Option<(Option<i64>, Option<i64>)>,
+    pub main_pool: Option<(Option<u32>, Option<u32>)>,
 }
 
 impl IoThreads {
@@ -175,8 +192,13 @@ impl IoThreads {
     }
 }
 
-fn pool(element: &Element, diagnostics: &mut Diagnostics) -> (Option<i64>, Option<i64>) {
-    (element.number("thread_pool_min", diagnostics), element.number("thread_pool_max", diagnostics))
+fn pool(element: &Element, diagnostics: &mut Diagnostics) -> (Option<u32>, Option<u32>) {
+    let min: Option<u32> = element.number("thread_pool_min", diagnostics);
+    let max = element.number("thread_pool_max", diagnostics);
+    if min.zip(max).is_some_and(|(min, max)| min > max) {
+        diagnostics.error(element.span, "the thread pool's minimum is more than its maximum");
+    }
+    (min, max)
 }
 
 fn io_thread(element: &Element, diagnostics: &mut Diagnostics) -> Option<IoThread> {

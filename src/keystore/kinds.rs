@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::file::{FileStore, IdentitySources};
 use super::keyring::KeyringStore;
+#[cfg(feature = "vault")]
+use super::vault::{VaultObject, VaultStore};
 use super::{Keystore, KeystoreError, ValueObject};
 
 /// How long a store may take to answer, unless something else is configured.
@@ -16,12 +18,14 @@ pub struct StoreOptions {
     pub identity: IdentitySources,
     /// How long a store outside this process may take to answer.
     pub timeout: Duration,
+    /// The URIs of the configured stores: an object of one of their servers is asked for as they are.
+    pub configured: Vec<String>,
 }
 
 impl StoreOptions {
     /// The options with the usual deadline.
     pub fn new(identity: IdentitySources) -> Self {
-        Self { identity, timeout: DEFAULT_TIMEOUT }
+        Self { identity, timeout: DEFAULT_TIMEOUT, configured: Vec::new() }
     }
 }
 
@@ -45,6 +49,28 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { scheme: "file", form: "file:/directory", open: FileStore::from_uri, object: None },
     Kind { scheme: "keyring", form: "keyring:", open: KeyringStore::from_uri, object: None },
+    #[cfg(feature = "vault")]
+    Kind {
+        scheme: "vault+https",
+        form: "vault+https://host/mount",
+        open: VaultStore::from_uri,
+        object: Some(VaultObject::from_uri),
+    },
+    #[cfg(feature = "vault")]
+    Kind {
+        scheme: "vault+http",
+        form: "vault+http://host/mount",
+        open: VaultStore::from_uri,
+        object: Some(VaultObject::from_uri),
+    },
+];
+
+/// The schemes of stores that this build leaves out, and the cargo features that they are behind.
+const LEFT_OUT: &[(&str, &str)] = &[
+    #[cfg(not(feature = "vault"))]
+    ("vault+https", "vault"),
+    #[cfg(not(feature = "vault"))]
+    ("vault+http", "vault"),
 ];
 
 /// The store of a URI.
@@ -67,6 +93,9 @@ fn kind(uri: &str) -> Result<&'static Kind, KeystoreError> {
         .split_once(':')
         .map(|(scheme, _)| scheme)
         .ok_or_else(|| bad(uri, "it needs a scheme, as in file:/directory".to_owned()))?;
+    if let Some((_, feature)) = LEFT_OUT.iter().find(|(left_out, _)| *left_out == scheme) {
+        return Err(bad(uri, format!("this vmward was built without its feature '{feature}'")));
+    }
     KINDS.iter().find(|k| k.scheme == scheme).ok_or_else(|| {
         let forms: Vec<_> = KINDS.iter().map(|k| k.form).collect();
         bad(uri, format!("vmward knows {}", forms.join(", ")))
@@ -74,5 +103,18 @@ fn kind(uri: &str) -> Result<&'static Kind, KeystoreError> {
 }
 
 fn bad(uri: &str, why: String) -> KeystoreError {
-    KeystoreError::BadUri { uri: uri.to_owned(), why }
+    KeystoreError::BadUri { uri: shown(uri), why }
+}
+
+/// A URI without the parts in which somebody may have put a credential.
+fn shown(uri: &str) -> String {
+    let uri = uri.split(['?', '#']).next().unwrap_or(uri);
+    match uri.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = authority.rsplit('@').next().unwrap_or(authority);
+            format!("{scheme}://{host}{path}")
+        }
+        None => uri.to_owned(),
+    }
 }

@@ -1,5 +1,7 @@
 //! Where secrets live: one trait, one file (or folder) per kind of keystore.
 
+#[cfg(feature = "vault")]
+mod credential_file;
 mod error;
 pub mod file;
 mod hint;
@@ -8,6 +10,8 @@ mod kinds;
 mod resolve;
 mod stores;
 mod trouble;
+#[cfg(feature = "vault")]
+mod vault;
 
 pub use error::{Failure, KeystoreError};
 pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};

@@ -63,13 +63,15 @@ impl Keystores {
     /// The stores of these URIs, and last the kernel keyring, where ephemeral secrets always are, and what others
     /// add to. Nothing is read or made yet.
     pub fn open<S: AsRef<str>>(uris: &[S], options: &StoreOptions) -> Result<Self, KeystoreError> {
+        let configured = uris.iter().map(|uri| uri.as_ref().to_owned()).collect();
+        let options = StoreOptions { configured, ..options.clone() };
         let mut stores =
-            uris.iter().map(|uri| open_store(uri.as_ref(), options)).collect::<Result<Vec<_>, _>>()?;
+            uris.iter().map(|uri| open_store(uri.as_ref(), &options)).collect::<Result<Vec<_>, _>>()?;
         if !stores.iter().any(|s| s.is_ephemeral()) {
             stores.push(Box::new(KeyringStore));
         }
         stores.sort_by_key(|store| store.is_shared());
-        Ok(Self { stores, options: options.clone() })
+        Ok(Self { stores, options })
     }
 
     /// A secret of one of the stores.

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::domain::Domain;
+use crate::domain::commandline::Deprecation;
 use crate::domain::lifecycle::LifecycleAction;
 use crate::secret::MASTER_KEY_ID;
 
 use super::plan::{comma_escaped, object};
-use super::{Capabilities, CommandLine};
+use super::properties::Properties;
+use super::{Capabilities, CommandLine, JsonObject};
 
 /// The name of the master key's file in the lib dir, as libvirt has it.
 pub const MASTER_KEY_FILE: &str = "master-key.aes";
@@ -27,6 +29,19 @@ pub struct LaunchOptions {
     pub monitor_fd: i32,
 }
 
+/// `-compat`: what QEMU does about what is deprecated.
+fn compatibility(deprecation: Option<Deprecation>) -> Option<JsonObject> {
+    let input = match deprecation? {
+        Deprecation::None => return None,
+        Deprecation::Omit => None,
+        Deprecation::Reject => Some("reject"),
+        Deprecation::Crash => Some("crash"),
+    };
+    let mut policy = object(json!({"deprecated-output": "hide"}));
+    policy.put_some("deprecated-input", input);
+    Some(policy)
+}
+
 /// The complete command line: the supervisor's part around the domain's.
 pub fn launch_arguments(
     options: &LaunchOptions,
@@ -36,6 +51,9 @@ pub fn launch_arguments(
 ) -> CommandLine {
     let mut all = CommandLine::default();
     all.text("-name", format!("guest={},debug-threads=on", comma_escaped(domain.name())));
+    if let Some(policy) = compatibility(domain.deprecation) {
+        all.json("-compat", policy);
+    }
     // No instruction is run before the monitor says so.
     all.flag("-S");
     all.json(

@@ -7,14 +7,17 @@ pub mod addresses;
 mod build;
 mod capabilities;
 mod devices;
+mod helper;
 mod launch;
 mod machine;
 mod plan;
 mod properties;
 pub mod storage;
+mod tls;
 
 pub use build::build;
-pub use capabilities::{Capabilities, Host, ProbeError};
+pub use capabilities::{Capabilities, HELPER_SOCKET, Host, ProbeError};
+pub use helper::{Helper, Reservations, Service, SharedDirectory};
 pub use launch::{LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, launch_arguments};
 pub use plan::{
     Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Preparation, QemuObject, Resource, SecretObject,

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use crate::secret::{MASTER_KEY_ID, SealedSecret, SecretRef, SecretValue};
 use crate::xml::{Diagnostics, Span};
 
+use super::Helper;
+
 /// A JSON object in the order in which it is printed.
 pub type JsonObject = Map<String, Value>;
 
@@ -33,9 +35,14 @@ pub struct SecretObject {
 impl SecretObject {
     /// The object's properties with its sealed value.
     pub fn properties(&self, sealed: &SealedSecret) -> JsonObject {
+        Self::sealed_properties(&self.id, sealed)
+    }
+
+    /// The properties of a secret object with that id and value.
+    pub fn sealed_properties(id: &str, sealed: &SealedSecret) -> JsonObject {
         object(json!({
             "qom-type": "secret",
-            "id": self.id,
+            "id": id,
             "data": sealed.data,
             "keyid": MASTER_KEY_ID,
             "iv": sealed.iv,
@@ -78,6 +85,10 @@ pub struct DiskPlan {
     pub throttle: Option<JsonObject>,
     /// What has to be there outside QEMU beforehand.
     pub descriptors: Vec<Descriptor>,
+    /// It has an image with managed persistent reservations, for which a helper has to run.
+    pub reservations: Option<Span>,
+    /// That helper, with the first of these disks.
+    pub helper: Option<Helper>,
     /// A device of the host that a node has as its `path`, with the place in the XML. At a start QEMU gets it opened.
     pub opened: Option<(String, Span)>,
 }
@@ -89,8 +100,8 @@ pub struct SocketChardev {
     pub id: String,
     /// The socket.
     pub path: String,
-    /// Seconds between attempts to connect again.
-    pub reconnect: Option<u32>,
+    /// When a lost connection is tried again: the option and its value, see [`Capabilities::reconnect`].
+    pub reconnect: Option<(&'static str, u64)>,
 }
 
 impl SocketChardev {
@@ -100,8 +111,8 @@ impl SocketChardev {
             "addr": { "type": "unix", "data": { "path": self.path } },
             "server": false,
         }));
-        if let Some(seconds) = self.reconnect {
-            data.insert("reconnect".to_owned(), seconds.into());
+        if let Some((name, value)) = self.reconnect {
+            data.insert(name.to_owned(), value.into());
         }
         object(json!({ "id": self.id, "backend": { "type": "socket", "data": data } }))
     }
@@ -110,8 +121,8 @@ impl SocketChardev {
     fn option(&self) -> String {
         // QEMU's key=value syntax: a comma in a value is doubled.
         let mut option = format!("socket,id={},path={}", self.id, self.path.replace(',', ",,"));
-        if let Some(seconds) = self.reconnect {
-            option.push_str(&format!(",reconnect={seconds}"));
+        if let Some((name, value)) = self.reconnect {
+            option.push_str(&format!(",{name}={value}"));
         }
         option
     }
@@ -150,6 +161,13 @@ pub enum Preparation {
         to: PathBuf,
         /// Where the XML asks for it.
         span: Span,
+    },
+    /// A file in the lib dir that QEMU reads when it starts.
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What is in it.
+        contents: String,
     },
 }
 
@@ -264,6 +282,8 @@ pub struct CommandLine {
     pub environment: Vec<(String, String)>,
     /// What is to be there on the host before QEMU starts.
     pub preparations: Vec<Preparation>,
+    /// What is to run beside QEMU.
+    pub helpers: Vec<Helper>,
 }
 
 impl CommandLine {
@@ -306,6 +326,7 @@ impl CommandLine {
         self.json("-device", plan.device);
         self.throttles.extend(plan.throttle);
         self.descriptors.extend(plan.descriptors);
+        self.helpers.extend(plan.helper);
     }
 
     /// Has QEMU inherit something; its number.

@@ -7,6 +7,7 @@ mod client;
 mod error;
 mod event;
 mod frame;
+mod job;
 
 pub use client::{COMMAND_DEADLINE, Qmp, SLOW_COMMAND_DEADLINE};
 pub use error::QmpError;

@@ -7,6 +7,7 @@ use crate::qmp::QmpError;
 use crate::secret::ValueError;
 
 use super::NetworkError;
+use super::helpers::HelperFailure;
 use super::process::Ending;
 
 /// What went wrong with a domain that runs, or was to run.
@@ -85,9 +86,33 @@ pub enum SupervisorError {
         #[source]
         source: io::Error,
     },
-    /// The process could not be watched.
-    #[error("QEMU's process cannot be watched")]
-    Watch(#[source] io::Error),
+    /// A process could not be watched.
+    #[error("the process of {program} cannot be watched")]
+    Watch {
+        /// Its program.
+        program: &'static str,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A program that serves a device of the guest is not there.
+    #[error("there is no {0} on this host")]
+    NoHelper(&'static str),
+    /// A program that serves a device of the guest did not start.
+    #[error("{program}, which is to give the guest {gives}, {why}{}", said(last_words))]
+    Helper {
+        /// The program.
+        program: &'static str,
+        /// What it is needed for.
+        gives: String,
+        /// What became of it.
+        why: HelperFailure,
+        /// The last lines of what it said.
+        last_words: Vec<String>,
+    },
+    /// A secret is too long for what is to be encrypted with it.
+    #[error("the key of the TPM's state is longer than {0} bytes")]
+    LongKey(usize),
     /// QEMU ended before the guest ran.
     #[error("QEMU did not start the guest: it {ending}{}", said(last_words))]
     Died {
@@ -123,7 +148,8 @@ pub enum SupervisorError {
     Signals(#[source] io::Error),
 }
 
-fn said(last_words: &[String]) -> String {
+/// What a process said at last, behind what is said of it.
+pub(super) fn said(last_words: &[String]) -> String {
     if last_words.is_empty() {
         return String::new();
     }
@@ -135,5 +161,12 @@ impl SupervisorError {
     pub(super) fn io(path: impl Into<PathBuf>, what: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, what, source }
+    }
+    /// With more that was said, by others, if it is about a process that ended.
+    pub(super) fn with_words(mut self, words: Vec<String>) -> Self {
+        if let Self::Died { last_words, .. } | Self::Start { last_words, .. } = &mut self {
+            last_words.extend(words);
+        }
+        self
     }
 }

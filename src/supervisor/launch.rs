@@ -24,14 +24,15 @@ use crate::xml::Element;
 
 use super::control::CONTROL_SOCKET;
 use super::descriptors::open_all;
+use super::helpers::{Helpers, Place};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
 use super::pinning::pin;
 use super::prepare::{Prepared, prepare};
-use super::process::{Program, QemuProcess};
+use super::process::{Process, Program, QEMU};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
 use super::user::User;
-use super::{Configuration, Order, Running, SupervisorError};
+use super::{Configuration, Order, Running, SupervisorError, vcpus};
 
 /// How long QEMU may take from its exec to its greeting: it derives the keys of all LUKS disks before, 2-3 s
 /// each with qemu-img's default.
@@ -75,12 +76,13 @@ impl Drop for Lease {
     }
 }
 
-/// A guest that runs under this supervisor. Dropped, it is ended: QEMU first, then the lib dir.
+/// A guest that runs under this supervisor. Dropped, it is ended: QEMU first, then its helpers, then the lib dir.
 pub struct Started {
     pub(super) running: Rc<Running>,
     pub(super) events: Events,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
-    pub(super) process: QemuProcess,
+    pub(super) process: Process,
+    pub(super) helpers: Helpers,
     /// Where clients connect.
     pub(super) control: UnixListener,
     pub(super) lease: Lease,
@@ -108,19 +110,28 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     let options = LaunchOptions { master_key: lib_dir.path().join(MASTER_KEY_FILE), monitor_fd: MONITOR_FD };
     let line = launch_arguments(&options, &domain, &capabilities, line);
     let arguments = line.render(|secret| seal(secret, &secrets, &master_key))?;
-    drop(secrets);
     let control = lib_dir.listen(CONTROL_SOCKET)?;
+    let place = Place {
+        lib_dir: lib_dir.path(),
+        user: user.as_ref(),
+        uuid: domain.general.uuid,
+        secrets: &|secret| secrets.get(secret),
+    };
+    let helpers = Helpers::start(&line.helpers, &place).await?;
+    drop(secrets);
     let mut prepared = prepare(&line.preparations, user.as_ref())?;
     let mut descriptors = open_all(&line.descriptors, lib_dir, &mut prepared)?;
     let monitor = lib_dir.listen(MONITOR_SOCKET)?;
     descriptors.push(FdMapping { parent_fd: monitor.into(), child_fd: MONITOR_FD });
-    let process = QemuProcess::spawn(Program {
+    let process = Process::spawn(Program {
+        name: QEMU,
         path: &program,
         arguments,
         user: user.as_ref(),
         descriptors,
         environment: &line.environment,
         stdio: line.uses_stdio(),
+        outlives_reader: true,
         lib_dir: lib_dir.path(),
     })?;
     let started = SystemTime::now();
@@ -132,6 +143,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
             uuid: configuration.domain.general.uuid,
             process: process.id(),
             started: started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            helpers: helpers.state(),
             made: prepared.made(),
             nodes: configuration.nodes.clone(),
             disks: configuration.disks.clone(),
@@ -139,16 +151,12 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         },
     );
     state_file.save_phase(Phase::Starting)?;
-    let ids = line.secrets().map(|s| s.id.clone()).collect();
-    let monitor = lib_dir.path().join(MONITOR_SOCKET);
-    let (qmp, events) = while_alive(&process, hand_shake(&monitor, ids)).await?;
-    for limits in &line.throttles {
-        let set = qmp.execute_json("block_set_io_throttle", Some(limits), COMMAND_DEADLINE);
-        while_alive(&process, async { set.await.map(drop) }).await?;
-    }
-    pin(&qmp, &configuration.domain, process.id().pid).await?;
-    state_file.save_phase(Phase::Running)?;
-    while_alive(&process, qmp.execute(cont {})).await?;
+    let begun = begin(&process, &line, &configuration.domain, &state_file).await;
+    let (qmp, events) = match begun {
+        Ok(begun) => begun,
+        // What ended QEMU may have been said by a helper.
+        Err(e) => return Err(e.with_words(helpers.last_words().await)),
+    };
     let (sender, orders) = mpsc::unbounded_channel();
     let running = Rc::new(Running::new(Parts {
         qmp,
@@ -161,7 +169,29 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         state_file,
         orders: sender,
     }));
-    Ok(Started { running, events, orders, process, control, lease, prepared })
+    running.show_helpers(&helpers);
+    Ok(Started { running, events, orders, process, helpers, control, lease, prepared })
+}
+
+/// From QEMU's first word to where its processors run.
+async fn begin(
+    process: &Process,
+    line: &CommandLine,
+    domain: &Domain,
+    state_file: &StateFile,
+) -> Result<(Qmp, Events), SupervisorError> {
+    let ids = line.secrets().map(|s| s.id.clone()).collect();
+    let monitor = state_file.lib_dir().join(MONITOR_SOCKET);
+    let (qmp, events) = while_alive(process, hand_shake(&monitor, ids)).await?;
+    for limits in &line.throttles {
+        let set = qmp.execute_json("block_set_io_throttle", Some(limits), COMMAND_DEADLINE);
+        while_alive(process, async { set.await.map(drop) }).await?;
+    }
+    while_alive(process, vcpus::plug(&qmp, &domain.vcpus)).await?;
+    pin(&qmp, domain, process.id().pid).await?;
+    state_file.save_phase(Phase::Running)?;
+    while_alive(process, qmp.execute(cont {})).await?;
+    Ok((qmp, events))
 }
 
 /// The value of a secret as QEMU gets it.
@@ -191,7 +221,7 @@ async fn hand_shake(monitor: &Path, secrets: Vec<String>) -> Result<(Qmp, Events
 
 /// Does something on the monitor for as long as QEMU lives.
 pub(super) async fn while_alive<T>(
-    process: &QemuProcess,
+    process: &Process,
     work: impl Future<Output = Result<T, QmpError>>,
 ) -> Result<T, SupervisorError> {
     let failed = tokio::select! {

@@ -93,6 +93,11 @@ impl LibDir {
             .map_err(SupervisorError::io(&self.path, "given to QEMU's user"))
     }
 
+    /// Whom the directory was given to, if anybody.
+    pub(super) fn user(&self) -> Option<User> {
+        User::of(&self.lock.metadata().ok()?)
+    }
+
     /// Whether what is written here can never reach a disk.
     pub(super) fn is_in_memory(&self) -> bool {
         fstatfs(&self.lock).is_ok_and(|fs| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&fs.filesystem_type()))

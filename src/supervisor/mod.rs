@@ -3,9 +3,11 @@
 pub mod control;
 mod descriptors;
 mod error;
+mod helpers;
 pub mod hotplug;
 mod images;
 mod launch;
+mod lend;
 mod lib_dir;
 pub mod live_xml;
 mod network;
@@ -18,8 +20,10 @@ mod signals;
 mod state;
 mod supervise;
 mod user;
+mod vcpus;
 
 pub use error::SupervisorError;
+pub use helpers::{HelperFailure, HelperStatus, check_helpers};
 pub use images::check_images;
 pub use launch::{Launch, Started};
 pub use lib_dir::{LibDir, MONITOR_SOCKET};

@@ -1,8 +1,8 @@
 //! What is to be there on the host when QEMU starts: directories for its memory, a firmware's variables.
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown, fchown};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,7 @@ pub(super) fn prepare(list: &[Preparation], user: Option<&User>) -> Result<Prepa
                 (path, made)
             }
             Preparation::Copy { from, to, .. } => (to, copy(from, to, user)),
+            Preparation::Write { path, contents } => (path, write(path, contents, user)),
         };
         result.map_err(SupervisorError::io(path, "made ready for QEMU"))?;
     }
@@ -78,10 +79,7 @@ pub(super) fn prepare(list: &[Preparation], user: Option<&User>) -> Result<Prepa
 
 /// A directory that is QEMU's alone. One that a killed supervisor left is made anew.
 fn directory(path: &Path, user: Option<&User>) -> io::Result<()> {
-    if let Some(parent) = path.parent() {
-        // Others' directories are beside it: nobody lists them, everybody passes.
-        fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
-    }
+    path.parent().map_or(Ok(()), make_passable)?;
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -93,13 +91,34 @@ fn directory(path: &Path, user: Option<&User>) -> io::Result<()> {
     }
 }
 
+/// A file of a lib dir, which is wiped with all that is in it.
+fn write(path: &Path, contents: &str, user: Option<&User>) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(contents.as_bytes())?;
+    match user {
+        Some(user) => fchown(&file, Some(user.uid.as_raw()), Some(user.gid.as_raw())),
+        None => Ok(()),
+    }
+}
+
+/// Makes a directory for things of several guests, with those above it: nobody lists them, everybody passes.
+pub(super) fn make_passable(path: &Path) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), make_passable)?;
+    fs::create_dir(path)?;
+    // Said by itself, because the umask takes from what a new directory gets.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o711))
+}
+
 /// Copies a file that is not there yet, whole or not at all.
 fn copy(from: &Path, to: &Path, user: Option<&User>) -> io::Result<()> {
     if to.exists() {
         return Ok(());
     }
     let dir = to.parent().unwrap_or(Path::new("/"));
-    fs::DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
+    make_passable(dir)?;
     let mut temporary = tempfile::Builder::new()
         .prefix(".vmward-")
         .make_in(dir, |path| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path))?;
@@ -135,6 +154,22 @@ mod tests {
         assert!(!dir.exists());
         let _prepared = prepare(&list, None).unwrap();
         assert_eq!(fs::read(&copy).unwrap(), b"changed by the guest");
+    }
+
+    #[test]
+    fn files_of_the_lib_dir_are_written_for_qemu_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("session.base64");
+        let list = [Preparation::Write { path: path.clone(), contents: "QQ==".to_owned() }];
+        let _prepared = prepare(&list, None).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "QQ==");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let error = prepare(&list, None).unwrap_err();
+        assert!(
+            error.to_string().contains("session.base64"),
+            "what is there is nobody's to overwrite: {error}"
+        );
     }
 
     #[test]

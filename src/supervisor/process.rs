@@ -1,7 +1,8 @@
-//! QEMU's process: started, watched through its pidfd, listened to, killed.
+//! QEMU's process and those of its helpers: started, watched through their pidfds, listened to, ended.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -16,7 +17,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest};
@@ -26,13 +27,15 @@ use tokio::task::JoinHandle;
 use super::SupervisorError;
 use super::user::User;
 
-/// Lines of QEMU's that are kept to be shown when it dies.
+/// What QEMU is called in messages.
+pub(super) const QEMU: &str = "QEMU";
+/// Lines of a process that are kept to be shown when it dies.
 const LAST_WORDS: usize = 12;
 /// The longest line that is kept.
 const MAX_LINE: u64 = 1024;
 /// How long a killed process may take to go: it may be held in the kernel by its storage.
 const KILL_DEADLINE_MS: u16 = 10_000;
-/// How long QEMU's last words may take once it is gone: a child of its own may hold its stderr.
+/// How long a process's last words may take once it is gone: a child of its own may hold its stderr.
 const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(500);
 /// What starts a program as another user with that user's groups. Part of util-linux.
 const SETPRIV: &str = "/usr/bin/setpriv";
@@ -93,9 +96,14 @@ impl From<ExitStatus> for Ending {
     }
 }
 
-/// How QEMU is started.
+/// What starts a program that a reader of its messages who goes away does not end. Part of coreutils.
+const ENV: &str = "/usr/bin/env";
+
+/// How a program is started.
 pub(super) struct Program<'a> {
-    /// QEMU.
+    /// What it is called in messages.
+    pub(super) name: &'static str,
+    /// Where it is.
     pub(super) path: &'a Path,
     /// Its arguments.
     pub(super) arguments: Vec<String>,
@@ -107,38 +115,31 @@ pub(super) struct Program<'a> {
     pub(super) environment: &'a [(String, String)],
     /// Whether the guest has a device on the standard streams.
     pub(super) stdio: bool,
+    /// Whether the program goes on by itself when nobody reads its messages any more.
+    pub(super) outlives_reader: bool,
     /// Its home.
     pub(super) lib_dir: &'a Path,
 }
 
-/// QEMU's process. Dropped, it is killed, if it is this supervisor's.
-pub(super) struct QemuProcess {
+/// A process. Dropped, it is killed, if it is this supervisor's.
+pub(super) struct Process {
+    name: &'static str,
     id: ProcessId,
     pidfd: AsyncFd<OwnedFd>,
     /// Whether it is gone, or not to be ended by this value.
     done: Cell<bool>,
-    /// `None` for a QEMU that another supervisor started.
+    /// `None` for a process that another supervisor started.
     child: Option<RefCell<Child>>,
     stderr: RefCell<Option<JoinHandle<()>>>,
     last_words: Rc<RefCell<VecDeque<String>>>,
 }
 
-impl QemuProcess {
-    /// Starts QEMU. It lives on if the supervisor is killed: its guest can be taken back.
+impl Process {
+    /// Starts a program. It lives on if the supervisor is killed: its guest can be taken back.
     pub(super) fn spawn(program: Program<'_>) -> Result<Self, SupervisorError> {
         let failed = |source| SupervisorError::Spawn { program: program.path.to_owned(), source };
-        let (stderr, for_qemu) = io::pipe().map_err(failed)?;
-        let mut command = match program.user {
-            None => Command::new(program.path),
-            Some(user) => {
-                let mut command = Command::new(SETPRIV);
-                command
-                    .args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)])
-                    .args(["--init-groups", "--no-new-privs", "--inh-caps=-all", "--"])
-                    .arg(program.path);
-                command
-            }
-        };
+        let (stderr, said) = io::pipe().map_err(failed)?;
+        let mut command = command(&program);
         command
             .args(&program.arguments)
             .env_clear()
@@ -146,11 +147,11 @@ impl QemuProcess {
             .env("HOME", program.lib_dir)
             .envs(program.environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
-            .stderr(for_qemu.try_clone().map_err(failed)?);
+            .stderr(said.try_clone().map_err(failed)?);
         if !program.stdio {
             // Ctrl-C on the terminal is for the supervisor, which then asks the guest. (With a device there, QEMU
             // must stay in the terminal's foreground to read from it.)
-            command.stdin(Stdio::null()).stdout(for_qemu).process_group(0);
+            command.stdin(Stdio::null()).stdout(said).process_group(0);
         }
         let highest = program.descriptors.iter().map(|d| d.child_fd).max();
         command.fd_mappings(program.descriptors).map_err(|e| failed(io::Error::other(e)))?;
@@ -163,7 +164,7 @@ impl QemuProcess {
         let watched = ProcessId::of(pid).and_then(|id| Ok((id, watch(pid)?, words_from(stderr.into())?)));
         match watched {
             Ok((id, pidfd, receiver)) => {
-                let process = Self::new(id, pidfd, Some(child));
+                let process = Self::new(program.name, id, pidfd, Some(child));
                 process.listen(receiver);
                 Ok(process)
             }
@@ -171,40 +172,41 @@ impl QemuProcess {
                 // Both fail only for a child that is gone already.
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(SupervisorError::Watch(e))
+                Err(SupervisorError::Watch { program: program.name, source: e })
             }
         }
     }
 
-    /// A QEMU that another supervisor started; `None` if it is gone. It lives on when this is dropped, until it
+    /// A process that another supervisor started; `None` if it is gone. It lives on when this is dropped, until it
     /// is [owned](Self::own).
-    pub(super) fn find(id: ProcessId) -> Result<Option<Self>, SupervisorError> {
+    pub(super) fn find(name: &'static str, id: ProcessId) -> Result<Option<Self>, SupervisorError> {
         let pidfd = match watch(id.pid) {
             Ok(pidfd) => pidfd,
             Err(e) if e.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(None),
-            Err(e) => return Err(SupervisorError::Watch(e)),
+            Err(source) => return Err(SupervisorError::Watch { program: name, source }),
         };
         // With the pidfd open the number cannot pass to another process unnoticed.
         if ProcessId::of(id.pid).ok() != Some(id) {
             return Ok(None);
         }
-        let process = Self::new(id, pidfd, None);
+        let process = Self::new(name, id, pidfd, None);
         process.done.set(true);
         // Dead, and only not yet collected by its new parent.
         if process.is_gone_within(0) {
             return Ok(None);
         }
-        // The pipe that QEMU talks into is still there, only its reader is gone.
+        // The pipe that it talks into is still there, only its reader is gone.
         let stderr = fs::File::open(format!("/proc/{}/fd/2", id.pid));
         match stderr.and_then(|file| words_from(file.into())) {
             Ok(receiver) => process.listen(receiver),
-            Err(e) => tracing::debug!("what QEMU says cannot be read: {e}"),
+            Err(e) => tracing::debug!("what {name} says cannot be read: {e}"),
         }
         Ok(Some(process))
     }
 
-    fn new(id: ProcessId, pidfd: AsyncFd<OwnedFd>, child: Option<Child>) -> Self {
+    fn new(name: &'static str, id: ProcessId, pidfd: AsyncFd<OwnedFd>, child: Option<Child>) -> Self {
         Self {
+            name,
             id,
             pidfd,
             done: Cell::new(false),
@@ -246,7 +248,42 @@ impl QemuProcess {
     /// Kills it.
     pub(super) fn kill(&self) {
         if let Err(e) = pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL) {
-            tracing::debug!("QEMU is not killed: {e}");
+            tracing::debug!("{} is not killed: {e}", self.name);
+        }
+    }
+
+    /// Asks it to end.
+    pub(super) fn ask_to_end(&self) {
+        if !self.done.get()
+            && let Err(e) = pidfd_send_signal(&self.pidfd, rustix::process::Signal::TERM)
+        {
+            tracing::debug!("{} is not asked to end: {e}", self.name);
+        }
+    }
+
+    /// Ends it, in peace if that takes no longer than so many milliseconds, with all its children otherwise. Holds
+    /// up everything else meanwhile.
+    pub(super) fn end_within(&self, milliseconds: u16) {
+        if self.done.get() {
+            return;
+        }
+        self.ask_to_end();
+        if !self.is_gone_within(milliseconds) {
+            tracing::warn!("{} did not end within {milliseconds} ms: it is killed", self.name);
+            // It is the first of its group, whose number is its own for as long as it is there.
+            let group = i32::try_from(self.id.pid).ok().and_then(Pid::from_raw);
+            if let Some(Err(e)) = group.map(|pid| kill_process_group(pid, rustix::process::Signal::KILL)) {
+                tracing::debug!("the children of {} are not killed: {e}", self.name);
+            }
+        }
+        self.collect_within(KILL_DEADLINE_MS);
+    }
+
+    fn collect_within(&self, milliseconds: u16) {
+        if self.is_gone_within(milliseconds) {
+            self.collect();
+        } else {
+            tracing::warn!("{} (process {}) does not go", self.name, self.id.pid);
         }
     }
 
@@ -263,22 +300,35 @@ impl QemuProcess {
 
     fn listen(&self, receiver: pipe::Receiver) {
         let last_words = Rc::clone(&self.last_words);
-        *self.stderr.borrow_mut() = Some(tokio::task::spawn_local(remember(receiver, last_words)));
+        *self.stderr.borrow_mut() = Some(tokio::task::spawn_local(remember(self.name, receiver, last_words)));
     }
 }
 
-impl Drop for QemuProcess {
+impl Drop for Process {
     fn drop(&mut self) {
         if self.done.get() {
             return;
         }
         self.kill();
-        if self.is_gone_within(KILL_DEADLINE_MS) {
-            self.collect();
-        } else {
-            tracing::warn!("QEMU (process {}) does not go", self.id.pid);
-        }
+        self.collect_within(KILL_DEADLINE_MS);
     }
+}
+
+/// The program, by way of what makes it what the supervisor itself is not.
+fn command(program: &Program<'_>) -> Command {
+    let mut words: Vec<OsString> = Vec::new();
+    if let Some(user) = program.user {
+        words.push(SETPRIV.into());
+        words.extend([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)].map(Into::into));
+        words.extend(["--init-groups", "--no-new-privs", "--inh-caps=-all", "--"].map(Into::into));
+    }
+    if !program.outlives_reader {
+        words.extend([ENV, "--ignore-signal=PIPE", "--"].map(Into::into));
+    }
+    words.push(program.path.into());
+    let mut command = Command::new(words.remove(0));
+    command.args(words);
+    command
 }
 
 #[expect(
@@ -311,8 +361,8 @@ fn occupy_up_to(highest: Option<i32>) -> io::Result<Vec<OwnedFd>> {
     Ok(occupied)
 }
 
-/// Reads what QEMU says until it ends, and keeps the last of it.
-async fn remember(receiver: pipe::Receiver, last_words: Rc<RefCell<VecDeque<String>>>) {
+/// Reads what a process says until it ends, and keeps the last of it.
+async fn remember(name: &str, receiver: pipe::Receiver, last_words: Rc<RefCell<VecDeque<String>>>) {
     let mut reader = BufReader::with_capacity(1024, receiver);
     let mut line = Vec::new();
     loop {
@@ -326,7 +376,7 @@ async fn remember(receiver: pipe::Receiver, last_words: Rc<RefCell<VecDeque<Stri
         if text.is_empty() {
             continue;
         }
-        tracing::info!("QEMU says: {text}");
+        tracing::info!("{name} says: {text}");
         let mut words = last_words.borrow_mut();
         if words.len() == LAST_WORDS {
             words.pop_front();

@@ -15,15 +15,16 @@ use uuid::Uuid;
 
 use crate::domain::Domain;
 use crate::keystore::Keystores;
-use crate::qemu::{self, Capabilities, MASTER_KEY_FILE};
+use crate::qemu::{self, Capabilities, HELPER_SOCKET, Helper, MASTER_KEY_FILE};
 use crate::qmp::Qmp;
 use crate::xml::{self, Diagnostics};
 
 use super::control::CONTROL_SOCKET;
+use super::helpers::{Helpers, end_left_over};
 use super::launch::{Lease, Started};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
 use super::prepare::{Made, Prepared};
-use super::process::{Ending, ProcessId, QemuProcess};
+use super::process::{Ending, Process, ProcessId, QEMU};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
 use super::{Configuration, Running, SupervisorError, live_xml};
@@ -36,7 +37,7 @@ const LEAVE_DEADLINE_MS: u16 = 1000;
 /// A running guest without a supervisor. Dropped, it stays one.
 pub struct LeftOver {
     lib_dir: LibDir,
-    process: QemuProcess,
+    process: Process,
     state: State,
 }
 
@@ -52,20 +53,24 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
         None
     });
     let mut made = Made::default();
+    let mut helpers = Vec::new();
     if let Some(state) = state {
         made = state.made.clone();
         if state.phase == Phase::Running
-            && let Some(process) = QemuProcess::find(state.process)?
+            && let Some(process) = Process::find(QEMU, state.process)?
         {
             return Ok(Some(LeftOver { lib_dir, process, state }));
         }
+        helpers.extend(state.helpers.iter().map(|helper| helper.process));
     }
     // A start that was cut off: its QEMU has never run the guest.
-    for id in processes_with(lib_dir.path())? {
-        if let Some(process) = QemuProcess::find(id)? {
+    for id in processes_with(lib_dir.path(), MASTER_KEY_FILE)? {
+        if let Some(process) = Process::find(QEMU, id)? {
             process.own();
         }
     }
+    helpers.extend(processes_with(lib_dir.path(), HELPER_SOCKET)?);
+    end_left_over(helpers)?;
     drop(Prepared::taken_over(made));
     lib_dir.wipe()?;
     tracing::warn!(
@@ -75,15 +80,16 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
     Ok(None)
 }
 
-/// The numbers of the processes that run for the guest of a lib dir, whose supervisor is gone.
+/// The numbers of the QEMUs that run for the guest of a lib dir, whose supervisor is gone.
 pub fn orphans(lib_dir: &Path) -> Vec<u32> {
-    processes_with(lib_dir).unwrap_or_default().iter().map(|id| id.pid).collect()
+    processes_with(lib_dir, MASTER_KEY_FILE).unwrap_or_default().iter().map(|id| id.pid).collect()
 }
 
-/// The processes of this user, or of the lib dir's, that were started with the lib dir's master key.
-fn processes_with(lib_dir: &Path) -> Result<Vec<ProcessId>, SupervisorError> {
-    let key = lib_dir.join(MASTER_KEY_FILE);
-    let key = key.as_os_str().as_bytes();
+/// The processes of this user, or of the lib dir's, that were started with a file of the lib dir whose name begins
+/// so.
+fn processes_with(lib_dir: &Path, name: &str) -> Result<Vec<ProcessId>, SupervisorError> {
+    let file = lib_dir.join(name);
+    let file = file.as_os_str().as_bytes();
     let users = [Some(geteuid().as_raw()), fs::metadata(lib_dir).ok().map(|m| m.uid())];
     let mut found = Vec::new();
     let processes = fs::read_dir("/proc").map_err(SupervisorError::io("/proc", "read"))?;
@@ -93,7 +99,7 @@ fn processes_with(lib_dir: &Path) -> Result<Vec<ProcessId>, SupervisorError> {
         let Ok(id) = ProcessId::of(pid) else { continue };
         let Ok(arguments) = fs::read(entry.path().join("cmdline")) else { continue };
         let owned = entry.metadata().is_ok_and(|m| users.contains(&Some(m.uid())));
-        if owned && pid != std::process::id() && arguments.windows(key.len()).any(|w| w == key) {
+        if owned && pid != std::process::id() && arguments.windows(file.len()).any(|w| w == file) {
             found.push(id);
         }
     }
@@ -109,7 +115,7 @@ impl LeftOver {
     ) -> Result<(Started, Option<ShutdownCause>), SupervisorError> {
         let Self { lib_dir, process, state } = self;
         let pid = state.process.pid;
-        let (qmp, configuration, over) = match take_back(&lib_dir, &state, &capabilities).await {
+        let (qmp, configuration, wanted, over) = match take_back(&lib_dir, &state, &capabilities).await {
             Ok(taken) => taken,
             // It has ended meanwhile.
             Err(_) if process.is_gone_within(LEAVE_DEADLINE_MS) => {
@@ -127,6 +133,8 @@ impl LeftOver {
         let events = qmp.events();
         let prepared = Prepared::taken_over(state.made.clone());
         let started = UNIX_EPOCH + Duration::from_secs(state.started);
+        let user = lib_dir.user();
+        let helpers = Helpers::take_back(wanted, &state.helpers, lib_dir.path(), user.as_ref(), state.uuid)?;
         let (sender, orders) = mpsc::unbounded_channel();
         let running = Rc::new(Running::new(Parts {
             qmp,
@@ -139,19 +147,21 @@ impl LeftOver {
             state_file: StateFile::new(lib_dir, state),
             orders: sender,
         }));
-        Ok((Started { running, events, orders, process, control, lease, prepared }, over))
+        running.show_helpers(&helpers);
+        Ok((Started { running, events, orders, process, helpers, control, lease, prepared }, over))
     }
 }
 
-/// The monitor and the configuration of a guest, once it has shown that it is the one; with the reason if it
-/// has ended and only waits to be told so.
+/// The monitor, the configuration and the helpers of a guest, once it has shown that it is the one; with the reason
+/// if it has ended and only waits to be told so.
 async fn take_back(
     lib_dir: &LibDir,
     state: &State,
     capabilities: &Capabilities,
-) -> Result<(Qmp, Configuration, Option<ShutdownCause>), String> {
+) -> Result<(Qmp, Configuration, Vec<Helper>, Option<ShutdownCause>), String> {
     let say = |e: crate::qmp::QmpError| e.to_string();
-    let configuration = configuration(state, capabilities).ok_or("its saved XML is not understood")?;
+    let (configuration, helpers) =
+        configuration(state, capabilities).ok_or("its saved XML is not understood")?;
     let qmp = Qmp::connect(&lib_dir.path().join(MONITOR_SOCKET), MONITOR_DEADLINE).await.map_err(say)?;
     let uuid = qmp.execute(query_uuid {}).await.map_err(say)?.UUID;
     if Uuid::try_parse(&uuid) != Ok(state.uuid) {
@@ -167,15 +177,16 @@ async fn take_back(
         }
         _ => None,
     };
-    Ok((qmp, configuration, over))
+    Ok((qmp, configuration, helpers, over))
 }
 
-fn configuration(state: &State, capabilities: &Capabilities) -> Option<Configuration> {
+/// What the guest's XML says, and asks for beside QEMU.
+fn configuration(state: &State, capabilities: &Capabilities) -> Option<(Configuration, Vec<Helper>)> {
     // What the XML's author was told at the start need not be said again.
     let mut said = Diagnostics::new();
     let mut xml = xml::parse(&state.xml, &mut said)?;
     let mut domain = Domain::from_xml(&xml, &mut said)?;
-    qemu::build(&mut domain, capabilities, &mut said)?;
+    let line = qemu::build(&mut domain, capabilities, &mut said)?;
     domain.general.uuid = state.uuid;
     // A disk that was plugged in has the alias that it got then, whatever it would get at a start.
     let devices = live_xml::devices(&mut xml)?;
@@ -184,5 +195,6 @@ fn configuration(state: &State, capabilities: &Capabilities) -> Option<Configura
         let alias = element.and_then(|e| e.child("alias")?.get("name"));
         disk.info.alias = alias.map(str::to_owned).or(disk.info.alias.take());
     }
-    Some(Configuration { domain, xml, nodes: state.nodes.clone(), disks: state.disks.clone() })
+    let configuration = Configuration { domain, xml, nodes: state.nodes.clone(), disks: state.disks.clone() };
+    Some((configuration, line.helpers))
 }

@@ -15,9 +15,10 @@ use crate::qmp::Qmp;
 use crate::secret::MasterKey;
 use crate::xml::Element;
 
+use super::helpers::Helpers;
 use super::hotplug::DiskParts;
 use super::state::StateFile;
-use super::{SupervisorError, live_xml};
+use super::{HelperStatus, SupervisorError, live_xml};
 
 /// What somebody wants of the guest as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub struct Running {
     /// When QEMU was started.
     pub started: SystemTime,
     configuration: RefCell<Configuration>,
+    helpers: RefCell<Vec<HelperStatus>>,
     /// Held while the guest's devices are being changed.
     changing: Mutex<()>,
     state_file: StateFile,
@@ -110,6 +112,7 @@ impl Running {
             qemu_pid,
             started,
             configuration: RefCell::new(parts.configuration),
+            helpers: RefCell::default(),
             changing: Mutex::new(()),
             state_file: parts.state_file,
             orders: parts.orders,
@@ -129,6 +132,19 @@ impl Running {
     /// The guest as it is now. Not to be held over an `await`.
     pub fn configuration(&self) -> Ref<'_, Configuration> {
         self.configuration.borrow()
+    }
+
+    /// How the programs beside QEMU are.
+    pub fn helpers(&self) -> Vec<HelperStatus> {
+        self.helpers.borrow().clone()
+    }
+
+    /// Shows and saves how they are now.
+    pub(super) fn show_helpers(&self, helpers: &Helpers) {
+        *self.helpers.borrow_mut() = helpers.status();
+        if let Err(e) = self.state_file.save_helpers(helpers.state()) {
+            tracing::error!("{e}");
+        }
     }
 
     /// Waits until nobody else changes the guest's devices, and keeps others from it.

@@ -1,6 +1,7 @@
 //! What a supervisor that comes back has to know. There is no secret in it.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use uuid::Uuid;
 
 use crate::qemu::storage::NodeNumbers;
 
+use super::helpers::HelperState;
 use super::hotplug::DiskParts;
 use super::lib_dir::LibDir;
 use super::prepare::Made;
@@ -37,6 +39,8 @@ pub(super) struct State {
     pub(super) process: ProcessId,
     /// When QEMU was started, in seconds since 1970.
     pub(super) started: u64,
+    /// What runs beside QEMU.
+    pub(super) helpers: Vec<HelperState>,
     /// What was made outside the lib dir.
     pub(super) made: Made,
     /// See [`Configuration::nodes`].
@@ -59,6 +63,11 @@ impl StateFile {
         Self { lib_dir, state: RefCell::new(state) }
     }
 
+    /// The directory that it is in.
+    pub(super) fn lib_dir(&self) -> &Path {
+        self.lib_dir.path()
+    }
+
     /// Reads the state that an earlier supervisor left.
     pub(super) fn load(lib_dir: &LibDir) -> Result<Option<State>, SupervisorError> {
         let Some(bytes) = lib_dir.read(STATE_FILE)? else { return Ok(None) };
@@ -70,6 +79,12 @@ impl StateFile {
     /// Saves that the guest has come this far.
     pub(super) fn save_phase(&self, phase: Phase) -> Result<(), SupervisorError> {
         self.state.borrow_mut().phase = phase;
+        self.save()
+    }
+
+    /// Saves what runs beside QEMU now.
+    pub(super) fn save_helpers(&self, helpers: Vec<HelperState>) -> Result<(), SupervisorError> {
+        self.state.borrow_mut().helpers = helpers;
         self.save()
     }
 

@@ -14,7 +14,7 @@ use crate::domain::lifecycle::LifecycleAction;
 use crate::qmp::{Event, QmpError};
 
 use super::launch::Started;
-use super::process::{Ending, QemuProcess};
+use super::process::{Ending, Process};
 use super::signals::Signals;
 use super::{Ended, Order, Running, control};
 
@@ -49,7 +49,7 @@ enum Stage {
 
 struct Supervision<'a> {
     running: &'a Rc<Running>,
-    process: &'a QemuProcess,
+    process: &'a Process,
     stop_timeout: Duration,
     stage: Stage,
     /// When the next stage comes.
@@ -66,7 +66,16 @@ pub(super) async fn supervise(
     stop_timeout: Duration,
     over: Option<ShutdownCause>,
 ) -> Ended {
-    let Started { running, mut events, mut orders, process, control, lease, prepared: _prepared } = started;
+    let Started {
+        running,
+        mut events,
+        mut orders,
+        process,
+        mut helpers,
+        control,
+        lease,
+        prepared: _prepared,
+    } = started;
     let mut control = pin!(control::serve(control, Rc::clone(&running)));
     let mut control_open = true;
     let mut supervision = Supervision {
@@ -101,6 +110,13 @@ pub(super) async fn supervise(
                 });
             }
             Some(order) = orders.recv() => supervision.order(order),
+            death = helpers.death() => {
+                // Of a QEMU that is told to quit they are gone first.
+                if supervision.stage < Stage::Quit {
+                    helpers.died(&death);
+                    running.show_helpers(&helpers);
+                }
+            }
             event = events.next(), if monitor_open => match event {
                 Ok(event) => supervision.event(&event),
                 Err(QmpError::EventsMissed(n)) => tracing::warn!("{n} events of QEMU were missed"),
@@ -121,6 +137,7 @@ pub(super) async fn supervise(
     let intended = supervision.stage > Stage::PowerButton;
     let crashed = supervision.crashed;
     let last_words = if intended { Vec::new() } else { process.last_words().await };
+    drop(helpers);
     drop(lease);
     Ended::Ran(Outcome { ending, crashed, intended, last_words })
 }

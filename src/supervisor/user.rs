@@ -1,5 +1,8 @@
 //! The user that QEMU runs as.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
 use nix::unistd::{Gid, Uid, geteuid};
 
 use super::SupervisorError;
@@ -33,6 +36,14 @@ impl User {
                 }
             }
         }
+    }
+
+    /// The owner of a file, if that is somebody else than the supervisor's user.
+    pub(super) fn of(file: &Metadata) -> Option<Self> {
+        let uid = Uid::from_raw(file.uid());
+        let named = nix::unistd::User::from_uid(uid).ok().flatten();
+        let name = named.map_or_else(|| uid.to_string(), |user| user.name);
+        (uid != geteuid()).then(|| Self { name, uid, gid: Gid::from_raw(file.gid()) })
     }
 
     fn find(name: &str) -> Result<Option<Self>, SupervisorError> {

@@ -174,20 +174,29 @@ pub fn disk(image: &Path, format: &str, secret: Option<&str>) -> String {
     )
 }
 
-/// No lib dir, and no process that was started with its key.
+/// No lib dir, and no process that was started with its key, or that serves its guest.
 pub fn nothing_left(lib_dir: &Path) {
     assert!(!lib_dir.exists(), "{} is left", lib_dir.display());
-    let left = processes_of(lib_dir);
+    let left = [processes_of(lib_dir), helpers_of(lib_dir)].concat();
     assert!(left.is_empty(), "left: {left:?}");
 }
 
-/// The processes that have the lib dir in their arguments.
+/// The processes that were started with the lib dir's key.
 pub fn processes_of(lib_dir: &Path) -> Vec<i32> {
-    let needle = format!("{}/master-key.aes", lib_dir.display());
+    processes_with(&format!("{}/master-key.aes", lib_dir.display()))
+}
+
+/// The processes that were started with a helper's socket in the lib dir.
+pub fn helpers_of(lib_dir: &Path) -> Vec<i32> {
+    processes_with(&format!("{}/helper-", lib_dir.display()))
+}
+
+/// The processes that have that in their arguments.
+fn processes_with(needle: &str) -> Vec<i32> {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
     pids.filter(|pid| {
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&arguments).contains(&needle)
+        String::from_utf8_lossy(&arguments).contains(needle)
     })
     .collect()
 }
@@ -248,7 +257,7 @@ impl Drop for Run {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            for process in processes_of(&self.lib_dir) {
+            for process in [processes_of(&self.lib_dir), helpers_of(&self.lib_dir)].concat() {
                 let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
             }
         }

@@ -27,11 +27,13 @@ pub struct Description<'a> {
     pub domain: &'a str,
     /// Elements of `<devices>`.
     pub devices: &'a str,
+    /// Options of `vmward run`.
+    pub options: &'a [&'a str],
 }
 
 impl Default for Description<'_> {
     fn default() -> Self {
-        Self { machine: "q35", kernel: Some(""), domain: "", devices: "" }
+        Self { machine: "q35", kernel: Some(""), domain: "", devices: "", options: &[] }
     }
 }
 
@@ -81,6 +83,7 @@ impl Guest {
         fs::write(&file, xml).unwrap();
         let run = user
             .command(&["run", file.to_str().unwrap()])
+            .args(description.options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(user.home.path().join("run.log")).unwrap())

@@ -164,6 +164,9 @@ fn read_direction(element: &Element, kind: AudioType, diagnostics: &mut Diagnost
         }
     }
     if let Some(settings) = element.only_child("settings", diagnostics) {
+        if element.get("fixedSettings") != Some("yes") {
+            diagnostics.error(settings.span, "<settings> needs fixedSettings='yes'");
+        }
         for (name, property, form) in SETTINGS {
             if let Some(value) = option(settings, name, *form, diagnostics) {
                 found.push((*property, value));

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::domain::DeviceInfo;
+use crate::domain::{AddressType, DeviceInfo};
 use crate::xml::{Diagnostics, Element, keywords};
 
 use super::chardev::{Backend, Chardev, SocketMode};
@@ -127,7 +127,23 @@ impl Serial {
         }
         let port = target.and_then(|t| t.number("port", diagnostics));
         let chardev = Chardev::from_xml(element, false, diagnostics)?;
-        Some(Self { info, chardev, kind: kind?, port })
+        let kind = kind?;
+        let wanted = match kind {
+            SerialType::Isa | SerialType::IsaDebug => AddressType::Isa,
+            SerialType::Pci => AddressType::Pci,
+            SerialType::Usb => AddressType::Usb,
+        };
+        if let Some(address) = info.address.as_ref().filter(|a| a.kind() != wanted) {
+            diagnostics.error(
+                info.address_span.unwrap_or(info.span),
+                format!(
+                    "a serial port of type {} has no address of type '{}'",
+                    kind.as_str(),
+                    address.kind().as_str()
+                ),
+            );
+        }
+        Some(Self { info, chardev, kind, port })
     }
 
     /// The serial port that a `<console>` of a guest without any stands for.
@@ -185,6 +201,9 @@ impl Console {
     }
 }
 
+/// The port that the agent of SPICE opens in the guest.
+const SPICE_AGENT: &str = "com.redhat.spice.0";
+
 /// Where libvirt keeps the sockets of channels that it made itself: such a path comes from a running guest's XML, and
 /// vmward makes its own in the lib dir.
 const LIBVIRT_CHANNELS: &[&str] = &["/var/lib/libvirt/qemu/channel/", "/run/libvirt/qemu/channel/"];
@@ -205,9 +224,16 @@ impl Channel {
             ChannelType::Virtio => {
                 let name = target.get("name").map(str::to_owned);
                 Self::own_socket(&mut chardev, element, diagnostics);
-                // The spice agent looks for this name.
-                let agent = matches!(chardev.backend, Backend::SpiceVmc | Backend::QemuVdagent { .. });
-                ChannelTarget::Virtio(name.or_else(|| agent.then(|| "com.redhat.spice.0".to_owned())))
+                // The spice agent looks for this name, and libvirt gives it to SPICE's own channel alone.
+                let agent = chardev.backend == Backend::SpiceVmc;
+                if let Some(attribute) = target.attribute("name").filter(|n| agent && n.value != SPICE_AGENT)
+                {
+                    diagnostics.error(
+                        attribute.span,
+                        format!("a channel of type 'spicevmc' is called '{SPICE_AGENT}'"),
+                    );
+                }
+                ChannelTarget::Virtio(name.or_else(|| agent.then(|| SPICE_AGENT.to_owned())))
             }
             ChannelType::Guestfwd => {
                 let text = target.require("address", diagnostics)?;

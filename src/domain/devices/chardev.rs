@@ -55,10 +55,6 @@ keywords! {
         Raw = "raw",
         /// Telnet.
         Telnet = "telnet",
-        /// Telnet in TLS.
-        Telnets = "telnets",
-        /// Bytes in TLS.
-        Tls = "tls",
     }
 }
 
@@ -283,19 +279,21 @@ fn tcp(device: &Element, diagnostics: &mut Diagnostics) -> Option<Backend> {
     let mode = source.keyword("mode", diagnostics).unwrap_or(SocketMode::Connect);
     source.require("host", diagnostics);
     source.require("service", diagnostics);
-    let protocol = device
-        .only_child("protocol", diagnostics)
-        .and_then(|p| p.keyword("type", diagnostics))
-        .unwrap_or(TcpProtocol::Raw);
-    let tls = source.yes_no("tls", diagnostics);
+    let protocol = device.only_child("protocol", diagnostics);
+    let encrypted =
+        protocol.and_then(|p| p.attribute("type")).filter(|a| ["tls", "telnets"].contains(&a.value.as_str()));
+    if let Some(attribute) = encrypted {
+        diagnostics
+            .error(attribute.span, format!("QEMU has no protocol '{}'", attribute.value))
+            .hint("TLS is <source tls='yes' .../> with <protocol type='raw'/>");
+        return None;
+    }
+    let protocol = protocol.and_then(|p| p.keyword("type", diagnostics)).unwrap_or(TcpProtocol::Raw);
     Some(Backend::Tcp {
         mode,
         endpoint: endpoint(source),
-        telnet: matches!(protocol, TcpProtocol::Telnet | TcpProtocol::Telnets),
-        tls: match protocol {
-            TcpProtocol::Tls | TcpProtocol::Telnets => Some(true),
-            TcpProtocol::Raw | TcpProtocol::Telnet => tls,
-        },
+        telnet: protocol == TcpProtocol::Telnet,
+        tls: source.yes_no("tls", diagnostics),
         reconnect: reconnect(source, mode, diagnostics),
     })
 }

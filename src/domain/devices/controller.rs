@@ -53,6 +53,28 @@ keywords! {
     }
 }
 
+impl PciModel {
+    /// Whether it is the machine's own.
+    pub fn is_root(self) -> bool {
+        matches!(self, Self::PciRoot | Self::PcieRoot)
+    }
+
+    /// The devices of QEMU that are such a controller, the usual one first; the roots are made by the machine.
+    pub fn device_names(self) -> &'static [&'static str] {
+        match self {
+            Self::PciRoot | Self::PcieRoot => &[],
+            Self::PciBridge => &["pci-bridge"],
+            Self::DmiToPciBridge => &["i82801b11-bridge"],
+            Self::PcieToPciBridge => &["pcie-pci-bridge"],
+            Self::PcieRootPort => &["pcie-root-port", "ioh3420"],
+            Self::PcieSwitchUpstreamPort => &["x3130-upstream"],
+            Self::PcieSwitchDownstreamPort => &["xio3130-downstream"],
+            Self::PciExpanderBus => &["pxb"],
+            Self::PcieExpanderBus => &["pxb-pcie"],
+        }
+    }
+}
+
 keywords! {
     /// The `model` of a USB controller.
     pub enum UsbModel {
@@ -360,8 +382,17 @@ fn pci(element: &Element, diagnostics: &mut Diagnostics) -> Option<PciController
     let mut controller = PciController::new(model);
     if let Some(name) = element.only_child("model", diagnostics) {
         controller.model_name = name.require("name", diagnostics).map(str::to_owned);
+        if let Some(attribute) =
+            name.attribute("name").filter(|n| !model.device_names().contains(&n.value.as_str()))
+        {
+            diagnostics.error(
+                attribute.span,
+                format!("'{}' is not a device that is a {}", attribute.value, model.as_str()),
+            );
+        }
     }
     if let Some(target) = element.only_child("target", diagnostics) {
+        check_target(model, target, diagnostics);
         controller.chassis_nr = target.number("chassisNr", diagnostics);
         controller.chassis = target.number("chassis", diagnostics);
         controller.port = target.hex_number("port", diagnostics);
@@ -371,11 +402,39 @@ fn pci(element: &Element, diagnostics: &mut Diagnostics) -> Option<PciController
             target.number::<u64>("memReserve", diagnostics).and_then(|kib| kib.checked_mul(size::KIB));
         controller.node = target.child_text("node").and_then(|n| n.parse().ok());
     }
-    controller.hole64 = element
-        .only_child("pcihole64", diagnostics)
-        .and_then(|hole| size::of_element(hole, size::KIB, diagnostics))
-        .map(|bytes| bytes / size::KIB);
+    let hole = element.only_child("pcihole64", diagnostics);
+    if let Some(hole) = hole.filter(|_| !model.is_root()) {
+        diagnostics.error(hole.span, "only pci-root and pcie-root have a window for 64-bit addresses");
+    }
+    controller.hole64 =
+        hole.and_then(|hole| size::of_element(hole, size::KIB, diagnostics)).map(|bytes| bytes / size::KIB);
     Some(controller)
+}
+
+/// What `<target>` may say of each model, and up to which number.
+fn check_target(model: PciModel, target: &Element, diagnostics: &mut Diagnostics) {
+    use PciModel as M;
+    const PORTS: &[PciModel] = &[M::PcieRootPort, M::PcieSwitchDownstreamPort];
+    const EXPANDERS: &[PciModel] = &[M::PciExpanderBus, M::PcieExpanderBus];
+    const PLUGGABLE: &[PciModel] = &[M::PciRoot, M::PcieRootPort, M::PcieSwitchDownstreamPort];
+    let table: [(&str, &[PciModel], u64); 5] = [
+        ("chassisNr", &[M::PciBridge], 255),
+        ("chassis", PORTS, 255),
+        ("port", PORTS, 255),
+        ("busNr", EXPANDERS, 254),
+        ("hotplug", PLUGGABLE, 0),
+    ];
+    for (name, models, most) in table {
+        let Some(attribute) = target.attributes.iter().find(|a| a.name == name) else { continue };
+        if !models.contains(&model) {
+            diagnostics.error(attribute.name_span, format!("a {} has no {name}", model.as_str()));
+        } else if most != 0 && target.hex_number(name, diagnostics).is_some_and(|n| n > most) {
+            diagnostics.error(attribute.span, format!("{name} is {most} at most"));
+        }
+    }
+    if let Some(node) = target.child("node").filter(|_| !EXPANDERS.contains(&model)) {
+        diagnostics.error(node.span, format!("a {} belongs to no NUMA node", model.as_str()));
+    }
 }
 
 fn usb(element: &Element, diagnostics: &mut Diagnostics) -> Option<UsbController> {
@@ -399,6 +458,15 @@ fn scsi(element: &Element, diagnostics: &mut Diagnostics) -> Option<ScsiControll
     let model = match element.get("model") {
         // libvirt's word for "choose", from the days of VMware's drivers.
         Some("auto") => None,
+        Some(name @ ("ibmvscsi" | "buslogic" | "ncr53c90")) => {
+            diagnostics
+                .error(
+                    element.attribute("model").map_or(element.span, |m| m.span),
+                    format!("QEMU has no SCSI controller '{name}' for x86_64"),
+                )
+                .hint("use model='virtio-scsi', or 'lsilogic' for guests without its driver");
+            return None;
+        }
         _ => model::<ScsiModel>(element, diagnostics)?,
     };
     let mut controller = ScsiController { model, ..ScsiController::default() };

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::domain::DeviceInfo;
+use crate::domain::{DeviceInfo, Domain};
 use crate::xml::{Diagnostics, Element, keywords};
 
 use super::virtio::{VirtioModel, VirtioOptions};
+use super::virtiofsd::Virtiofsd;
 
 keywords! {
     /// What is given to the guest.
@@ -97,6 +98,8 @@ pub struct Filesystem {
     pub readonly: bool,
     /// virtiofs: the length of the queue.
     pub queue_size: Option<u32>,
+    /// virtiofs: what its daemon is told.
+    pub daemon: Virtiofsd,
     /// What all virtio devices take.
     pub virtio: VirtioOptions,
 }
@@ -123,12 +126,6 @@ impl Filesystem {
         if let Some(readonly) = readonly.filter(|_| virtiofs) {
             diagnostics.error(readonly.span, "virtiofs has no read-only filesystems");
         }
-        if virtiofs {
-            // Both are for virtiofsd, which vmward does not start yet: a start with it is refused.
-            for name in ["binary", "idmap"] {
-                element.children(name).for_each(Element::mark_read);
-            }
-        }
         let mode = |name: &str, diagnostics: &mut Diagnostics| {
             let attribute = element.attribute(name)?;
             let found = u32::from_str_radix(&attribute.value, 8).ok().filter(|m| *m <= 0o777);
@@ -150,6 +147,11 @@ impl Filesystem {
             multidevs: element.keyword("multidevs", diagnostics),
             readonly: readonly.is_some(),
             queue_size: driver_element.and_then(|d| d.number("queue", diagnostics)),
+            daemon: if virtiofs {
+                Virtiofsd::of_filesystem(element, diagnostics)
+            } else {
+                Virtiofsd::default()
+            },
             virtio: driver_element.map(|d| VirtioOptions::from_xml(d, diagnostics)).unwrap_or_default(),
         })
     }
@@ -163,5 +165,18 @@ impl Filesystem {
             return Some(FilesystemSource::Socket((&socket.value).into()));
         }
         source.require("dir", diagnostics).map(|dir| FilesystemSource::Directory(dir.into()))
+    }
+}
+
+/// The rules between filesystems and the rest of their guest.
+pub fn check_in(domain: &Domain, diagnostics: &mut Diagnostics) {
+    if domain.shares_memory() {
+        return;
+    }
+    let virtiofs = |f: &&Filesystem| f.driver == FilesystemDriver::Virtiofs;
+    for filesystem in domain.devices.filesystems.iter().filter(virtiofs) {
+        diagnostics
+            .error(filesystem.info.span, "virtiofsd has to see the guest's memory, which is not shared")
+            .hint("write <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>");
     }
 }

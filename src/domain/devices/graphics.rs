@@ -50,6 +50,40 @@ keywords! {
     }
 }
 
+keywords! {
+    /// Which connections a channel of SPICE takes.
+    pub enum ChannelSecurity {
+        /// All of them.
+        Any = "any",
+        /// Those in TLS.
+        Secure = "secure",
+        /// Those in the clear.
+        Insecure = "insecure",
+    }
+}
+
+keywords! {
+    /// The channels of SPICE.
+    pub enum SpiceChannel {
+        /// What all clients open first.
+        Main = "main",
+        /// The screen.
+        Display = "display",
+        /// Keyboard and mouse.
+        Inputs = "inputs",
+        /// The pointer.
+        Cursor = "cursor",
+        /// Sound to the client.
+        Playback = "playback",
+        /// Sound from the client.
+        Record = "record",
+        /// Smart cards.
+        Smartcard = "smartcard",
+        /// USB devices.
+        Usbredir = "usbredir",
+    }
+}
+
 /// Where graphics are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
@@ -87,15 +121,37 @@ pub struct Vnc {
     pub power_control: Option<bool>,
 }
 
+/// A port of SPICE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// None: nothing listens.
+    None,
+    /// The first free one.
+    Any,
+    /// This one.
+    Given(u16),
+}
+
+impl Port {
+    /// Its number, or the one to start with.
+    pub fn number_or(self, first: u16) -> Option<u16> {
+        match self {
+            Self::None => None,
+            Self::Any => Some(first),
+            Self::Given(port) => Some(port),
+        }
+    }
+}
+
 /// SPICE.
 #[derive(Debug, Clone)]
 pub struct Spice {
-    /// The port; `None`: the first free one.
-    pub port: Option<u16>,
+    /// The port for connections in the clear.
+    pub port: Port,
     /// The port for TLS.
-    pub tls_port: Option<u16>,
-    /// Whether ports are chosen.
-    pub autoport: bool,
+    pub tls_port: Port,
+    /// Which connections each channel takes; `None` stands for those that are not named.
+    pub channels: Vec<(Option<SpiceChannel>, ChannelSecurity)>,
     /// The password that clients need.
     pub password: Option<Password>,
     /// Options as QEMU names them, in its order.
@@ -246,10 +302,10 @@ fn port(element: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<
 fn password(element: &Element, diagnostics: &mut Diagnostics) -> Option<Password> {
     let attribute = element.attribute("passwd")?;
     if let Some(valid) = element.attribute("passwdValidTo") {
-        diagnostics.unsupported(valid.name_span, "vmward does not let passwords expire");
+        diagnostics.outside_qemu(valid.name_span, "vmward does not let passwords expire");
     }
     if let Some(connected) = element.attribute("connected") {
-        diagnostics.unsupported(
+        diagnostics.outside_qemu(
             connected.name_span,
             "vmward does not say what becomes of connected clients when a password changes",
         );
@@ -272,6 +328,11 @@ fn vnc(element: &Element, diagnostics: &mut Diagnostics) -> Vnc {
         && port < FIRST_VNC_PORT
     {
         diagnostics.error(attribute.span, format!("VNC ports start at {FIRST_VNC_PORT}"));
+    }
+    /// DES takes keys of this size, RFC 6143 7.2.2.
+    const LONGEST_PASSWORD: usize = 8;
+    if let Some(given) = element.attribute("passwd").filter(|p| p.value.len() > LONGEST_PASSWORD) {
+        diagnostics.error(given.span, format!("VNC passwords have {LONGEST_PASSWORD} bytes at most"));
     }
     Vnc {
         port,
@@ -303,15 +364,54 @@ fn spice(element: &Element, diagnostics: &mut Diagnostics) -> Spice {
         options.push(("disable-agent-file-xfer", "on".to_owned()));
     }
     let (gl, render_node) = gl(element, diagnostics);
-    Spice {
-        port: port(element, "port", diagnostics),
-        tls_port: port(element, "tlsPort", diagnostics),
-        autoport,
-        password: password(element, diagnostics),
-        options,
-        gl,
-        render_node,
+    let spice_port = |name: &str, diagnostics: &mut Diagnostics| match element.attribute(name) {
+        None => Port::None,
+        Some(attribute) if attribute.value == "-1" => Port::Any,
+        // 0 is libvirt's word for none.
+        Some(_) => port(element, name, diagnostics).filter(|p| *p != 0).map_or(Port::None, Port::Given),
+    };
+    let channels = channels(element, diagnostics);
+    let (port, tls_port) = if autoport {
+        // What stands there comes from a running guest. TLS is not offered to clients that nobody asked to use it.
+        for name in ["port", "tlsPort"] {
+            element.get(name);
+        }
+        let any = |wanted: &dyn Fn(&(Option<SpiceChannel>, ChannelSecurity)) -> bool| {
+            if channels.iter().any(wanted) { Port::Any } else { Port::None }
+        };
+        let secure = any(&|(_, security)| *security == ChannelSecurity::Secure);
+        // Where all are to be secure, only one that is named otherwise needs a port in the clear.
+        let all_secure = channels.contains(&(None, ChannelSecurity::Secure));
+        let clear = any(&|(_, security)| *security == ChannelSecurity::Insecure);
+        (if all_secure { clear } else { Port::Any }, secure)
+    } else {
+        (spice_port("port", diagnostics), spice_port("tlsPort", diagnostics))
+    };
+    for (security, there) in [(ChannelSecurity::Secure, tls_port), (ChannelSecurity::Insecure, port)] {
+        if there == Port::None && channels.iter().any(|(_, s)| *s == security) {
+            diagnostics
+                .error(
+                    element.span,
+                    format!("channels of SPICE are to be '{}', and no port is", security.as_str()),
+                )
+                .hint("add port='-1' or tlsPort='-1'");
+        }
     }
+    Spice { port, tls_port, channels, password: password(element, diagnostics), options, gl, render_node }
+}
+
+fn channels(
+    element: &Element,
+    diagnostics: &mut Diagnostics,
+) -> Vec<(Option<SpiceChannel>, ChannelSecurity)> {
+    let default = element.keyword("defaultMode", diagnostics).map(|security| (None, security));
+    let named = element.children("channel").filter_map(|channel| {
+        let name = channel.require_keyword("name", diagnostics);
+        let security = channel.require_keyword("mode", diagnostics);
+        Some((Some(name?), security?))
+    });
+    let named: Vec<_> = named.collect();
+    default.into_iter().chain(named).filter(|(_, security)| *security != ChannelSecurity::Any).collect()
 }
 
 /// Child, attribute, and QEMU's name of what is handed on as it is.

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::domain::DeviceInfo;
 use crate::domain::address::PciAddress;
-use crate::domain::disk::Auth;
+use crate::domain::disk::{Auth, StartupPolicy};
 use crate::secret::SecretRef;
 use crate::xml::{Diagnostics, Element, keywords};
 
@@ -140,6 +140,10 @@ impl Hostdev {
             diagnostics.error(element.span, "<hostdev> lacks its <source>");
             return None;
         };
+        // What becomes of a start without it: host devices are refused at a start so far.
+        if matches!(kind, HostdevType::Usb | HostdevType::Pci) {
+            source.keyword::<StartupPolicy>("startupPolicy", diagnostics);
+        }
         let guest_reset = match source.get("guestReset") {
             None => None,
             Some("off") => Some(GuestReset::Off),
@@ -230,10 +234,16 @@ fn source_of(kind: HostdevType, source: &Element, diagnostics: &mut Diagnostics)
             address.get("type");
             PciAddress::from_xml(address, diagnostics).map(HostdevSource::Pci)
         }
-        (HostdevType::Usb, Some(address)) => Some(HostdevSource::UsbAddress {
-            bus: address.number("bus", diagnostics)?,
-            device: address.number("device", diagnostics)?,
-        }),
+        (HostdevType::Usb, Some(address)) => {
+            // A running guest's XML has both: the kind that was asked for, and where one was.
+            for name in ["vendor", "product"] {
+                source.child(name).into_iter().for_each(Element::mark_read);
+            }
+            Some(HostdevSource::UsbAddress {
+                bus: address.number("bus", diagnostics)?,
+                device: address.number("device", diagnostics)?,
+            })
+        }
         (HostdevType::Usb, None) => {
             let mut id = |name: &str| {
                 let found = source.only_child(name, diagnostics)?;

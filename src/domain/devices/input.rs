@@ -93,7 +93,9 @@ impl Input {
         let fits = match kind {
             InputType::Tablet => bus != InputBus::Ps2,
             InputType::Passthrough => bus == InputBus::Virtio,
-            InputType::Mouse | InputType::Keyboard | InputType::Evdev => true,
+            // It has none: what it types arrives at the guest's keyboard and mouse.
+            InputType::Evdev => bus == InputBus::Ps2,
+            InputType::Mouse | InputType::Keyboard => true,
         };
         if !fits {
             diagnostics
@@ -110,6 +112,13 @@ impl Input {
             repeat: None,
             virtio: VirtioOptions::of_device(element, diagnostics),
         };
+        // QEMU has both flavours of virtio-input-host alone.
+        if input.model != VirtioModel::Virtio && kind != InputType::Passthrough {
+            diagnostics.error(
+                element.span,
+                format!("there is no {} of model '{}'", kind.as_str(), input.model.as_str()),
+            );
+        }
         input.read_source(element, diagnostics);
         Some(input)
     }

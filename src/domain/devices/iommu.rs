@@ -30,6 +30,8 @@ pub struct Iommu {
     pub iotlb: Option<bool>,
     /// The width of addresses.
     pub aw_bits: Option<u32>,
+    /// Whether it translates addresses at all, besides remapping interrupts.
+    pub dma_translation: Option<bool>,
 }
 
 impl Iommu {
@@ -44,10 +46,14 @@ impl Iommu {
         let mut on_off = |name: &str| driver.and_then(|d| d.on_off(name, diagnostics));
         let (intremap, caching_mode) = (on_off("intremap"), on_off("caching_mode"));
         let (eim, iotlb) = (on_off("eim"), on_off("iotlb"));
+        let dma_translation = on_off("dma_translation");
         let aw_bits = driver.and_then(|d| d.number("aw_bits", diagnostics));
+        if let Some(driver) = driver.filter(|_| eim == Some(true) && intremap != Some(true)) {
+            diagnostics.error(driver.span, "eim='on' needs intremap='on'");
+        }
         if model == IommuModel::Intel && info.address.is_some() {
             diagnostics.error(element.span, "Intel's IOMMU is no PCI device, it has no address");
         }
-        Some(Self { info, model, intremap, caching_mode, eim, iotlb, aw_bits })
+        Some(Self { info, model, intremap, caching_mode, eim, iotlb, aw_bits, dma_translation })
     }
 }

@@ -3,8 +3,10 @@
 pub mod audio;
 pub mod character;
 pub mod chardev;
+pub(super) mod check;
 pub mod controller;
 pub mod crypto;
+pub mod emulated_tpm;
 pub mod filesystem;
 pub mod graphics;
 pub mod hostdev;
@@ -15,6 +17,7 @@ pub mod iommu;
 pub mod memballoon;
 pub mod memory_device;
 pub mod panic;
+pub mod pstore;
 pub mod redirdev;
 pub mod rng;
 pub mod rom;
@@ -24,6 +27,7 @@ pub mod sound;
 pub mod tpm;
 pub mod video;
 pub mod virtio;
+pub mod virtiofsd;
 pub mod vsock;
 pub mod watchdog;
 
@@ -71,6 +75,8 @@ pub struct Devices {
     pub rngs: Vec<rng::Rng>,
     /// `<panic>`.
     pub panics: Vec<panic::Panic>,
+    /// `<pstore>`.
+    pub pstore: Option<pstore::Pstore>,
     /// `<filesystem>`.
     pub filesystems: Vec<filesystem::Filesystem>,
     /// `<hostdev>`.
@@ -137,6 +143,9 @@ impl Devices {
                 .and_then(|e| memballoon::Memballoon::from_xml(e, diagnostics)),
             rngs: each!("rng", rng::Rng),
             panics: each!("panic", panic::Panic),
+            pstore: element
+                .only_child("pstore", diagnostics)
+                .and_then(|e| pstore::Pstore::from_xml(e, diagnostics)),
             filesystems: each!("filesystem", filesystem::Filesystem),
             hostdevs: each!("hostdev", hostdev::Hostdev),
             smartcards: each!("smartcard", smartcard::Smartcard),

@@ -26,7 +26,9 @@ impl Redirdev {
     /// Reads a `<redirdev>`.
     pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
         let info = DeviceInfo::from_xml(element, diagnostics);
-        element.require_keyword::<RedirectedBus>("bus", diagnostics)?;
+        if element.attribute("bus").is_some() {
+            element.keyword::<RedirectedBus>("bus", diagnostics)?;
+        }
         Some(Self { info, chardev: Chardev::from_xml(element, false, diagnostics)? })
     }
 }

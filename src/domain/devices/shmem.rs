@@ -79,6 +79,9 @@ impl Shmem {
         if let Some(e) = size_element.filter(|_| !bytes.is_power_of_two() || bytes < size::MIB) {
             diagnostics.error(e.span, "the size is a power of two, and 1 MiB at least");
         }
+        if model == ShmemModel::Doorbell && server.is_none() {
+            diagnostics.error(element.span, "ivshmem-doorbell lacks the <server> that rings the bells");
+        }
         if let Some(msi) = msi {
             msi.yes_no("enabled", diagnostics);
         }

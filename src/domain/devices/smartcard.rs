@@ -52,8 +52,17 @@ impl Smartcard {
         let mut info = DeviceInfo::from_xml(element, diagnostics);
         // A reader has one slot.
         info.address.get_or_insert(Address::Ccid(CcidAddress::default()));
+        if let Some(Address::Ccid(address)) = &info.address
+            && address.slot != 0
+        {
+            diagnostics.error(info.address_span.unwrap_or(info.span), "a smart card reader has only slot 0");
+        }
         let source = match element.require_keyword("mode", diagnostics)? {
-            SmartcardMode::Host => SmartcardSource::Host,
+            SmartcardMode::Host => {
+                // What a reader behind a character device would have; virt-install writes it here as well.
+                element.get("type");
+                SmartcardSource::Host
+            }
             SmartcardMode::HostCertificates => {
                 let names: Vec<_> = element.children("certificate").map(|c| c.text().to_owned()).collect();
                 if names.len() != CERTIFICATES {

@@ -3,6 +3,8 @@
 use crate::domain::DeviceInfo;
 use crate::xml::{Diagnostics, Element, keywords};
 
+use super::virtio::VirtioOptions;
+
 keywords! {
     /// Sound cards.
     pub enum SoundModel {
@@ -20,6 +22,8 @@ keywords! {
         Ich9 = "ich9",
         /// USB audio.
         Usb = "usb",
+        /// virtio-sound.
+        Virtio = "virtio",
     }
 }
 
@@ -53,6 +57,10 @@ pub struct Sound {
     pub codecs: Vec<Codec>,
     /// USB: more than two channels.
     pub multichannel: Option<bool>,
+    /// virtio: the number of PCM streams.
+    pub streams: Option<u32>,
+    /// What all virtio devices take.
+    pub virtio: VirtioOptions,
     /// The audio backend that plays it.
     pub audio: Option<u32>,
 }
@@ -69,7 +77,11 @@ impl Sound {
         };
         let multichannel =
             (model == SoundModel::Usb).then(|| element.yes_no("multichannel", diagnostics)).flatten();
+        let is_virtio = model == SoundModel::Virtio;
+        let streams = is_virtio.then(|| element.number("streams", diagnostics)).flatten();
+        let virtio =
+            if is_virtio { VirtioOptions::of_device(element, diagnostics) } else { VirtioOptions::default() };
         let audio = element.only_child("audio", diagnostics).and_then(|a| a.number("id", diagnostics));
-        Some(Self { info, model, codecs, multichannel, audio })
+        Some(Self { info, model, codecs, multichannel, streams, virtio, audio })
     }
 }

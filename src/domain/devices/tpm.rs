@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use crate::domain::DeviceInfo;
+use crate::secret::SecretRef;
 use crate::xml::{Diagnostics, Element, keywords};
+
+use super::emulated_tpm::EmulatedTpm;
 
 keywords! {
     /// How the guest reaches its TPM.
@@ -33,7 +36,7 @@ pub enum TpmBackend {
     /// The host's TPM.
     Passthrough(PathBuf),
     /// swtpm.
-    Emulator,
+    Emulator(EmulatedTpm),
     /// The socket of an emulator that somebody else started.
     External(PathBuf),
 }
@@ -61,16 +64,19 @@ impl Tpm {
             diagnostics.error(element.span, "<tpm> lacks its <backend>");
             return None;
         };
+        if let Some(version) = backend.attribute("version").filter(|v| v.value == "1.2")
+            && model == TpmModel::Crb
+        {
+            diagnostics
+                .error(version.span, "a TPM 1.2 has no command response buffer")
+                .hint("use model='tpm-tis'");
+        }
         let backend = match backend.require_keyword("type", diagnostics)? {
             TpmType::Passthrough => {
                 let path = backend.only_child("device", diagnostics).and_then(|d| d.get("path"));
                 TpmBackend::Passthrough(path.unwrap_or("/dev/tpm0").into())
             }
-            TpmType::Emulator => {
-                // All of it is for swtpm, which vmward does not start yet: a start with it is refused.
-                backend.mark_read();
-                TpmBackend::Emulator
-            }
+            TpmType::Emulator => TpmBackend::Emulator(EmulatedTpm::from_xml(backend, model, diagnostics)),
             TpmType::External => {
                 let Some(source) = backend.only_child("source", diagnostics) else {
                     diagnostics.error(backend.span, "an external TPM needs the <source> of its socket");
@@ -83,5 +89,12 @@ impl Tpm {
             }
         };
         Some(Self { info, model, backend })
+    }
+    /// The secret that it uses.
+    pub fn secret(&self) -> Option<&SecretRef> {
+        match &self.backend {
+            TpmBackend::Emulator(emulator) => emulator.secret.as_ref(),
+            TpmBackend::Passthrough(_) | TpmBackend::External(_) => None,
+        }
     }
 }

@@ -115,26 +115,49 @@ impl Video {
         video.blob = model.on_off("blob", diagnostics);
         if let Some(acceleration) = model.only_child("acceleration", diagnostics) {
             video.accel3d = acceleration.yes_no("accel3d", diagnostics);
-            // 2D acceleration was a wish to VirtualBox; QEMU has none to switch.
-            acceleration.get("accel2d");
+            // 2D acceleration was a wish to VirtualBox; QEMU has none to switch on.
+            if acceleration.yes_no("accel2d", diagnostics) == Some(true) {
+                diagnostics.error(acceleration.span, "QEMU's cards do not accelerate 2D");
+            }
             video.render_node = acceleration.get("rendernode").map(PathBuf::from);
         }
         if let Some(resolution) = model.only_child("resolution", diagnostics) {
             video.resolution = resolution.number("x", diagnostics).zip(resolution.number("y", diagnostics));
         }
-        video.check(element, diagnostics);
+        video.check(element, model, diagnostics);
         Some(video)
     }
 
-    fn check(&self, element: &Element, diagnostics: &mut Diagnostics) {
-        if self.model != VideoModel::Qxl && (self.ram.is_some() || self.vram64.is_some()) {
+    fn check(&self, element: &Element, model: &Element, diagnostics: &mut Diagnostics) {
+        let name = self.model.as_str();
+        let is = |models: &[VideoModel]| models.contains(&self.model);
+        if !is(&[VideoModel::Qxl]) && (self.ram.is_some() || self.vram64.is_some()) {
             diagnostics.error(element.span, "only qxl cards have ram and vram64");
         }
-        if self.backend == VideoBackend::VhostUser && self.model != VideoModel::Virtio {
+        if self.backend == VideoBackend::VhostUser && !is(&[VideoModel::Virtio]) {
             diagnostics.error(element.span, "only virtio cards are drawn by a vhost-user process");
         }
-        if self.model == VideoModel::None && self.info.address.is_some() {
+        if self.virtio != VirtioOptions::default() && !is(&[VideoModel::Virtio]) {
+            diagnostics
+                .error(element.span, "the options iommu, ats, packed and page_per_vq are for virtio cards");
+        }
+        if is(&[VideoModel::None]) && self.info.address.is_some() {
             diagnostics.error(element.span, "a card that is not there has no address");
+        }
+        if self.accel3d == Some(true) && !is(&[VideoModel::Virtio]) {
+            diagnostics.error(model.span, "only virtio cards accelerate 3D");
+        }
+        if self.heads.is_some_and(|heads| heads > 1) && !is(&[VideoModel::Virtio, VideoModel::Qxl]) {
+            diagnostics.error(model.span, format!("a card of type '{name}' has one screen"));
+        }
+        // A framebuffer of less than that holds no picture; QEMU counts in MiB.
+        const LEAST_VRAM_KIB: u64 = 1 << 10;
+        let counted = is(&[VideoModel::Vga, VideoModel::Qxl, VideoModel::Vmvga]);
+        if counted && self.vram.is_some_and(|kib| kib < LEAST_VRAM_KIB) {
+            diagnostics.error(model.span, "a card has at least 1024 KiB of vram");
+        }
+        if self.vgamem.is_some_and(|kib| !kib.is_power_of_two() || kib < LEAST_VRAM_KIB) {
+            diagnostics.error(model.span, "vgamem is a power of two, and 1024 KiB at least");
         }
     }
 }

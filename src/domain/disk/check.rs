@@ -65,6 +65,9 @@ impl Disk {
             if !passes || image.format != Format::Raw {
                 diagnostics.error(image.span, "device='lun' needs a raw block device or an iSCSI unit");
             }
+            if image.slice.is_some() {
+                diagnostics.error(image.span, "device='lun' is a whole unit, not a slice of it");
+            }
             if let Some(encryption) = &image.encryption {
                 diagnostics.error(
                     encryption.span,
@@ -121,10 +124,18 @@ impl Disk {
                     .hint("a disk on scsi is served by its controller's I/O thread");
             }
         }
+        if self.driver.is_iothread_mapping_partial() {
+            diagnostics
+                .error(span, "the queues of this disk are not all given to one I/O thread each")
+                .hint("list queue 0 to queues - 1 once each, or no <queue> at all");
+        }
         if self.driver.copy_on_read && (self.readonly || self.kind != Kind::Disk) {
             diagnostics.error(span, "copy_on_read needs a writable disk to keep what was read");
         }
         if let Some(image) = &self.image {
+            if image.metadata_cache.is_some() && image.format != Format::Qcow2 {
+                diagnostics.error(span, "<metadata_cache> is for qcow2");
+            }
             if self.driver.discard_no_unref == Some(true) && image.format != Format::Qcow2 {
                 diagnostics.error(span, "discard_no_unref is for qcow2");
             }

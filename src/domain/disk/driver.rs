@@ -199,6 +199,17 @@ impl Driver {
         }
     }
 
+    /// Whether queues are given to I/O threads, but not each of them to one.
+    pub(super) fn is_iothread_mapping_partial(&self) -> bool {
+        if self.iothreads.iter().all(|thread| thread.queues.is_empty()) {
+            return false;
+        }
+        let mut mapped: Vec<u16> = self.iothreads.iter().flat_map(|t| t.queues.iter().copied()).collect();
+        mapped.sort_unstable();
+        self.iothreads.iter().any(|thread| thread.queues.is_empty())
+            || !mapped.iter().copied().eq(0..self.queues.unwrap_or_default())
+    }
+
     /// Whether it says anything that only virtio devices have.
     pub(super) fn has_virtio_options(&self) -> bool {
         self.ioeventfd.is_some()

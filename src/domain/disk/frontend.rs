@@ -82,6 +82,15 @@ impl Target {
             }
         }
         let bus = match target.attribute("bus") {
+            Some(other) if NO_BUSES.contains(&other.value.as_str()) => {
+                diagnostics
+                    .error(
+                        other.span,
+                        format!("QEMU's x86_64 machines pc and q35 have no disk bus '{}'", other.value),
+                    )
+                    .hint("use bus='virtio', or 'sata' (q35) or 'ide' (pc) for guests without its driver");
+                return None;
+            }
             Some(_) => target.keyword("bus", diagnostics)?,
             None => Self::default_bus(&name, kind).or_else(|| {
                 diagnostics.error(span, format!("the name '{name}' does not tell the bus; say bus='...'"));
@@ -116,6 +125,9 @@ impl Target {
         }
     }
 }
+
+/// Buses of other machines and hypervisors that libvirt knows: SD card slots of boards, Xen's and User-mode Linux's.
+const NO_BUSES: &[&str] = &["sd", "xen", "uml"];
 
 /// What disks are called by their drivers in guests, as libvirt knows it.
 const NAME_PREFIXES: &[&str] = &["fd", "hd", "vd", "sd", "xvd", "ubd"];

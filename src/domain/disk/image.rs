@@ -1,5 +1,6 @@
 //! One image of a disk: where it is, in which format, how it is encrypted, and what is behind it.
 
+use crate::domain::size;
 use crate::secret::SecretRef;
 use crate::xml::{Diagnostics, Element, Span, keywords};
 
@@ -213,10 +214,9 @@ impl Image {
             }
             return Ok(None);
         };
-        let is_directory = matches!(source, Source::Directory(_));
         let image = Self {
             span: element.span,
-            format: format.unwrap_or(if is_directory { Format::Fat } else { Format::Raw }),
+            format: format.unwrap_or(Format::Raw),
             source,
             encryption,
             slice: Slice::from_xml(element, diagnostics),
@@ -281,10 +281,12 @@ impl Image {
             }
         }
         if matches!(self.backing, Backing::Image(_)) && !self.format.has_backing() {
-            diagnostics.error(
-                self.span,
-                format!("an image of the format '{}' has no backing image", self.format.as_str()),
-            );
+            diagnostics
+                .error(
+                    self.span,
+                    format!("an image of the format '{}' has no backing image", self.format.as_str()),
+                )
+                .hint("leave out <backingStore>, or say what the image is in <driver type='...'/>");
         }
         if let Some(store) = &self.data_store {
             if self.format != Format::Qcow2 {
@@ -298,7 +300,13 @@ impl Image {
             }
         }
         if matches!(self.source, Source::Directory(_)) != (self.format == Format::Fat) {
-            diagnostics.error(self.span, "a directory is shown as 'fat', and only directories are");
+            diagnostics
+                .error(self.span, "a directory is shown as 'fat', and only directories are")
+                .hint("<disk type='dir'> with <driver name='qemu' type='fat'/>");
+        } else if self.format == Format::Fat && !self.readonly {
+            diagnostics
+                .error(self.span, "QEMU cannot write to a directory that it shows as a file system")
+                .hint("add <readonly/>, or share the directory with <filesystem>");
         }
         refused
     }
@@ -323,19 +331,5 @@ impl Image {
 /// `<metadata_cache><max_size unit='...'>`, in bytes.
 fn metadata_cache(parent: &Element, diagnostics: &mut Diagnostics) -> Option<u64> {
     let size = parent.only_child("metadata_cache", diagnostics)?.only_child("max_size", diagnostics)?;
-    let unit = match size.get("unit").unwrap_or("bytes") {
-        "b" | "byte" | "bytes" => Some(1),
-        "KB" => Some(1000),
-        "k" | "KiB" => Some(1 << 10),
-        "MB" => Some(1_000_000),
-        "M" | "MiB" => Some(1 << 20),
-        "GB" => Some(1_000_000_000),
-        "G" | "GiB" => Some(1 << 30),
-        _ => None,
-    };
-    let bytes = size.text().parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
-    if bytes.is_none() {
-        diagnostics.error(size.text_place(), format!("'{}' is not a size", size.text()));
-    }
-    bytes
+    size::of_element(size, 1, diagnostics)
 }

@@ -85,6 +85,14 @@ impl Disk {
                 element.get(name);
             }
         }
+        if let Some(raw) = element.attributes.iter().find(|a| a.name == "rawio" && a.value == "yes") {
+            element.get("rawio");
+            diagnostics.outside_qemu(raw.name_span, "vmward gives QEMU no privilege for raw SCSI commands");
+        }
+        // Xen's driver domains: QEMU is where the disk is, whatever this says.
+        if let Some(backend) = element.child("backenddomain") {
+            backend.mark_read();
+        }
         // The state of a block job, which libvirt prints in a running guest's XML and ignores when it reads it.
         if let Some(mirror) = element.child("mirror") {
             mirror.mark_read();

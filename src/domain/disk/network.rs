@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::secret::{SecretValue, UsageKind};
-use crate::xml::{Diagnostics, Element, keywords};
+use crate::xml::{Diagnostics, Element, Span, keywords};
 
 use super::auth::Auth;
 use super::encryption::Refused;
@@ -310,10 +310,14 @@ impl Protocol {
             ProtocolName::Ftp => Self::url(UrlScheme::Ftp, e, diagnostics)?,
             ProtocolName::Ftps => Self::url(UrlScheme::Ftps, e, diagnostics)?,
             ProtocolName::Tftp => Self::url(UrlScheme::Tftp, e, diagnostics)?,
-            ProtocolName::Ssh => Self::Ssh {
-                path: e.require("name", diagnostics)?.to_owned(),
-                username: named(e, "identity", "username", diagnostics),
-            },
+            ProtocolName::Ssh => {
+                let identity = e.only_child("identity", diagnostics);
+                ssh_files(e, identity, diagnostics);
+                Self::Ssh {
+                    path: e.require("name", diagnostics)?.to_owned(),
+                    username: identity.and_then(|i| i.get("username")).map(str::to_owned),
+                }
+            }
             ProtocolName::Gluster => {
                 let (volume, path) = split(e, "volume/path", diagnostics)?;
                 Self::Gluster { volume, path }
@@ -376,7 +380,7 @@ fn named(e: &Element, child: &str, attribute: &str, diagnostics: &mut Diagnostic
     e.only_child(child, diagnostics)?.require(attribute, diagnostics).map(str::to_owned)
 }
 
-fn place(e: &Element, attribute: &str) -> crate::xml::Span {
+fn place(e: &Element, attribute: &str) -> Span {
     e.attribute(attribute).map_or(e.span, |a| a.span)
 }
 
@@ -388,6 +392,20 @@ fn split(e: &Element, form: &str, diagnostics: &mut Diagnostics) -> Option<(Stri
         diagnostics.error(place(e, "name"), format!("'{name}' is not of the form {form}"));
     }
     parts.map(|(a, b)| (a.to_owned(), b.to_owned()))
+}
+
+/// Files for the SSH client. QEMU's has no way to be told of any: it takes those of the user that it runs as.
+fn ssh_files(source: &Element, identity: Option<&Element>, diagnostics: &mut Diagnostics) {
+    let known = source.only_child("knownHosts", diagnostics).and_then(|k| k.attribute("path"));
+    let identity = ["keyfile", "agentsock"].into_iter().filter_map(|name| identity?.attribute(name));
+    for attribute in known.into_iter().chain(identity) {
+        diagnostics
+            .outside_qemu(
+                Span { start: attribute.name_span.start, end: attribute.span.end },
+                "QEMU takes known hosts and keys only from ~/.ssh of the user that it runs as",
+            )
+            .hint("put them there, and leave this out");
+    }
 }
 
 /// A numeric user or group id; libvirt writes a plus sign in front.

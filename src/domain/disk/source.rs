@@ -151,11 +151,6 @@ impl Source {
         matches!(self, Self::Network(n) if matches!(n.protocol, Protocol::Rbd { .. }))
     }
 
-    /// Whether it takes a reservation helper of vmward's.
-    pub fn has_managed_reservations(&self) -> bool {
-        matches!(self, Self::Block { reservations: Some(Reservations::Managed), .. })
-    }
-
     /// The file or block device of this host that the image's bytes are in.
     pub fn local_path(&self) -> Option<&str> {
         match self {
@@ -222,6 +217,8 @@ impl Reservations {
         let e = source.only_child("reservations", diagnostics)?;
         e.require("managed", diagnostics)?;
         let managed = e.yes_no("managed", diagnostics)?;
+        // Whether the reservations follow the guest to another host: vmward moves no guests.
+        e.yes_no("migration", diagnostics);
         let helper = e.only_child("source", diagnostics);
         match (managed, helper) {
             (true, None) => Some(Self::Managed),

@@ -146,7 +146,7 @@ pub(super) fn text(path: &Path, content: Vec<u8>) -> Result<String, KeystoreErro
 
 /// Refuses what somebody else than this user and root could have written: who can put a file of his own here
 /// chooses the passphrase of a disk.
-pub(super) fn check_owner(path: &Path, file: &File) -> Result<(), KeystoreError> {
+pub(in crate::keystore) fn check_owner(path: &Path, file: &File) -> Result<(), KeystoreError> {
     let metadata = file.metadata().map_err(KeystoreError::io(path, "read"))?;
     let (uid, me) = (metadata.uid(), geteuid().as_raw());
     if uid != 0 && uid != me {

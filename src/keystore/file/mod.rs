@@ -12,6 +12,8 @@ mod identity;
 mod index;
 mod lock;
 
+#[cfg(feature = "vault")]
+pub(super) use disk::check_owner;
 pub use identity::{IDENTITY_CREDENTIAL, IdentitySources};
 
 use std::cell::Cell;

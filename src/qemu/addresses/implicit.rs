@@ -1,6 +1,6 @@
 //! What a guest has without asking: the controllers of its chipset, those that its devices need, and some devices.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::domain::devices::Devices;
 use crate::domain::devices::character::{ChannelTarget, Console, ConsoleType, Serial, SerialType};
@@ -18,11 +18,12 @@ use crate::xml::Diagnostics;
 
 pub(super) fn add(domain: &mut Domain, capabilities: &Capabilities, diagnostics: &mut Diagnostics) {
     number(domain, diagnostics);
+    scsi_of_hostdevs(domain);
     chipset(domain, capabilities);
     models(domain, capabilities);
     companions(domain, diagnostics);
     serials(domain, diagnostics);
-    for_devices(domain);
+    for_devices(domain, capabilities);
     sort(&mut domain.devices.controllers);
     let devices = &mut domain.devices;
     devices.memballoon.get_or_insert_default();
@@ -104,16 +105,33 @@ fn videos(devices: &mut Devices, diagnostics: &mut Diagnostics) {
     }
 }
 
-/// Controllers without a number get the first free one of their type; two of the same are an error.
+/// Controllers without a number get the first free one of their type, and USB companions that of the USB 2 controller
+/// before them; two of the same are an error.
 fn number(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     let controllers = &mut domain.devices.controllers;
     for n in 0..controllers.len() {
-        if controllers[n].index.is_none() {
+        if controllers[n].index.is_some() {
+            continue;
+        }
+        let model = |c: &Controller| c.usb().and_then(|u| u.model);
+        let masters = controllers[..n].iter().filter(|c| model(c) == Some(UsbModel::Ich9Ehci1));
+        let companion = model(&controllers[n]).is_some_and(|m| m.is_ich9() && m != UsbModel::Ich9Ehci1);
+        if let Some(master) = masters.last().filter(|_| companion) {
+            controllers[n].index = master.index;
+        } else {
             let kind = controllers[n].kind.kind();
             let used: BTreeSet<_> =
                 controllers.iter().filter(|c| c.kind.kind() == kind).filter_map(|c| c.index).collect();
             controllers[n].index = (0..).find(|free| !used.contains(free));
         }
+    }
+    if let Some(none) = controllers.iter().find(|c| c.usb().and_then(|u| u.model) == Some(UsbModel::None))
+        && let Some(other) =
+            controllers.iter().find(|c| c.usb().is_some_and(|u| u.model != Some(UsbModel::None)))
+    {
+        diagnostics
+            .error(other.info.span, "a guest without USB has no USB controller")
+            .related(none.info.span, "this one says that it has no USB");
     }
     for (n, controller) in controllers.iter().enumerate() {
         let same = controllers[..n].iter().find(|other| {
@@ -142,7 +160,7 @@ fn check_roots(domain: &Domain, diagnostics: &mut Diagnostics) {
     let wanted = root(domain.os.chipset);
     for controller in &domain.devices.controllers {
         let Some(pci) = controller.pci() else { continue };
-        let is_root = matches!(pci.model, PciModel::PciRoot | PciModel::PcieRoot);
+        let is_root = pci.model.is_root();
         let span = controller.info.span;
         if is_root && controller.number() != 0 {
             diagnostics.error(span, format!("{} has the index 0", pci.model.as_str()));
@@ -151,7 +169,7 @@ fn check_roots(domain: &Domain, diagnostics: &mut Diagnostics) {
         } else if is_root && pci.model != wanted {
             diagnostics.error(span, format!("the machine '{}' has a {}", domain.os.machine, wanted.as_str()));
         }
-        if is_root && controller.info.address.is_some() {
+        if is_root && controller.info.address_span.is_some() {
             diagnostics.error(
                 controller.info.address_span.unwrap_or(span),
                 format!("{} has no address", pci.model.as_str()),
@@ -186,7 +204,7 @@ fn add_controller(domain: &mut Domain, index: u32, kind: ControllerKind) {
 /// What the chipset brings, and the USB controller that every guest gets.
 fn chipset(domain: &mut Domain, capabilities: &Capabilities) {
     let chipset = domain.os.chipset;
-    if !domain.devices.controllers.iter().any(|c| c.usb().is_some()) {
+    if !domain.devices.controllers.iter().any(|c| c.is(ControllerType::Usb, 0)) {
         let model = match chipset {
             Chipset::Q35 if capabilities.has_device("qemu-xhci") => Some(UsbModel::QemuXhci),
             Chipset::Q35 => None,
@@ -264,11 +282,12 @@ fn serials(domain: &mut Domain, diagnostics: &mut Diagnostics) {
             .error(console.info.span, "only the first console can be a serial port")
             .hint("write <target type='virtio'/>");
     }
-    // Ports without a number follow the highest one given before them.
-    let mut next = 0;
+    // Ports without a number follow the highest one of their kind before them.
+    let mut next: HashMap<SerialType, u32> = HashMap::new();
     for serial in &mut devices.serials {
-        let port = *serial.port.get_or_insert(next);
-        next = next.max(port.saturating_add(1));
+        let next = next.entry(serial.kind).or_default();
+        let port = *serial.port.get_or_insert(*next);
+        *next = (*next).max(port.saturating_add(1));
     }
     // A PC's firmware knows of four.
     const ISA_PORTS: u32 = 4;
@@ -282,7 +301,7 @@ fn serials(domain: &mut Domain, diagnostics: &mut Diagnostics) {
 }
 
 /// Controllers that devices need.
-fn for_devices(domain: &mut Domain) {
+fn for_devices(domain: &mut Domain, capabilities: &Capabilities) {
     for (bus, kind) in [
         (Bus::Scsi, ControllerType::Scsi),
         (Bus::Fdc, ControllerType::Fdc),
@@ -297,7 +316,10 @@ fn for_devices(domain: &mut Domain) {
                 ControllerType::Fdc => ControllerKind::Fdc,
                 ControllerType::Ide => ControllerKind::Ide,
                 ControllerType::Sata => ControllerKind::Sata,
-                _ => scsi_like_others(domain),
+                _ => ControllerKind::Scsi(ScsiController {
+                    model: Some(default_scsi_model(capabilities)),
+                    ..ScsiController::default()
+                }),
             };
             add_controller(domain, index, kind);
         }
@@ -317,25 +339,36 @@ fn for_devices(domain: &mut Domain) {
     }
 }
 
-/// A further SCSI controller: of the model of those that are there.
-fn scsi_like_others(domain: &Domain) -> ControllerKind {
-    let model = domain.devices.controllers.iter().find_map(|c| c.scsi()?.model);
-    ControllerKind::Scsi(ScsiController {
-        model: model.or(Some(ScsiModel::LsiLogic)),
-        ..ScsiController::default()
-    })
+/// SCSI controllers for units of the host, as far as their addresses are given. They come before all others that are
+/// not written, and have the model of those that are there.
+fn scsi_of_hostdevs(domain: &mut Domain) {
+    let model = domain.devices.controllers.iter().rev().find_map(|c| c.scsi()?.model);
+    let last = domain.devices.hostdevs.iter().filter(|h| h.on_scsi()).map(|h| match h.info.address {
+        Some(Address::Drive(address)) => address.controller,
+        _ => 0,
+    });
+    let Some(last) = last.max() else { return };
+    for index in 0..=last {
+        add_controller(
+            domain,
+            index,
+            ControllerKind::Scsi(ScsiController { model, ..ScsiController::default() }),
+        );
+    }
 }
 
-/// SCSI controllers for units of the host, which have their addresses by now. No two of them are the same device.
+/// SCSI controllers for units of the host that found no free place on those that are there; all have their addresses by
+/// now. No two of them are the same device.
 pub(super) fn for_hostdevs(domain: &mut Domain, diagnostics: &mut Diagnostics) {
     let last = domain.devices.hostdevs.iter().filter_map(|h| match h.info.address {
         Some(Address::Drive(address)) => Some(address.controller),
         _ => None,
     });
     if let Some(last) = last.max() {
+        let model = domain.devices.controllers.iter().rev().find_map(|c| c.scsi()?.model);
         for index in 0..=last {
-            let kind = scsi_like_others(domain);
-            add_controller(domain, index, kind);
+            let scsi = ScsiController { model, ..ScsiController::default() };
+            add_controller(domain, index, ControllerKind::Scsi(scsi));
         }
         sort(&mut domain.devices.controllers);
     }
@@ -351,7 +384,7 @@ pub(super) fn for_hostdevs(domain: &mut Domain, diagnostics: &mut Diagnostics) {
 
 /// Controllers of a type in the order of their numbers, where libvirt would put each. A USB 2 controller comes before
 /// its companions.
-fn sort(controllers: &mut Vec<Controller>) {
+pub(super) fn sort(controllers: &mut Vec<Controller>) {
     let mut sorted: Vec<Controller> = Vec::with_capacity(controllers.len());
     for controller in controllers.drain(..) {
         let kind = controller.kind.kind();

@@ -20,7 +20,7 @@ use crate::xml::{Diagnostics, Span};
 
 pub(super) use pci_bus::Plug;
 
-use super::Capabilities;
+use super::{Capabilities, devices};
 
 /// Adds the controllers and devices that libvirt adds without being asked, and gives every device its alias and its
 /// address. Conflicts, and buses that are full, are errors at their line.
@@ -35,6 +35,7 @@ pub fn assign(domain: &mut Domain, capabilities: &Capabilities, diagnostics: &mu
     aliases::assign(domain, diagnostics);
     place::assign(domain, diagnostics);
     check_boot_orders(domain, diagnostics);
+    check_acpi_indexes(domain, diagnostics);
 }
 
 /// Gives a disk that comes while the guest runs its alias and its address. `running` is the guest with all that it has.
@@ -88,6 +89,20 @@ fn check_boot_orders(domain: &Domain, diagnostics: &mut Diagnostics) {
                 .related(*earlier, "the first one");
         } else {
             first.insert(order, info.span);
+        }
+    }
+}
+
+/// No two devices have the same name in the guest.
+fn check_acpi_indexes(domain: &mut Domain, diagnostics: &mut Diagnostics) {
+    let mut first: HashMap<u32, Span> = HashMap::new();
+    for device in devices::pci_order(&mut domain.devices) {
+        let info = device.info();
+        let Some(index) = info.acpi_index else { continue };
+        if let Some(earlier) = first.insert(index, info.span) {
+            diagnostics
+                .error(info.span, format!("two devices have the ACPI index {index}"))
+                .related(earlier, "the first one");
         }
     }
 }

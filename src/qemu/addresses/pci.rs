@@ -195,13 +195,16 @@ fn first_video(domain: &mut Domain, buses: &mut Buses, slot: u8, diagnostics: &m
     if matches!(video.model, VideoModel::None | VideoModel::Ramfb) || video.info.address.is_some() {
         return;
     }
-    if buses.slot_in_use(0, slot) {
-        // It gets an address like any other device.
-        return;
-    }
     let address = PciAddress::at(0, slot);
-    match buses.reserve(&address, Plug::Express, video.info.span) {
-        Ok(()) => video.info.address = Some(Address::Pci(address)),
+    let found = if buses.slot_in_use(0, slot) {
+        // An address like any other device, but the first one.
+        let Some(plug) = devices::Placed::plug(video) else { return };
+        buses.next(plug, None, video.info.span)
+    } else {
+        buses.reserve(&address, Plug::Express, video.info.span).map(|()| address)
+    };
+    match found {
+        Ok(address) => video.info.address = Some(Address::Pci(address)),
         Err(refused) => say(refused, video.info.span, Some(&address), pcie, diagnostics),
     }
 }

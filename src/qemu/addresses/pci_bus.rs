@@ -14,8 +14,6 @@ pub(crate) enum Plug {
     Conventional,
     /// A PCIe slot; a conventional one on machines without PCIe.
     Express,
-    /// As `Conventional`, but on the root bus.
-    IntegratedConventional,
     /// As `Express`, but on the root bus.
     IntegratedExpress,
     /// A PCI controller.
@@ -52,7 +50,7 @@ impl Plug {
     fn needs(self, pcie: bool) -> Needs {
         let express = if pcie { PCIE_DEVICE } else { PCI_DEVICE };
         let kinds = match self {
-            Self::Conventional | Self::IntegratedConventional => PCI_DEVICE,
+            Self::Conventional => PCI_DEVICE,
             Self::Express | Self::IntegratedExpress => express,
             Self::Controller(model) => match model {
                 PciModel::PciRoot | PciModel::PcieRoot => 0,
@@ -69,7 +67,7 @@ impl Plug {
         Needs {
             kinds,
             auto: !matches!(self, Self::Controller(_)),
-            integrated: matches!(self, Self::IntegratedConventional | Self::IntegratedExpress),
+            integrated: self == Self::IntegratedExpress,
             aggregate: self == Self::Controller(PciModel::PcieRootPort),
             hotplug: false,
         }

@@ -36,6 +36,9 @@ pub(super) fn of_device(
     disk: Option<&Disk>,
     diagnostics: &mut Diagnostics,
 ) {
+    if info.acpi_index.is_some() && !matches!(info.address, Some(Address::Pci(_))) {
+        diagnostics.error(info.span, "only PCI devices have an ACPI index");
+    }
     let Some(address) = &info.address else { return };
     let place = match address {
         Address::Pci(address) => pci(address, domain),
@@ -68,7 +71,12 @@ pub(super) fn of_device(
         Address::Dimm(_) | Address::Unassigned => Some(json!({})),
     };
     match place {
-        Some(Value::Object(place)) => info.place = place,
+        Some(Value::Object(mut place)) => {
+            if let Some(index) = info.acpi_index {
+                place.insert("acpi-index".to_owned(), index.into());
+            }
+            info.place = place;
+        }
         _ => {
             diagnostics.error(
                 info.address_span.unwrap_or(info.span),

@@ -90,4 +90,5 @@ pub(super) fn assign(domain: &mut Domain, diagnostics: &mut Diagnostics) {
             devices.controllers.push(Controller::implicit(kind, *index));
         }
     }
+    super::implicit::sort(&mut devices.controllers);
 }

@@ -114,30 +114,32 @@ impl FirmwareDescriptor {
             filename: format!("/usr/share/edk2/ovmf/{name}"),
             format: format.to_owned(),
         };
-        let uefi = |code: &str, vars: &str, format: &str, machines: &[&str], features: &[&str]| Self {
-            interface_types: vec!["uefi".to_owned()],
-            mapping: Mapping {
-                device: "flash".to_owned(),
-                mode: Some("split".to_owned()),
-                executable: Some(edk2(code, format)),
-                nvram_template: Some(edk2(vars, format)),
-                filename: None,
-            },
-            targets: vec![Target {
-                architecture: "x86_64".to_owned(),
-                machines: machines.iter().map(|m| (*m).to_owned()).collect(),
-            }],
-            features: features.iter().map(|f| (*f).to_owned()).collect(),
-        };
+        let uefi =
+            |code: &str, vars: Option<&str>, format: &str, machines: &[&str], features: &[&str]| Self {
+                interface_types: vec!["uefi".to_owned()],
+                mapping: Mapping {
+                    device: "flash".to_owned(),
+                    mode: Some(if vars.is_some() { "split" } else { "stateless" }.to_owned()),
+                    executable: Some(edk2(code, format)),
+                    nvram_template: vars.map(|vars| edk2(vars, format)),
+                    filename: None,
+                },
+                targets: vec![Target {
+                    architecture: "x86_64".to_owned(),
+                    machines: machines.iter().map(|m| (*m).to_owned()).collect(),
+                }],
+                features: features.iter().map(|f| (*f).to_owned()).collect(),
+            };
         let (all, q35): (&[&str], &[&str]) = (&["pc-i440fx-*", "pc-q35-*"], &["pc-q35-*"]);
         let secure = ["acpi-s3", "requires-smm", "secure-boot"];
         let enrolled = ["acpi-s3", "enrolled-keys", "requires-smm", "secure-boot"];
         vec![
-            uefi("OVMF_CODE_4M.secboot.qcow2", "OVMF_VARS_4M.secboot.qcow2", "qcow2", q35, &enrolled),
-            uefi("OVMF_CODE_4M.qcow2", "OVMF_VARS_4M.qcow2", "qcow2", all, &["acpi-s3"]),
-            uefi("OVMF_CODE.secboot.fd", "OVMF_VARS.secboot.fd", "raw", q35, &enrolled),
-            uefi("OVMF_CODE.secboot.fd", "OVMF_VARS.fd", "raw", q35, &secure),
-            uefi("OVMF_CODE.fd", "OVMF_VARS.fd", "raw", all, &["acpi-s3"]),
+            uefi("OVMF_CODE_4M.secboot.qcow2", Some("OVMF_VARS_4M.secboot.qcow2"), "qcow2", q35, &enrolled),
+            uefi("OVMF_CODE_4M.qcow2", Some("OVMF_VARS_4M.qcow2"), "qcow2", all, &["acpi-s3"]),
+            uefi("OVMF_CODE.secboot.fd", Some("OVMF_VARS.secboot.fd"), "raw", q35, &enrolled),
+            uefi("OVMF_CODE.secboot.fd", Some("OVMF_VARS.fd"), "raw", q35, &secure),
+            uefi("OVMF_CODE.fd", Some("OVMF_VARS.fd"), "raw", all, &["acpi-s3"]),
+            uefi("OVMF.amdsev.fd", None, "raw", q35, &["amd-sev", "amd-sev-es", "amd-sev-snp"]),
             Self {
                 interface_types: vec!["bios".to_owned()],
                 mapping: Mapping {

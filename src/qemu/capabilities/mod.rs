@@ -6,7 +6,7 @@ mod host;
 mod probe;
 
 pub use firmware::FirmwareDescriptor;
-pub use host::Host;
+pub use host::{HELPER_SOCKET, Host};
 pub use probe::ProbeError;
 
 use std::collections::BTreeSet;
@@ -58,6 +58,13 @@ impl Capabilities {
         }
     }
 
+    /// The option that makes a socket connect again after some seconds, with its value. QEMU 9.2 counts in
+    /// milliseconds, and seconds are on their way out.
+    pub fn reconnect(&self, seconds: u32) -> (&'static str, u64) {
+        let seconds = u64::from(seconds);
+        if self.at_least(9, 2) { ("reconnect-ms", seconds * 1000) } else { ("reconnect", seconds) }
+    }
+
     /// Whether it can make an object of that type (`-object`).
     pub fn has_object(&self, name: &str) -> bool {
         self.types.as_ref().is_none_or(|types| types.contains(name))
@@ -66,6 +73,11 @@ impl Capabilities {
     /// Whether it can make a device of that type (`-device`).
     pub fn has_device(&self, name: &str) -> bool {
         self.has_object(name)
+    }
+
+    /// Whether it knows that model of processors.
+    pub fn has_processor(&self, model: &str) -> bool {
+        ["x86_64", "i386"].iter().any(|target| self.has_object(&format!("{model}-{target}-cpu")))
     }
 
     /// Whether it knows that machine type or alias.

@@ -10,18 +10,17 @@ use crate::xml::{Diagnostics, Span};
 
 use super::Context;
 
-/// The backend of a guest that names none: the SPICE client, or silence. Graphics that are neither VNC nor SPICE get
-/// none.
+/// The backend of a guest that names none: the last graphics that sound can go with decide. With VNC it is silence.
 fn default(context: &Context) -> Option<Audio> {
     let graphics = &context.domain.devices.graphics;
-    let has = |wanted: fn(&GraphicsKind) -> bool| graphics.iter().any(|g| wanted(&g.kind));
-    if has(|g| matches!(g, GraphicsKind::Spice(_))) {
-        Some(Audio::silent(AudioType::Spice))
-    } else if graphics.is_empty() || has(|g| matches!(g, GraphicsKind::Vnc(_))) {
-        Some(Audio::silent(AudioType::None))
-    } else {
-        None
+    if graphics.is_empty() {
+        return Some(Audio::silent(AudioType::None));
     }
+    graphics.iter().rev().find_map(|g| match &g.kind {
+        GraphicsKind::Spice(_) => Some(Audio::silent(AudioType::Spice)),
+        GraphicsKind::Vnc(_) => Some(Audio::silent(AudioType::None)),
+        GraphicsKind::Sdl { .. } | GraphicsKind::EglHeadless { .. } | GraphicsKind::Dbus { .. } => None,
+    })
 }
 
 /// The id of a backend in QEMU: the one asked for, or the first.

@@ -31,9 +31,9 @@ impl Placed for Serial {
 }
 
 impl QemuDevice for Serial {
-    fn tell(&self, context: &Context, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+    fn tell(&self, context: &Context, line: &mut CommandLine, _: &mut Diagnostics) {
         let id = chardev_id(&self.info);
-        chardev::tell(&self.chardev, &id, alias(&self.info), context, line, diagnostics);
+        chardev::tell(&self.chardev, &id, alias(&self.info), context, line);
         let mut serial = JsonObject::new();
         serial.put(
             "driver",
@@ -54,9 +54,9 @@ impl QemuDevice for Serial {
 }
 
 impl QemuDevice for Parallel {
-    fn tell(&self, context: &Context, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+    fn tell(&self, context: &Context, line: &mut CommandLine, _: &mut Diagnostics) {
         let id = chardev_id(&self.info);
-        chardev::tell(&self.chardev, &id, alias(&self.info), context, line, diagnostics);
+        chardev::tell(&self.chardev, &id, alias(&self.info), context, line);
         let mut parallel = JsonObject::new();
         parallel.put("driver", "isa-parallel");
         parallel.put("chardev", id);
@@ -74,13 +74,13 @@ impl Placed for Console {
 }
 
 impl QemuDevice for Console {
-    fn tell(&self, context: &Context, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+    fn tell(&self, context: &Context, line: &mut CommandLine, _: &mut Diagnostics) {
         if self.kind == ConsoleType::Serial {
             // The first serial port by another name.
             return;
         }
         let id = chardev_id(&self.info);
-        chardev::tell(&self.chardev, &id, alias(&self.info), context, line, diagnostics);
+        chardev::tell(&self.chardev, &id, alias(&self.info), context, line);
         let mut console = JsonObject::new();
         console.put("driver", "virtconsole");
         console.put("chardev", id);
@@ -98,10 +98,10 @@ impl Placed for Channel {
 }
 
 impl QemuDevice for Channel {
-    fn tell(&self, context: &Context, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+    fn tell(&self, context: &Context, line: &mut CommandLine, _: &mut Diagnostics) {
         let name = alias(&self.info);
         let id = chardev_id(&self.info);
-        chardev::tell(&self.chardev, &id, name, context, line, diagnostics);
+        chardev::tell(&self.chardev, &id, name, context, line);
         match &self.target {
             ChannelTarget::Virtio(target) => {
                 let mut channel = JsonObject::new();

@@ -4,21 +4,13 @@ use std::path::Path;
 
 use crate::domain::devices::chardev::{Backend, Chardev, Endpoint, MouseMode, SocketMode};
 use crate::qemu::plan::{SocketPath, comma_escaped};
-use crate::qemu::{CommandLine, Resource};
-use crate::xml::Diagnostics;
+use crate::qemu::{CommandLine, Resource, tls};
 
 use super::Context;
 
 /// Adds the character device `id` of the device `alias`.
-pub(super) fn tell(
-    chardev: &Chardev,
-    id: &str,
-    alias: &str,
-    _context: &Context,
-    line: &mut CommandLine,
-    diagnostics: &mut Diagnostics,
-) {
-    let Some(mut told) = backend(chardev, id, alias, line, diagnostics) else { return };
+pub(super) fn tell(chardev: &Chardev, id: &str, alias: &str, context: &Context, line: &mut CommandLine) {
+    let mut told = backend(chardev, id, alias, context, line);
     if let Some(log) = &chardev.log {
         let set = line.fd_set(
             Resource::File { path: log.path.clone(), append: log.append },
@@ -38,19 +30,15 @@ fn on_off(value: bool) -> &'static str {
     if value { "on" } else { "off" }
 }
 
-fn reconnecting(seconds: Option<u32>) -> String {
-    seconds.map(|s| format!(",reconnect={s}")).unwrap_or_default()
+/// When a lost connection is tried again.
+pub(super) fn reconnecting(context: &Context, seconds: Option<u32>) -> String {
+    let option = seconds.map(|s| context.capabilities.reconnect(s));
+    option.map(|(name, value)| format!(",{name}={value}")).unwrap_or_default()
 }
 
-fn backend(
-    chardev: &Chardev,
-    id: &str,
-    alias: &str,
-    line: &mut CommandLine,
-    diagnostics: &mut Diagnostics,
-) -> Option<String> {
+fn backend(chardev: &Chardev, id: &str, alias: &str, context: &Context, line: &mut CommandLine) -> String {
     let id = comma_escaped(id);
-    Some(match &chardev.backend {
+    match &chardev.backend {
         Backend::Null => format!("null,id={id}"),
         Backend::Vc => format!("vc,id={id}"),
         Backend::Pty => format!("pty,id={id}"),
@@ -67,11 +55,7 @@ fn backend(
             format!("file,id={id},path={set},append=on")
         }
         Backend::Udp { connect, bind } => udp(&id, connect, bind),
-        Backend::Tcp { tls: Some(true), .. } => {
-            diagnostics.unsupported(chardev.span, "vmward does not honour TLS on character devices");
-            return None;
-        }
-        Backend::Tcp { mode, endpoint, telnet, reconnect, .. } => {
+        Backend::Tcp { mode, endpoint, telnet, tls, reconnect } => {
             let mut told = format!(
                 "socket,id={id},host={},port={}",
                 comma_escaped(&endpoint.host),
@@ -83,7 +67,12 @@ fn backend(
             if *mode == SocketMode::Bind {
                 told.push_str(",server=on,wait=off");
             }
-            told + &reconnecting(*reconnect)
+            if *tls == Some(true) {
+                let credentials = tls::x509(format!("obj{id}_tls0"), *mode == SocketMode::Bind);
+                told.push_str(&format!(",tls-creds={}", credentials.id()));
+                line.object(credentials);
+            }
+            told + &reconnecting(context, *reconnect)
         }
         Backend::Unix { mode: SocketMode::Bind, path, .. } => {
             let socket = match path {
@@ -95,7 +84,7 @@ fn backend(
         }
         Backend::Unix { mode: SocketMode::Connect, path: socket, reconnect } => {
             let socket = socket.as_deref().unwrap_or(Path::new(""));
-            format!("socket,id={id},path={}{}", path(socket), reconnecting(*reconnect))
+            format!("socket,id={id},path={}{}", path(socket), reconnecting(context, *reconnect))
         }
         Backend::SpiceVmc => format!("spicevmc,id={id},name={}", spice_name(alias)),
         Backend::SpicePort(channel) => format!("spiceport,id={id},name={}", comma_escaped(channel)),
@@ -110,7 +99,7 @@ fn backend(
             told
         }
         Backend::Dbus(channel) => format!("dbus,id={id},name={}", comma_escaped(channel)),
-    })
+    }
 }
 
 /// SPICE's own channels have a name for each use.

@@ -20,10 +20,7 @@ impl Placed for Controller {
 
     fn plug(&self) -> Option<Plug> {
         match &self.kind {
-            ControllerKind::Pci(pci) => {
-                let root = matches!(pci.model, PciModel::PciRoot | PciModel::PcieRoot);
-                (!root).then_some(Plug::Controller(pci.model))
-            }
+            ControllerKind::Pci(pci) => (!pci.model.is_root()).then_some(Plug::Controller(pci.model)),
             ControllerKind::Usb(usb) => match usb.model {
                 Some(UsbModel::None) => None,
                 Some(model) if model.is_xhci() => Some(Plug::Express),
@@ -88,21 +85,6 @@ fn with_id(driver: &str, controller: &Controller) -> JsonObject {
     told
 }
 
-/// QEMU's usual device for a PCI controller.
-fn pci_driver(model: PciModel) -> Option<&'static str> {
-    Some(match model {
-        PciModel::PciRoot | PciModel::PcieRoot => return None,
-        PciModel::PciBridge => "pci-bridge",
-        PciModel::DmiToPciBridge => "i82801b11-bridge",
-        PciModel::PcieToPciBridge => "pcie-pci-bridge",
-        PciModel::PcieRootPort => "pcie-root-port",
-        PciModel::PcieSwitchUpstreamPort => "x3130-upstream",
-        PciModel::PcieSwitchDownstreamPort => "xio3130-downstream",
-        PciModel::PciExpanderBus => "pxb",
-        PciModel::PcieExpanderBus => "pxb-pcie",
-    })
-}
-
 fn check_node(controller: &Controller, pci: &PciController, domain: &Domain, diagnostics: &mut Diagnostics) {
     if let Some(node) = pci.node
         && !domain.cpu.numa.cells.iter().any(|cell| cell.id == node)
@@ -116,7 +98,11 @@ fn pci_controller(
     pci: &PciController,
     line: &mut CommandLine,
 ) -> Option<JsonObject> {
-    let Some(usual) = pci_driver(pci.model) else {
+    let Some(usual) = pci.model.device_names().first().copied() else {
+        if let Some(hotplug) = pci.hotplug.filter(|_| pci.model == PciModel::PciRoot) {
+            let on = if hotplug { "on" } else { "off" };
+            line.text("-global", format!("PIIX4_PM.acpi-root-pci-hotplug={on}"));
+        }
         if let Some(size) = pci.hole64 {
             let host = if pci.model == PciModel::PcieRoot { "q35-pcihost" } else { "i440FX-pcihost" };
             line.text("-global", format!("{host}.pci-hole64-size={size}K"));
@@ -253,6 +239,7 @@ fn virtio_serial(controller: &Controller, serial: &VirtioSerialController) -> Js
 /// said about it as a global property.
 fn floppy_controller(domain: &Domain, line: &mut CommandLine) -> Option<JsonObject> {
     let drives = domain.devices.disks.iter().filter(|d| d.bus == Bus::Fdc && d.kind == Kind::Floppy);
+    let any = drives.clone().next().is_some();
     let boot: Vec<_> = drives
         .filter_map(|drive| {
             let unit = match &drive.info.address {
@@ -270,6 +257,8 @@ fn floppy_controller(domain: &Domain, line: &mut CommandLine) -> Option<JsonObje
             }
             None
         }
+        // A controller without drives is no use, and libvirt makes none.
+        Chipset::Q35 if !any => None,
         Chipset::Q35 => {
             let mut told = JsonObject::new();
             told.put("driver", "isa-fdc");

@@ -28,7 +28,7 @@ impl QemuDevice for Crypto {
             CryptoBackend::Lkcf => "cryptodev-backend-lkcf",
         };
         let mut backend = object(json!({"qom-type": kind, "id": id}));
-        backend.put_some("queues", self.queues);
+        backend.put_some("queues", self.queues.filter(|q| *q > 0));
         line.object(QemuObject::Plain(backend));
         let mut crypto = JsonObject::new();
         crypto.put("driver", "virtio-crypto-pci");

@@ -6,7 +6,7 @@ use crate::domain::devices::filesystem::{
 use crate::qemu::addresses::Plug;
 use crate::qemu::plan::comma_escaped;
 use crate::qemu::properties::Properties;
-use crate::qemu::{CommandLine, JsonObject, Resource};
+use crate::qemu::{CommandLine, Helper, JsonObject, Service, SharedDirectory};
 use crate::xml::Diagnostics;
 
 use super::{Context, Placed, QemuDevice, alias, device, has_info, virtio};
@@ -76,10 +76,16 @@ impl Filesystem {
         let chardev = format!("chr-vu-{name}");
         let path = match &self.source {
             FilesystemSource::Socket(path) => path.clone(),
-            FilesystemSource::Directory(_) => {
-                line.require(Resource::Unavailable("virtiofs (virtiofsd)".to_owned()), self.info.span);
-                let dir = context.capabilities.host.lib_dir(context.domain.name());
-                dir.join(format!("{name}-fs.sock"))
+            FilesystemSource::Directory(directory) => {
+                let socket = context.capabilities.host.virtiofs_socket(context.domain.name(), name);
+                let shared = SharedDirectory { directory: directory.clone(), daemon: self.daemon.clone() };
+                line.helpers.push(Helper {
+                    device: name.to_owned(),
+                    socket: socket.clone(),
+                    service: Service::Directory(shared),
+                    span: self.info.span,
+                });
+                socket
             }
         };
         if self.access != AccessMode::Passthrough {

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::domain::devices::graphics::{Graphics, GraphicsKind, Listen, Password, Spice, Vnc};
+use crate::domain::devices::graphics::{
+    ChannelSecurity, Graphics, GraphicsKind, Listen, Password, Port, Spice, SpiceChannel, Vnc,
+};
 use crate::qemu::plan::comma_escaped;
-use crate::qemu::{CommandLine, QemuObject, Resource, SecretObject, SecretSource};
+use crate::qemu::{CommandLine, QemuObject, Resource, SecretObject, SecretSource, tls};
 use crate::xml::{Diagnostics, Span};
 
 use super::{Context, audio};
@@ -43,7 +45,7 @@ pub(super) fn tell(context: &Context, line: &mut CommandLine, diagnostics: &mut 
                 line.environment.extend(authority);
             }
             GraphicsKind::EglHeadless { render_node } => {
-                line.text("-display", format!("egl-headless{}", render(render_node.as_ref())));
+                line.text("-display", format!("egl-headless{}", render(context, render_node.as_ref(), true)));
             }
             GraphicsKind::Dbus { p2p, address, gl, render_node } => {
                 let mut told = "dbus".to_owned();
@@ -55,7 +57,7 @@ pub(super) fn tell(context: &Context, line: &mut CommandLine, diagnostics: &mut 
                 if let Some(gl) = gl {
                     told.push_str(&format!(",gl={}", on_off(*gl)));
                 }
-                told.push_str(&render(render_node.as_ref()));
+                told.push_str(&render(context, render_node.as_ref(), *gl == Some(true)));
                 if one.audio.is_some() {
                     let name = audio::name_for(one.audio, one.span, context, diagnostics);
                     told.push_str(&format!(",audiodev={}", name.unwrap_or_default()));
@@ -88,7 +90,9 @@ fn on_off(value: bool) -> &'static str {
     if value { "on" } else { "off" }
 }
 
-fn render(node: Option<&PathBuf>) -> String {
+/// The device that draws: the guest's, or the host's first one where one is needed.
+fn render(context: &Context, node: Option<&PathBuf>, needed: bool) -> String {
+    let node = node.or(context.capabilities.host.render_node.as_ref().filter(|_| needed));
     node.map(|n| format!(",rendernode={}", comma_escaped(&n.display().to_string()))).unwrap_or_default()
 }
 
@@ -182,16 +186,18 @@ fn tell_vnc(
 
 fn tell_spice(graphics: &Graphics, spice: &Spice, context: &Context, line: &mut CommandLine) {
     let mut told: Vec<String> = Vec::new();
-    let ports = spice.port.is_some() || spice.tls_port.is_some() || spice.autoport;
+    let ports = spice.port != Port::None || spice.tls_port != Port::None;
+    let listens = ports && matches!(graphics.listen, Listen::Address(_) | Listen::Network(_));
     match &graphics.listen {
         // Without a port there is nothing to listen on: clients get in through the supervisor.
         Listen::Address(_) | Listen::Network(_) if !ports => told.push("port=0".to_owned()),
         Listen::Address(_) | Listen::Network(_) => {
-            if spice.port.is_some() || spice.autoport {
-                told.push(format!("port={}", spice.port.unwrap_or(FIRST_SPICE_PORT)));
+            if let Some(port) = spice.port.number_or(FIRST_SPICE_PORT) {
+                told.push(format!("port={port}"));
             }
-            if let Some(port) = spice.tls_port {
+            if let Some(port) = spice.tls_port.number_or(FIRST_SPICE_PORT + 1) {
                 told.push(format!("tls-port={port}"));
+                told.push(format!("x509-dir={}", tls::DIRECTORY));
             }
             let address = match &graphics.listen {
                 Listen::Address(address) => address.as_deref().unwrap_or(DEFAULT_ADDRESS),
@@ -215,14 +221,16 @@ fn tell_spice(graphics: &Graphics, spice: &Spice, context: &Context, line: &mut 
         None if context.capabilities.host.is_assumed() => {}
         None => told.push("disable-ticketing=on".to_owned()),
     }
+    for (channel, security) in spice.channels.iter().filter(|_| listens) {
+        let kind = if *security == ChannelSecurity::Secure { "tls" } else { "plaintext" };
+        told.push(format!("{kind}-channel={}", channel.map_or("default", SpiceChannel::as_str)));
+    }
     for (name, value) in &spice.options {
         told.push(format!("{name}={}", comma_escaped(value)));
     }
     if let Some(gl) = spice.gl {
-        told.push(format!("gl={}", on_off(gl)));
-        if let Some(node) = &spice.render_node {
-            told.push(format!("rendernode={}", comma_escaped(&node.display().to_string())));
-        }
+        let node = if gl { render(context, spice.render_node.as_ref(), true) } else { String::new() };
+        told.push(format!("gl={}{node}", on_off(gl)));
     }
     told.push("seamless-migration=on".to_owned());
     line.text("-spice", told.join(","));

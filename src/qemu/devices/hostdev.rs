@@ -56,6 +56,10 @@ impl QemuDevice for Hostdev {
                 told.put("driver", self.vfio());
                 told.put("id", name);
                 told.put("sysfsdev", format!("/sys/bus/mdev/devices/{uuid}"));
+                // QEMU would choose by what the device can do.
+                if self.display.is_none() {
+                    told.put("display", "off");
+                }
             }
             HostdevSource::UsbAddress { bus, device } => {
                 line.require(Resource::Unavailable("USB devices of the host".to_owned()), span);

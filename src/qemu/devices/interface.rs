@@ -9,10 +9,10 @@ use crate::domain::devices::virtio::VirtioModel;
 use crate::qemu::addresses::Plug;
 use crate::qemu::plan::{comma_escaped, object};
 use crate::qemu::properties::Properties;
-use crate::qemu::{CommandLine, JsonObject, Resource, Tap};
+use crate::qemu::{CommandLine, Helper, JsonObject, Resource, Service, Tap};
 use crate::xml::Diagnostics;
 
-use super::{Context, Placed, QemuDevice, alias, device, has_info, virtio};
+use super::{Context, Placed, QemuDevice, alias, chardev, device, has_info, virtio};
 
 impl Placed for Interface {
     has_info!();
@@ -23,8 +23,12 @@ impl Placed for Interface {
             // What is in a slot of the host is PCIe nowadays.
             _ if matches!(self.source, Source::Hostdev(_)) => Some(Plug::Express),
             InterfaceModel::Virtio | InterfaceModel::VirtioNonTransitional => Some(Plug::Express),
-            InterfaceModel::E1000e | InterfaceModel::Igb => Some(Plug::Express),
-            _ => Some(Plug::Conventional),
+            InterfaceModel::Rtl8139
+            | InterfaceModel::E1000
+            | InterfaceModel::Vmxnet3
+            | InterfaceModel::VirtioTransitional => Some(Plug::Conventional),
+            // Names that libvirt only hands on: it puts them where Express devices go.
+            _ => Some(Plug::Express),
         }
     }
 
@@ -93,15 +97,17 @@ impl Interface {
                 }
                 net
             }
-            Source::Passt => {
-                line.require(Resource::Unavailable("user networks through passt".to_owned()), span);
-                let path = format!(
-                    "/var/run/libvirt/qemu/passt/{}-{name}.socket",
-                    context.capabilities.host.domain_dir(context.domain.name())
-                );
+            Source::Passt(passt) => {
+                let socket = context.capabilities.host.passt_socket(context.domain.name(), name);
+                line.helpers.push(Helper {
+                    device: name.to_owned(),
+                    socket: socket.clone(),
+                    service: Service::Network(passt.clone()),
+                    span,
+                });
                 object(json!({
                     "type": "stream",
-                    "addr": {"type": "unix", "path": path},
+                    "addr": {"type": "unix", "path": socket.display().to_string()},
                     "server": false,
                     "reconnect": 5,
                 }))
@@ -114,12 +120,12 @@ impl Interface {
                 if !self.model.is_virtio() {
                     diagnostics.error(span, "a vhost-user interface is a virtio card");
                 }
-                let chardev = format!("char{name}");
+                let id = format!("char{name}");
                 let path = comma_escaped(&path.display().to_string());
                 let server = if *listen { ",server=on" } else { "" };
-                let reconnect = reconnect.map(|s| format!(",reconnect={s}")).unwrap_or_default();
-                line.text("-chardev", format!("socket,id={chardev},path={path}{server}{reconnect}"));
-                let mut net = object(json!({"type": "vhost-user", "chardev": chardev}));
+                let reconnect = chardev::reconnecting(context, *reconnect);
+                line.text("-chardev", format!("socket,id={id},path={path}{server}{reconnect}"));
+                let mut net = object(json!({"type": "vhost-user", "chardev": id}));
                 net.put_some("queues", Some(self.queue_count()).filter(|q| *q > 1));
                 net
             }

@@ -42,6 +42,7 @@ impl QemuDevice for Iommu {
         iommu.put_some("eim", on_off(self.eim));
         iommu.put_some("device-iotlb", self.iotlb);
         iommu.put_some("aw-bits", self.aw_bits);
+        iommu.put_some("dma-translation", self.dma_translation);
         device(line, iommu, &self.info);
     }
 }

@@ -17,6 +17,7 @@ mod iommu;
 mod memballoon;
 mod memory_device;
 mod panic;
+mod pstore;
 mod redirdev;
 mod rng;
 mod shmem;
@@ -116,6 +117,7 @@ pub(super) fn pci_order(devices: &mut Devices) -> impl Iterator<Item = &mut dyn 
         .chain(placed!(devices.memories))
         .chain(placed!(devices.cryptos))
         .chain(placed!(devices.panics))
+        .chain(placed!(devices.pstore))
 }
 
 /// Devices that take a USB port, in the order in which libvirt gives them; hubs aside.
@@ -178,6 +180,7 @@ pub(super) fn by_stem(devices: &mut Devices) -> Vec<(&'static str, Counting, Vec
         ("input", Counting::All, infos!(devices.inputs)),
         ("panic", Counting::All, infos!(devices.panics)),
         ("memory", Counting::All, infos!(devices.memories)),
+        ("pstore", Counting::All, infos!(devices.pstore)),
     ]
 }
 
@@ -231,6 +234,9 @@ pub(super) fn others(
     tell!(rngs, panics, memories, cryptos);
     if let Some(vsock) = &devices.vsock {
         vsock.tell(&context, line, diagnostics);
+    }
+    if let Some(pstore) = &devices.pstore {
+        pstore.tell(&context, line, diagnostics);
     }
     for lease in &devices.leases {
         line.require(Resource::Unavailable("leases of a lock manager".to_owned()), *lease);

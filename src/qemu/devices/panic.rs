@@ -13,7 +13,7 @@ impl Placed for Panic {
     has_info!();
 
     fn plug(&self) -> Option<Plug> {
-        (self.model == PanicModel::Pvpanic).then_some(Plug::IntegratedConventional)
+        (self.model == PanicModel::Pvpanic).then_some(Plug::IntegratedExpress)
     }
 }
 

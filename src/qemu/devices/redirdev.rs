@@ -16,10 +16,10 @@ impl Placed for Redirdev {
 }
 
 impl QemuDevice for Redirdev {
-    fn tell(&self, context: &Context, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+    fn tell(&self, context: &Context, line: &mut CommandLine, _: &mut Diagnostics) {
         let name = alias(&self.info);
         let id = format!("char{name}");
-        chardev::tell(&self.chardev, &id, name, context, line, diagnostics);
+        chardev::tell(&self.chardev, &id, name, context, line);
         let mut redirected = JsonObject::new();
         redirected.put("driver", "usb-redir");
         redirected.put("chardev", id);

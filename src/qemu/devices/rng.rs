@@ -23,7 +23,7 @@ impl Placed for Rng {
 }
 
 impl QemuDevice for Rng {
-    fn tell(&self, context: &Context, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+    fn tell(&self, context: &Context, line: &mut CommandLine, _: &mut Diagnostics) {
         let name = alias(&self.info);
         let id = format!("obj{name}");
         let backend = match &self.backend {
@@ -31,7 +31,7 @@ impl QemuDevice for Rng {
             RngBackend::Builtin => json!({"qom-type": "rng-builtin", "id": id}),
             RngBackend::Egd(source) => {
                 let chardev = format!("char{name}");
-                chardev::tell(source, &chardev, name, context, line, diagnostics);
+                chardev::tell(source, &chardev, name, context, line);
                 json!({"qom-type": "rng-egd", "id": id, "chardev": chardev})
             }
         };
@@ -39,7 +39,7 @@ impl QemuDevice for Rng {
         let mut rng = virtio::start("virtio-rng", self.model, &self.virtio);
         rng.put("rng", id);
         rng.put("id", name);
-        if let Some((bytes, period)) = self.rate {
+        if let Some((bytes, period)) = self.rate.filter(|(bytes, _)| *bytes > 0) {
             rng.put("max-bytes", bytes);
             rng.put("period", period.unwrap_or(DEFAULT_PERIOD_MS));
         }

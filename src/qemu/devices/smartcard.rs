@@ -12,7 +12,7 @@ impl Placed for Smartcard {
 }
 
 impl QemuDevice for Smartcard {
-    fn tell(&self, context: &Context, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+    fn tell(&self, context: &Context, line: &mut CommandLine, _: &mut Diagnostics) {
         let name = alias(&self.info);
         let mut card = JsonObject::new();
         match &self.source {
@@ -30,7 +30,7 @@ impl QemuDevice for Smartcard {
             }
             SmartcardSource::Passthrough(source) => {
                 let id = format!("char{name}");
-                chardev::tell(source, &id, name, context, line, diagnostics);
+                chardev::tell(source, &id, name, context, line);
                 card.put("driver", "ccid-card-passthru");
                 card.put("chardev", id);
             }

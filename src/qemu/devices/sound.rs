@@ -6,15 +6,22 @@ use crate::qemu::properties::Properties;
 use crate::qemu::{CommandLine, JsonObject};
 use crate::xml::Diagnostics;
 
-use super::{Context, Placed, QemuDevice, alias, audio, device, has_info};
+use super::{Context, Placed, QemuDevice, alias, audio, device, has_info, virtio};
+
+/// PCM streams of a virtio card that names no number: one to play and one to record.
+const DEFAULT_STREAMS: u32 = 2;
 
 impl Placed for Sound {
     has_info!();
 
     fn plug(&self) -> Option<Plug> {
-        let pci =
-            matches!(self.model, SoundModel::Es1370 | SoundModel::Ac97 | SoundModel::Ich6 | SoundModel::Ich9);
-        pci.then_some(Plug::Conventional)
+        match self.model {
+            SoundModel::Es1370 | SoundModel::Ac97 | SoundModel::Ich6 | SoundModel::Ich9 => {
+                Some(Plug::Conventional)
+            }
+            SoundModel::Virtio => Some(Plug::Express),
+            SoundModel::Sb16 | SoundModel::Pcspk | SoundModel::Usb => None,
+        }
     }
 
     fn on_usb(&self) -> bool {
@@ -26,6 +33,14 @@ impl QemuDevice for Sound {
     fn tell(&self, context: &Context, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
         let name = alias(&self.info);
         let audiodev = audio::name_for(self.audio, self.info.span, context, diagnostics);
+        if audiodev.is_none() && self.audio.is_none() {
+            diagnostics
+                .error(
+                    self.info.span,
+                    "the guest's graphics play no sound, and it has no <audio> to play this card",
+                )
+                .hint("add <audio id='1' type='pipewire'/>, or another type");
+        }
         let driver = match self.model {
             // A part of every PC; it only needs an audio backend, which is an option of the machine.
             SoundModel::Pcspk => return,
@@ -35,14 +50,19 @@ impl QemuDevice for Sound {
             SoundModel::Ich6 => "intel-hda",
             SoundModel::Ich9 => "ich9-intel-hda",
             SoundModel::Usb => "usb-audio",
+            SoundModel::Virtio => "virtio-sound-pci",
         };
         let mut sound = JsonObject::new();
         sound.put("driver", driver);
+        virtio::put(&self.virtio, &mut sound);
         sound.put("id", name);
         if !self.model.has_codecs() {
             sound.put_some("audiodev", audiodev.as_deref());
         }
         sound.put_some("multi", self.multichannel);
+        if self.model == SoundModel::Virtio {
+            sound.put("streams", self.streams.unwrap_or(DEFAULT_STREAMS));
+        }
         device(line, sound, &self.info);
         if !self.model.has_codecs() {
             return;

@@ -3,7 +3,7 @@
 use crate::domain::devices::tpm::{Tpm, TpmBackend};
 use crate::qemu::plan::comma_escaped;
 use crate::qemu::properties::Properties;
-use crate::qemu::{CommandLine, JsonObject, Resource};
+use crate::qemu::{CommandLine, Helper, JsonObject, Resource, Service};
 use crate::xml::Diagnostics;
 
 use super::{Context, Placed, QemuDevice, alias, device, has_info};
@@ -28,9 +28,15 @@ impl QemuDevice for Tpm {
                 line.text("-tpmdev", format!("passthrough,id={backend},path={tpm},cancel-path={cancel}"));
                 None
             }
-            TpmBackend::Emulator => {
-                line.require(Resource::Unavailable("emulated TPMs (swtpm)".to_owned()), self.info.span);
-                Some(context.capabilities.host.tpm_socket(context.domain.name()))
+            TpmBackend::Emulator(emulator) => {
+                let socket = context.capabilities.host.tpm_socket(context.domain.name(), name);
+                line.helpers.push(Helper {
+                    device: name.to_owned(),
+                    socket: socket.clone(),
+                    service: Service::Tpm(emulator.clone()),
+                    span: self.info.span,
+                });
+                Some(socket)
             }
             TpmBackend::External(path) => Some(path.clone()),
         };

@@ -74,11 +74,11 @@ impl QemuDevice for Video {
         }
         let mut video = JsonObject::new();
         video.put("driver", driver);
-        if self.primary && self.model == VideoModel::Virtio {
+        if external && self.primary {
             if self.virtio != VirtioOptions::default() {
                 diagnostics.warning(
                     self.info.span,
-                    "the virtio options of a primary card change nothing: as with libvirt, it is a VGA card first",
+                    "the virtio options of a primary card that a process draws change nothing, as with libvirt",
                 );
             }
         } else {
@@ -96,13 +96,14 @@ impl QemuDevice for Video {
                 video.put("vgamem_mb", self.vgamem.map_or(QXL_VGAMEM_KIB, rounded) >> 10);
             }
             VideoModel::Vga | VideoModel::Vmvga => {
-                video.put("vgamem_mb", self.vram.unwrap_or(VGA_VRAM_KIB) >> 10);
+                video.put("vgamem_mb", self.vram.map_or(VGA_VRAM_KIB, rounded) >> 10);
             }
+            VideoModel::Bochs => video.put("vgamem", self.vram.unwrap_or(VGA_VRAM_KIB) << 10),
             VideoModel::Virtio => {
                 video.put("max_outputs", self.heads.unwrap_or(1));
                 video.put_some("blob", self.blob);
             }
-            VideoModel::Cirrus | VideoModel::Bochs | VideoModel::Ramfb | VideoModel::None => {}
+            VideoModel::Cirrus | VideoModel::Ramfb | VideoModel::None => {}
         }
         if let Some((x, y)) = self.resolution {
             video.put("xres", x);

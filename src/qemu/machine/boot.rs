@@ -2,8 +2,9 @@
 
 use crate::domain::Domain;
 use crate::domain::disk::Kind;
-use crate::domain::os::BootDevice;
+use crate::domain::os::{AcpiTableType, BootDevice};
 use crate::qemu::CommandLine;
+use crate::qemu::plan::comma_escaped;
 
 use super::platform::on_off;
 
@@ -63,7 +64,11 @@ pub(super) fn arguments(domain: &Domain, line: &mut CommandLine) {
             line.text(flag, value);
         }
     }
-    if let Some(table) = &os.slic {
-        line.text("-acpitable", format!("sig=SLIC,file={}", crate::qemu::plan::comma_escaped(table)));
+    for table in &os.acpi_tables {
+        let signature = match table.kind {
+            AcpiTableType::Slic => "sig=SLIC,",
+            AcpiTableType::Raw => "",
+        };
+        line.text("-acpitable", format!("{signature}file={}", comma_escaped(&table.path)));
     }
 }

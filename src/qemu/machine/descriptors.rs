@@ -2,6 +2,7 @@
 
 use crate::domain::Domain;
 use crate::domain::firmware::{FirmwareFormat, FirmwareKind, LoaderType};
+use crate::domain::launch_security::LaunchSecurity;
 use crate::domain::os::Chipset;
 use crate::qemu::Host;
 use crate::qemu::capabilities::FirmwareDescriptor;
@@ -41,25 +42,21 @@ pub(super) fn check_features(
     }
 }
 
-/// The first firmware of the host that is what the guest asks for.
-pub(super) fn find(
-    domain: &Domain,
-    host: &Host,
-    kind: FirmwareKind,
-    span: Span,
-    diagnostics: &mut Diagnostics,
-) -> Option<Found> {
-    let found = host.firmware().iter().find_map(|d| fitting(domain, kind, d));
-    if found.is_none() {
-        let said = diagnostics
-            .error(span, format!("the host has no {} firmware as this guest asks for", kind.as_str()));
-        said.hint("install one (Debian: ovmf or seabios), or name its file in <loader>");
-    }
-    found
+/// The first firmware of the host that is what the guest asks for: the one that the XML names, or any.
+pub(super) fn find(domain: &Domain, host: &Host) -> Option<Found> {
+    host.firmware().iter().find_map(|d| fitting(domain, d))
 }
 
-fn fitting(domain: &Domain, kind: FirmwareKind, descriptor: &FirmwareDescriptor) -> Option<Found> {
-    let interface = if kind == FirmwareKind::Efi { "uefi" } else { "bios" };
+fn fitting(domain: &Domain, descriptor: &FirmwareDescriptor) -> Option<Found> {
+    let firmware = &domain.os.firmware;
+    let loader = firmware.loader.as_ref();
+    let path = loader.and_then(|l| l.path.as_deref());
+    let interface = match firmware.kind {
+        Some((FirmwareKind::Efi, _)) => "uefi",
+        Some((FirmwareKind::Bios, _)) => "bios",
+        None if loader.is_some_and(|l| l.kind == Some(LoaderType::Pflash)) => "uefi",
+        None => "bios",
+    };
     // Descriptors name versions of machine types, aliases stand for the latest.
     let machine = match (domain.os.machine.as_str(), domain.os.chipset) {
         ("q35", _) => "pc-q35-latest",
@@ -67,8 +64,10 @@ fn fitting(domain: &Domain, kind: FirmwareKind, descriptor: &FirmwareDescriptor)
         (machine, Chipset::I440fx | Chipset::Q35) => machine,
     };
     let smm = descriptor.has("requires-smm");
-    let fits =
-        descriptor.is(interface) && descriptor.fits(machine) && !(smm && domain.features.smm == Some(false));
+    let fits = descriptor.is(interface)
+        && descriptor.fits(machine)
+        && path.is_none_or(|path| descriptor.is_at(path))
+        && !(smm && domain.features.smm == Some(false));
     if !fits || !features_fit(domain, descriptor) {
         return None;
     }
@@ -76,17 +75,16 @@ fn fitting(domain: &Domain, kind: FirmwareKind, descriptor: &FirmwareDescriptor)
         let (kind, format) = (LoaderType::Rom, FirmwareFormat::Raw);
         return Some(Found { path: path.to_owned(), kind, format, secure: false, template: None });
     }
-    let firmware = &domain.os.firmware;
-    let stateless = firmware.loader.as_ref().is_some_and(|l| l.stateless == Some(true));
-    let flash = descriptor.flash(stateless)?;
+    let flash = descriptor.flash(loader.is_some_and(|l| l.stateless == Some(true)))?;
     let format = FirmwareFormat::from_word(&flash.format)?;
-    let loader = firmware.loader.as_ref().and_then(|l| l.format);
-    let nvram = firmware.nvram.as_ref().and_then(|n| n.format);
-    if format != loader.or(nvram).unwrap_or(FirmwareFormat::Raw) {
+    let nvram = firmware.nvram.as_ref();
+    let wanted = loader.and_then(|l| l.format).or(nvram.and_then(|n| n.format));
+    // A path is one of a format; of all others, raw ones are preferred.
+    if format != wanted.unwrap_or(if path.is_some() { format } else { FirmwareFormat::Raw }) {
         return None;
     }
     let template = descriptor.template().map(|t| t.filename.clone());
-    if let Some(wanted) = firmware.nvram.as_ref().and_then(|n| n.template.as_ref())
+    if let Some(wanted) = nvram.and_then(|n| n.template.as_ref())
         && template.as_ref() != Some(wanted)
     {
         return None;
@@ -98,8 +96,10 @@ fn features_fit(domain: &Domain, descriptor: &FirmwareDescriptor) -> bool {
     let firmware = &domain.os.firmware;
     let asked = firmware.features.iter().all(|(feature, wanted)| descriptor.has(feature.as_str()) == *wanted);
     let secure = firmware.loader.as_ref().and_then(|l| l.secure);
+    let protection = domain.launch_security.as_ref().map_or(&[][..], LaunchSecurity::firmware_features);
     let power = [("acpi-s3", domain.power.suspend_to_mem), ("acpi-s4", domain.power.suspend_to_disk)];
     asked
+        && protection.iter().all(|feature| descriptor.has(feature))
         && secure.is_none_or(|wanted| descriptor.has("secure-boot") == wanted)
         && power.iter().all(|(name, wanted)| *wanted != Some(true) || descriptor.has(name))
 }

@@ -36,21 +36,37 @@ struct Variables {
 /// The firmware of a guest; `None`: QEMU's own.
 pub(super) fn choose(domain: &Domain, host: &Host, diagnostics: &mut Diagnostics) -> Option<Chosen> {
     let firmware = &domain.os.firmware;
+    let found = descriptors::find(domain, host);
     if let Some((kind, span)) = firmware.kind {
-        return descriptors::find(domain, host, kind, span, diagnostics)
-            .map(|found| of_descriptor(domain, found));
+        if found.is_none() {
+            diagnostics
+                .error(span, format!("the host has no {} firmware as this guest asks for", kind.as_str()))
+                .hint(
+                    "install one (Debian: ovmf or seabios), or name its file in <loader> without firmware=",
+                );
+        }
+        return found.map(|found| of_descriptor(domain, found));
     }
     let loader = firmware.loader.as_ref()?;
     let path = loader.path.clone()?;
     let kind = loader.kind.unwrap_or(LoaderType::Rom);
-    let format = loader.format.unwrap_or(FirmwareFormat::Raw);
-    let secure = loader.secure == Some(true);
     let known = descriptors::of_path(host, &path);
     descriptors::check_features(domain, known.as_ref(), loader.span, diagnostics);
+    let format = loader.format.or(found.as_ref().map(|f| f.format)).unwrap_or(FirmwareFormat::Raw);
+    let secure = found.as_ref().map_or(loader.secure == Some(true), |f| f.secure);
+    if secure && found.is_none() && domain.features.smm != Some(true) {
+        diagnostics
+            .error(
+                loader.span,
+                "no descriptor knows this firmware, so it is to be said what secure boot needs",
+            )
+            .hint("system management mode: <features><smm state='on'/></features>");
+    }
     // What is shared between guests is not theirs to write to. A file of the guest's own is.
     let readonly = loader.readonly.unwrap_or(known.is_some() || firmware.nvram.is_some());
     let stateful = kind == LoaderType::Pflash && readonly && loader.stateless != Some(true);
-    let template = known.and_then(|d| d.template().map(|t| t.filename.clone()));
+    let template =
+        found.and_then(|f| f.template).or(known.and_then(|d| d.template().map(|t| t.filename.clone())));
     let variables = stateful.then(|| variables(domain, format, template));
     Some(Chosen { path, kind, format, readonly, secure, variables })
 }

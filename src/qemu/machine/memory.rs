@@ -118,12 +118,8 @@ pub(in crate::qemu) fn add(
     if piece.on_demand {
         properties.insert("reserve".to_owned(), false.into());
     }
-    if prealloc {
-        properties.insert("prealloc".to_owned(), true.into());
-        if let Some(threads) = domain.backing.allocation_threads {
-            properties.insert("prealloc-threads".to_owned(), threads.into());
-        }
-    }
+    properties.put_some("prealloc", prealloc.then_some(true));
+    properties.put_some("prealloc-threads", domain.backing.allocation_threads);
     properties.insert("size".to_owned(), piece.size.into());
     let policy = domain.numatune.of_cell(piece.cell);
     let all = || policy.map(|p| p.nodeset.as_ref().unwrap_or(&capabilities.host.nodes));
@@ -134,24 +130,21 @@ pub(in crate::qemu) fn add(
                 .error(span, format!("the host has no NUMA node {missing}"))
                 .hint(format!("it has {}", capabilities.host.nodes));
         }
-        let list: Vec<u32> = nodes.iter().collect();
-        let mode = match policy.map_or(NumaMode::Strict, |p| p.mode) {
-            NumaMode::Strict => "bind",
-            NumaMode::Preferred => "preferred",
-            NumaMode::Interleave => "interleave",
-        };
-        properties.insert("host-nodes".to_owned(), json!(list));
-        properties.insert("policy".to_owned(), mode.into());
-        // qapi/qom: thread-context came with 7.2. The threads that fill the memory run near it, unless all of
-        // QEMU's threads are told where to run.
-        let pinned = domain.vcpus.host_cpus.is_some() || domain.pinning.emulator.is_some();
-        if prealloc && !pinned && capabilities.has_object("thread-context") {
-            let id = format!("tc-{}", piece.id);
-            line.json(
-                "-object",
-                object(json!({"qom-type": "thread-context", "id": id, "node-affinity": list})),
-            );
-            properties.insert("prealloc-context".to_owned(), id.into());
+        if let Some(mode) = policy_name(policy.map_or(NumaMode::Strict, |p| p.mode)) {
+            let list: Vec<u32> = nodes.iter().collect();
+            properties.insert("host-nodes".to_owned(), json!(list));
+            properties.insert("policy".to_owned(), mode.into());
+            // qapi/qom: thread-context came with 7.2. The threads that fill the memory run near it, unless all of
+            // QEMU's threads are told where to run.
+            let pinned = domain.vcpus.host_cpus.is_some() || domain.pinning.emulator.is_some();
+            if prealloc && !pinned && capabilities.has_object("thread-context") {
+                let id = format!("tc-{}", piece.id);
+                line.json(
+                    "-object",
+                    object(json!({"qom-type": "thread-context", "id": id, "node-affinity": list})),
+                );
+                properties.insert("prealloc-context".to_owned(), id.into());
+            }
         }
     }
     if let Some(align) = piece.align {
@@ -161,6 +154,16 @@ pub(in crate::qemu) fn add(
         properties.insert("pmem".to_owned(), true.into());
     }
     line.json("-object", properties);
+}
+
+/// QEMU's name of a policy that is its own to keep.
+fn policy_name(mode: NumaMode) -> Option<&'static str> {
+    match mode {
+        NumaMode::Strict => Some("bind"),
+        NumaMode::Preferred => Some("preferred"),
+        NumaMode::Interleave => Some("interleave"),
+        NumaMode::Restrictive => None,
+    }
 }
 
 /// Whether all of a piece is made ready at the start: huge pages are, or a guest may find that there are none.

@@ -4,6 +4,7 @@ mod boot;
 mod clock;
 mod descriptors;
 mod firmware;
+mod launch_security;
 pub(super) mod memory;
 mod numa;
 mod platform;
@@ -32,7 +33,7 @@ pub(super) fn arguments(
     let firmware = firmware::choose(domain, &capabilities.host, diagnostics);
     firmware::nodes(firmware.as_ref(), line, diagnostics);
     platform::machine(domain, firmware.as_ref(), capabilities, line, diagnostics);
-    processors::arguments(domain, line);
+    processors::arguments(domain, capabilities, line, diagnostics);
     firmware::rom(firmware.as_ref(), line);
     memory::arguments(domain, capabilities, line, diagnostics);
     line.text("-smp", processors::smp(domain));
@@ -41,7 +42,8 @@ pub(super) fn arguments(
     line.text("-uuid", domain.general.uuid.to_string());
     smbios::arguments(domain, line);
     clock::arguments(domain, capabilities, line);
-    platform::extras(domain, line);
+    platform::extras(domain, capabilities, line);
+    launch_security::arguments(domain, capabilities, line, diagnostics);
     boot::arguments(domain, line);
 }
 
@@ -83,26 +85,17 @@ pub(super) fn passed_through(domain: &Domain, line: &mut CommandLine) {
 fn io_threads(domain: &Domain, line: &mut CommandLine) {
     for thread in &domain.iothreads.threads {
         let mut properties = object(json!({"qom-type": "iothread", "id": format!("iothread{}", thread.id)}));
-        let mut put = |name: &str, value: Option<i128>| {
-            // What QEMU takes fits 63 bits, or it says so.
-            if let Some(value) = value.and_then(|v| i64::try_from(v).ok()) {
-                properties.insert(name.to_owned(), value.into());
-            }
-        };
-        put("thread-pool-min", thread.pool_min.map(i128::from));
-        put("thread-pool-max", thread.pool_max.map(i128::from));
-        put("poll-max-ns", thread.poll_max.map(i128::from));
-        put("poll-grow", thread.poll_grow.map(i128::from));
-        put("poll-shrink", thread.poll_shrink.map(i128::from));
+        properties.put_some("thread-pool-min", thread.pool_min);
+        properties.put_some("thread-pool-max", thread.pool_max);
+        properties.put_some("poll-max-ns", thread.poll_max);
+        properties.put_some("poll-grow", thread.poll_grow);
+        properties.put_some("poll-shrink", thread.poll_shrink);
         line.json("-object", properties);
     }
     if let Some((min, max)) = domain.iothreads.main_pool {
         let mut properties = object(json!({"qom-type": "main-loop", "id": "main-loop"}));
-        for (name, value) in [("thread-pool-min", min), ("thread-pool-max", max)] {
-            if let Some(value) = value {
-                properties.insert(name.to_owned(), value.into());
-            }
-        }
+        properties.put_some("thread-pool-min", min);
+        properties.put_some("thread-pool-max", max);
         line.json("-object", properties);
     }
 }

@@ -4,10 +4,11 @@ use serde_json::json;
 
 use crate::domain::Domain;
 use crate::domain::clock::TimerName;
+use crate::domain::devices::controller::{Controller, PciModel};
 use crate::domain::devices::memory_device::MemoryModel;
 use crate::domain::devices::sound::SoundModel;
 use crate::domain::features::IoApicDriver;
-use crate::domain::general::DomainType;
+use crate::domain::general::{DomainType, GenerationId};
 use crate::domain::os::Chipset;
 use crate::domain::size::MIB;
 use crate::qemu::plan::{comma_escaped, object};
@@ -15,7 +16,7 @@ use crate::qemu::{Capabilities, CommandLine};
 use crate::xml::Diagnostics;
 
 use super::firmware::Chosen;
-use super::memory;
+use super::{launch_security, memory};
 
 pub(super) fn on_off(value: bool) -> &'static str {
     if value { "on" } else { "off" }
@@ -49,6 +50,10 @@ pub(super) fn machine(
             set(name, on_off(value));
         }
     }
+    if os.bios_serial {
+        // SeaBIOS speaks on the first serial port of a machine without graphics.
+        set("graphics", "off");
+    }
     match features.ioapic {
         Some(IoApicDriver::Kvm) => set("kernel_irqchip", "on"),
         Some(IoApicDriver::Qemu) => set("kernel_irqchip", "split"),
@@ -67,6 +72,9 @@ pub(super) fn machine(
     }
     if domain.cpu.numa.has_hmat() {
         set("hmat", "on");
+    }
+    if domain.launch_security.is_some() {
+        set("confidential-guest-support", launch_security::ID);
     }
     if let Some(id) = memory::machine_property(domain) {
         set("memory-backend", id);
@@ -104,7 +112,7 @@ fn accelerator(domain: &Domain) -> String {
 }
 
 /// Properties of the chipset, and devices without a bus.
-pub(super) fn extras(domain: &Domain, line: &mut CommandLine) {
+pub(super) fn extras(domain: &Domain, capabilities: &Capabilities, line: &mut CommandLine) {
     let power = match domain.os.chipset {
         Chipset::I440fx => "PIIX4_PM",
         Chipset::Q35 => "ICH9-LPC",
@@ -114,6 +122,10 @@ pub(super) fn extras(domain: &Domain, line: &mut CommandLine) {
             line.text("-global", format!("{power}.disable_{state}={}", u8::from(!enabled)));
         }
     }
+    let roots = domain.devices.controllers.iter().filter_map(Controller::pci);
+    if let Some(hotplug) = roots.filter(|r| r.model == PciModel::PciRoot).find_map(|r| r.hotplug) {
+        line.text("-global", format!("{power}.acpi-root-pci-hotplug={}", on_off(hotplug)));
+    }
     if let Some((bytes, _)) = domain.features.tseg {
         line.text("-global", format!("mch.extended-tseg-mbytes={}", bytes / MIB));
     }
@@ -121,6 +133,10 @@ pub(super) fn extras(domain: &Domain, line: &mut CommandLine) {
         line.json("-device", object(json!({"driver": "vmcoreinfo"})));
     }
     if let Some(genid) = domain.genid {
+        let genid = match genid {
+            GenerationId::Given(id) => id,
+            GenerationId::New => capabilities.host.new_uuid(),
+        };
         line.json(
             "-device",
             object(json!({"driver": "vmgenid", "guid": genid.to_string(), "id": "vmgenid0"})),

@@ -3,15 +3,20 @@
 use crate::domain::Domain;
 use crate::domain::clock::TimerName;
 use crate::domain::cpu::{AddressBitsMode, CacheMode, Cpu, CpuMode, FeaturePolicy};
+use crate::domain::cpu_model;
 use crate::domain::devices::panic::PanicModel;
 use crate::domain::general::DomainType;
-use crate::qemu::CommandLine;
 use crate::qemu::plan::comma_escaped;
+use crate::qemu::{Capabilities, CommandLine};
+use crate::xml::Diagnostics;
 
 use super::platform::on_off;
 
-/// QEMU's default on x86_64.
+/// QEMU's defaults.
 const DEFAULT_MODEL: &str = "qemu64";
+const DEFAULT_MODEL_32: &str = "qemu32";
+/// The QEMU of 32-bit guests.
+const EMULATOR_32: &str = "qemu-system-i386";
 
 /// A CPU model with its properties.
 struct Model(String);
@@ -29,20 +34,25 @@ impl Model {
 }
 
 /// The processors.
-pub(super) fn arguments(domain: &Domain, line: &mut CommandLine) {
+pub(super) fn arguments(
+    domain: &Domain,
+    capabilities: &Capabilities,
+    line: &mut CommandLine,
+    diagnostics: &mut Diagnostics,
+) {
     let cpu = &domain.cpu;
+    if let (Some((name, span)), Some(CpuMode::Custom) | None) = (&cpu.model, cpu.mode)
+        && !capabilities.has_processor(name)
+    {
+        diagnostics
+            .error(*span, format!("this QEMU does not know the CPU model '{name}'"))
+            .hint("`qemu-system-x86_64 -cpu help` lists those it knows");
+    }
     let mut model = Model(base(domain));
     if let Some(vendor) = &cpu.vendor_id {
         model.set("vendor", vendor);
     }
-    for (name, policy) in &cpu.features {
-        match policy {
-            FeaturePolicy::Force | FeaturePolicy::Require => model.switch(name, Some(true)),
-            FeaturePolicy::Disable | FeaturePolicy::Forbid => model.switch(name, Some(false)),
-            // It is there where the model has it: that is QEMU's default.
-            FeaturePolicy::Optional => {}
-        }
-    }
+    features(cpu, &mut model);
     timers(domain, &mut model);
     model.switch("kvm-pv-eoi", domain.features.apic_eoi);
     model.switch("kvm-pv-unhalt", domain.features.pvspinlock);
@@ -64,7 +74,30 @@ fn base(domain: &Domain) -> String {
         // the nearest named model with.
         Some(CpuMode::HostModel) if kvm => format!("host{migratable}"),
         Some(CpuMode::HostModel) => "max".to_owned(),
-        Some(CpuMode::Custom) | None => cpu.model.as_ref().map_or(DEFAULT_MODEL, |(name, _)| name).to_owned(),
+        Some(CpuMode::Custom) | None => match &cpu.model {
+            Some((name, _)) => name.clone(),
+            None if domain.devices.emulator.as_deref().is_some_and(|e| e.ends_with(EMULATOR_32)) => {
+                DEFAULT_MODEL_32.to_owned()
+            }
+            None => DEFAULT_MODEL.to_owned(),
+        },
+    }
+}
+
+/// Features that are asked for, and those that the model has by its name only.
+fn features(cpu: &Cpu, model: &mut Model) {
+    for (name, policy) in &cpu.features {
+        // One that the host lacks is off in the guest, with a warning of QEMU's: all that "optional" asks for.
+        let on = matches!(policy, FeaturePolicy::Force | FeaturePolicy::Require | FeaturePolicy::Optional);
+        if let Some(name) = cpu_model::feature(name, on) {
+            model.switch(&name, Some(on));
+        }
+    }
+    if let (Some((name, _)), Some(CpuMode::Custom) | None) = (&cpu.model, cpu.mode) {
+        let left = cpu_model::taken_back(name).iter();
+        for name in left.filter(|name| !cpu.features.iter().any(|(other, _)| other == **name)) {
+            model.switch(name, Some(false));
+        }
     }
 }
 
@@ -111,15 +144,16 @@ fn details(cpu: &Cpu, model: &mut Model) {
             CacheMode::Disable => (false, false),
         };
         model.switch("l3-cache", Some(l3));
-        model.switch("host-cache-info", Some(host));
+        // Named models never show the host's caches.
+        let of_host = matches!(cpu.mode, Some(CpuMode::HostPassthrough | CpuMode::Maximum));
+        model.switch("host-cache-info", of_host.then_some(host));
     }
     if let Some(bits) = cpu.address_bits {
         match bits.mode {
-            AddressBitsMode::Emulate => {
-                if let Some(bits) = bits.bits {
-                    model.set("phys-bits", bits.to_string());
-                }
-            }
+            AddressBitsMode::Emulate => match bits.bits {
+                Some(bits) => model.set("phys-bits", bits.to_string()),
+                None => model.switch("host-phys-bits", Some(false)),
+            },
             AddressBitsMode::Passthrough => {
                 model.switch("host-phys-bits", Some(true));
                 if let Some(limit) = bits.limit {
@@ -133,8 +167,8 @@ fn details(cpu: &Cpu, model: &mut Model) {
 /// How many processors there are, and how they are arranged.
 pub(super) fn smp(domain: &Domain) -> String {
     let vcpus = &domain.vcpus;
-    let mut smp = vcpus.current.to_string();
-    if vcpus.current != vcpus.max {
+    let mut smp = vcpus.built_in().to_string();
+    if vcpus.built_in() != vcpus.max {
         smp.push_str(&format!(",maxcpus={}", vcpus.max));
     }
     match domain.cpu.topology {

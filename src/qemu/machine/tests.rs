@@ -183,3 +183,120 @@ fn what_the_host_lacks_is_said() {
     let node = format!("{SMALL}<numatune><memory mode='strict' nodeset='7'/></numatune>");
     assert!(built("qemu", &node).1.contains("no NUMA node 7"));
 }
+
+#[test]
+fn processors_are_told_as_libvirt_tells_them() {
+    let cpu = |inside: &str| {
+        let all = arguments("qemu", &format!("{SMALL}<vcpu>1</vcpu>{inside}"));
+        all.lines().find_map(|line| line.strip_prefix("-cpu ").map(str::to_owned)).unwrap()
+    };
+    let named = |model: &str, features: &str| cpu(&format!("<cpu><model>{model}</model>{features}</cpu>"));
+    let feature = |name: &str, policy: &str| format!("<feature name='{name}' policy='{policy}'/>");
+    // What makers took back is off, but where the guest asks for it.
+    assert_eq!(named("Icelake-Server", ""), "Icelake-Server,intel-pt=off,mpx=off");
+    assert_eq!(named("EPYC", &feature("monitor", "require")), "EPYC,monitor=on");
+    // What is no property of QEMU's is not named.
+    assert_eq!(named("qemu64", &feature("osxsave", "require")), "qemu64");
+    assert_eq!(named("qemu64", &feature("pconfig", "disable")), "qemu64");
+    assert_eq!(named("qemu64", &feature("pconfig", "require")), "qemu64,pconfig=on");
+    assert_eq!(named("qemu64", &feature("aes", "optional")), "qemu64,aes=on");
+    assert_eq!(named("qemu64", "<cache mode='disable'/>"), "qemu64,l3-cache=off");
+    assert_eq!(
+        cpu("<cpu mode='maximum'><maxphysaddr mode='emulate'/></cpu>"),
+        "max,migratable=on,host-phys-bits=off"
+    );
+    let emulator = "<devices><emulator>/usr/bin/qemu-system-i386</emulator></devices>";
+    assert_eq!(cpu(emulator), "qemu32");
+}
+
+#[test]
+fn clocks_count_from_local_time_and_older_words_mean_the_same() {
+    let rtc = |clock: &str| {
+        let all = arguments("qemu", &format!("{SMALL}{clock}"));
+        all.lines().find_map(|line| line.strip_prefix("-rtc base=").map(str::to_owned)).unwrap()
+    };
+    // The assumed host is half an hour behind UTC, where it is 23:31:30.
+    assert_eq!(rtc("<clock offset='variable' basis='localtime' adjustment='60'/>"), "2009-02-13T23:02:30");
+    assert_eq!(rtc("<clock offset='localtime' adjustment='60'/>"), "2009-02-13T23:02:30");
+    assert_eq!(rtc("<clock offset='utc' adjustment='-60'/>"), "2009-02-13T23:30:30");
+    assert_eq!(rtc("<clock offset='utc' adjustment='reset'/>"), "utc");
+    let pit = arguments("qemu", &format!("{SMALL}<clock offset='utc'><timer name='pit'/></clock>"));
+    assert!(pit.contains("-global kvm-pit.lost_tick_policy=delay"), "{pit}");
+}
+
+#[test]
+fn parts_of_the_platform() {
+    let pc = arguments(
+        "qemu",
+        "<memory unit='MiB'>256</memory><genid/>
+         <os><type machine='pc'>hvm</type><bios useserial='yes'/>
+         <acpi><table type='slic'>/s</table><table type='raw'>/r</table></acpi></os>
+         <devices><console type='pty'/>
+         <controller type='pci' index='0' model='pci-root'><target hotplug='off'/></controller></devices>",
+    );
+    for part in [
+        ",graphics=off",
+        "-global PIIX4_PM.acpi-root-pci-hotplug=off",
+        r#""guid":"00010203-0405-4607-8809-0a0b0c0d0e0f""#,
+        "-acpitable sig=SLIC,file=/s",
+        "-acpitable file=/r",
+    ] {
+        assert!(pc.contains(part), "{part} is not in {pc}");
+    }
+}
+
+#[test]
+fn memory_of_control_groups_is_not_qemus() {
+    let (line, said) =
+        built("qemu", &format!("{SMALL}<numatune><memory mode='restrictive' nodeset='0'/></numatune>"));
+    assert!(said.contains("control group"), "{said}");
+    assert!(!format!("{line:?}").contains("host-nodes"), "{line:?}");
+    let threads =
+        arguments("qemu", &format!("{SMALL}<memoryBacking><allocation threads='4'/></memoryBacking>"));
+    assert!(threads.contains(r#""prealloc-threads":4"#) && !threads.contains(r#""prealloc":"#), "{threads}");
+}
+
+#[test]
+fn a_firmware_that_is_named_is_described_by_its_descriptor() {
+    let os = |attribute: &str, inside: &str| {
+        format!(
+            "<memory unit='MiB'>256</memory><features><acpi/></features>\
+             <os {attribute}><type machine='q35'>hvm</type>{inside}</os>"
+        )
+    };
+    let known = "<loader readonly='yes' type='pflash'>/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd</loader>";
+    for attribute in ["", "firmware='efi'"] {
+        let told = arguments("qemu", &os(attribute, known));
+        assert!(told.contains(",smm=on") && told.contains("property=secure,value=on"), "{told}");
+    }
+    let other = "<loader readonly='yes' secure='yes' type='pflash'>/f</loader>";
+    assert!(built("qemu", &os("firmware='efi'", other)).1.contains("no efi firmware"));
+    assert!(built("qemu", &os("", other)).1.contains("what secure boot needs"));
+    let template = "<loader readonly='yes' type='pflash'>/f</loader><nvram template='/t' templateFormat='qcow2' format='raw'/>";
+    assert!(built("qemu", &os("", template)).1.contains("copies the template as it is"));
+}
+
+#[test]
+fn protected_guests() {
+    let guest = |kind: &str, inside: &str| {
+        format!(
+            "<memory unit='MiB'>256</memory><features><acpi/></features>\
+             <os firmware='efi'><type machine='q35'>hvm</type><loader stateless='yes'/></os>\
+             <launchSecurity {kind}>{inside}</launchSecurity>"
+        )
+    };
+    let (line, said) =
+        built("kvm", &guest("type='sev' kernelHashes='yes'", "<policy>0x5</policy><session>QQ==</session>"));
+    assert!(said.is_empty(), "{said}");
+    let written = line.preparations.iter().any(
+        |p| matches!(p, Preparation::Write { path, contents } if path.ends_with("session.base64") && contents == "QQ=="),
+    );
+    assert!(written, "{:?}", line.preparations);
+    let told =
+        arguments("kvm", &guest("type='sev-snp' vcek='no'", "<policy>0x30000</policy><cbitpos>47</cbitpos>"));
+    assert!(told.contains("confidential-guest-support=lsec0") && told.contains("OVMF.amdsev.fd"), "{told}");
+    assert!(
+        told.contains(r#"{"qom-type":"sev-snp-guest","id":"lsec0","cbitpos":47,"reduced-phys-bits":1,"policy":196608,"vcek-disabled":true}"#),
+        "{told}"
+    );
+}

@@ -4,15 +4,23 @@ use serde_json::Value;
 
 use crate::domain::devices::virtio::VirtioModel;
 use crate::domain::disk::{Bus, Disk, ErrorPolicy, Kind, Source, Translation, VhostUser};
-use crate::qemu::JsonObject;
 use crate::qemu::plan::SocketChardev;
+use crate::qemu::{Capabilities, JsonObject};
 use crate::xml::Diagnostics;
 
 use crate::qemu::properties::Properties;
 
 /// The character device that a vhost-user disk talks through.
-pub(super) fn vhost_user_chardev(disk: &Disk, socket: &VhostUser) -> SocketChardev {
-    SocketChardev { id: vhost_user_chardev_id(disk), path: socket.path.clone(), reconnect: socket.reconnect }
+pub(super) fn vhost_user_chardev(
+    disk: &Disk,
+    socket: &VhostUser,
+    capabilities: &Capabilities,
+) -> SocketChardev {
+    SocketChardev {
+        id: vhost_user_chardev_id(disk),
+        path: socket.path.clone(),
+        reconnect: socket.reconnect.map(|seconds| capabilities.reconnect(seconds)),
+    }
 }
 
 fn vhost_user_chardev_id(disk: &Disk) -> String {
@@ -80,8 +88,8 @@ fn put_virtio(disk: &Disk, device: &mut JsonObject) {
     device.put_some("iothread", driver.iothread.map(|id| format!("iothread{id}")));
     device.put_some("ioeventfd", driver.ioeventfd);
     device.put_some("event_idx", driver.event_idx);
-    device.put_some("num-queues", driver.queues);
-    device.put_some("queue-size", driver.queue_size);
+    device.put_nonzero("num-queues", driver.queues.unwrap_or_default());
+    device.put_nonzero("queue-size", driver.queue_size.unwrap_or_default());
     if !driver.iothreads.is_empty() {
         let mapping: Vec<Value> = driver
             .iothreads

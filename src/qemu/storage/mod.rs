@@ -70,10 +70,11 @@ pub fn plan_disks(
         .filter_map(|disk| plan_disk(disk, &mut numbers, capabilities, diagnostics))
         .collect();
     plans.reverse();
-    let managed = |disk: &Disk| disk.chain().any(|image| image.source.has_managed_reservations());
-    if let Some(first) = domain.devices.disks.iter().position(managed).and_then(|i| plans.get_mut(i)) {
-        let directory = capabilities.host.lib_dir(domain.name());
-        first.objects.insert(0, protocol::managed_helper(&directory));
+    if let Some((first, span)) = plans.iter_mut().find_map(|p| p.reservations.map(|span| (p, span))) {
+        let socket = capabilities.host.reservations_socket(domain.name(), protocol::MANAGED_HELPER);
+        let (object, helper) = protocol::managed_helper(socket, span);
+        first.objects.insert(0, object);
+        first.helper = Some(helper);
     }
     plans
 }
@@ -90,7 +91,7 @@ pub fn plan_disk(
     let mut plan = DiskPlan::default();
     let drive = match disk.image.as_ref().map(|image| &image.source) {
         Some(Source::VhostUser(socket)) => {
-            plan.chardev = Some(frontend::vhost_user_chardev(disk, socket));
+            plan.chardev = Some(frontend::vhost_user_chardev(disk, socket, capabilities));
             None
         }
         Some(_) => {

@@ -1,6 +1,6 @@
 //! Protocol nodes: where an image's bytes are.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -8,16 +8,14 @@ use crate::domain::disk::{
     Auth, EncryptionFormat, Engine, Host, Kind, Network, Protocol, Reservations, Source, UrlScheme,
 };
 use crate::qemu::plan::{object, unavailable};
-use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource};
+use crate::qemu::{self, DiskPlan, Helper, JsonObject, QemuObject, SecretObject, SecretSource, Service, tls};
+use crate::xml::Span;
 
 use super::node::Layer;
 use crate::qemu::properties::Properties;
 
-/// Where QEMU looks for TLS certificates, as libvirt's `default_tls_x509_cert_dir` is set where nobody changed it.
-const TLS_DIR: &str = "/etc/pki/qemu";
-
 /// The helper that makes persistent reservations for all disks that ask for a managed one.
-const MANAGED_HELPER: &str = "pr-helper0";
+pub(super) const MANAGED_HELPER: &str = "pr-helper0";
 
 /// The protocol node of an image, without what all nodes have.
 pub(super) fn properties(layer: &Layer<'_>) -> JsonObject {
@@ -214,13 +212,7 @@ pub(super) fn objects(layer: &Layer<'_>, plan: &mut DiskPlan) {
                 secret(names.cookie_secret(), SecretSource::Xml(cookies.clone()));
             }
             if let Protocol::Nbd { tls: true, .. } | Protocol::Vxhs { tls: true, .. } = &network.protocol {
-                plan.objects.push(QemuObject::Plain(object(json!({
-                    "qom-type": "tls-creds-x509",
-                    "id": names.tls(),
-                    "dir": TLS_DIR,
-                    "endpoint": "client",
-                    "verify-peer": true,
-                }))));
+                plan.objects.push(tls::x509(names.tls(), false));
             }
         }
         Source::Block { reservations: Some(Reservations::Socket(path)), .. } => {
@@ -231,7 +223,7 @@ pub(super) fn objects(layer: &Layer<'_>, plan: &mut DiskPlan) {
             }))));
         }
         Source::Block { reservations: Some(Reservations::Managed), .. } => {
-            plan.descriptors.push(unavailable(layer.image.span, "a helper for SCSI persistent reservations"));
+            plan.reservations = Some(layer.image.span);
         }
         Source::VhostVdpa(path) => plan.opened = Some((path.clone(), layer.image.span)),
         Source::Nvme(nvme) if nvme.managed => {
@@ -241,13 +233,15 @@ pub(super) fn objects(layer: &Layer<'_>, plan: &mut DiskPlan) {
     }
 }
 
-/// The object of the helper that all disks with managed reservations share.
-pub(super) fn managed_helper(lib_dir: &Path) -> QemuObject {
-    QemuObject::Plain(object(json!({
+/// The helper that all disks with managed reservations share, and QEMU's object for it.
+pub(super) fn managed_helper(socket: PathBuf, span: Span) -> (QemuObject, Helper) {
+    let object = QemuObject::Plain(object(json!({
         "qom-type": "pr-manager-helper",
         "id": MANAGED_HELPER,
-        "path": lib_dir.join(format!("{MANAGED_HELPER}.sock")).display().to_string(),
-    })))
+        "path": socket.display().to_string(),
+    })));
+    let service = Service::Reservations(qemu::Reservations);
+    (object, Helper { device: MANAGED_HELPER.to_owned(), socket, service, span })
 }
 
 fn helper_id(layer: &Layer<'_>, reservations: &Reservations) -> String {

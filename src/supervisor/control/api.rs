@@ -32,6 +32,21 @@ pub struct Status {
     pub started: u64,
     /// The guest's disks.
     pub disks: Vec<DiskStatus>,
+    /// The programs that serve devices of the guest beside QEMU.
+    pub helpers: Vec<HelperStatus>,
+}
+
+/// A program that serves a device beside QEMU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomType)]
+pub struct HelperStatus {
+    /// Its name: `swtpm`.
+    pub program: String,
+    /// The alias of the device: `tpm0`.
+    pub device: String,
+    /// Its process id, while it runs.
+    pub process: Option<u32>,
+    /// How it ended, if it does not run.
+    pub ended: Option<String>,
 }
 
 /// A disk of a running guest.

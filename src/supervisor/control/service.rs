@@ -13,7 +13,7 @@ use crate::supervisor::hotplug::{self, DETACH_DEADLINE};
 use crate::supervisor::{Order, Running};
 
 use super::api::{
-    Attached, ControlError, DiskStatus, Failure, GuestEvent, LiveXml, Problem, QmpReply, Status,
+    Attached, ControlError, DiskStatus, Failure, GuestEvent, HelperStatus, LiveXml, Problem, QmpReply, Status,
 };
 use super::failure::problems;
 
@@ -24,7 +24,7 @@ pub(super) struct Service {
 
 #[zlink::service(
     interface = "org.vmward.Domain",
-    types = [DiskStatus, Problem],
+    types = [DiskStatus, HelperStatus, Problem],
     vendor = "vmward",
     product = "vmward",
     version = env!("CARGO_PKG_VERSION")
@@ -56,6 +56,16 @@ impl Service {
                     target: disk.target.clone(),
                     alias: alias(&disk.target),
                     encrypted: disk.is_encrypted(),
+                })
+                .collect(),
+            helpers: running
+                .helpers()
+                .into_iter()
+                .map(|helper| HelperStatus {
+                    program: helper.program.to_owned(),
+                    device: helper.device,
+                    process: helper.process.as_ref().ok().copied(),
+                    ended: helper.process.err(),
                 })
                 .collect(),
         })

@@ -115,6 +115,9 @@ fn prepare(running: &Running, source: &str, diagnostics: &mut Diagnostics) -> Op
     for descriptor in &plan.descriptors {
         diagnostics.error(descriptor.span, "vmward plugs in no disk that needs a descriptor opened for it");
     }
+    if let Some(span) = plan.reservations {
+        diagnostics.error(span, "vmward starts no helper for persistent reservations while a guest runs");
+    }
     Some(Prepared { disk, element, plan, numbers })
 }
 

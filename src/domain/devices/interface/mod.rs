@@ -1,5 +1,6 @@
 //! `<interface>`.
 
+mod passt;
 mod source;
 
 use crate::domain::DeviceInfo;
@@ -8,6 +9,7 @@ use crate::xml::{Diagnostics, Element, Span, keywords};
 use super::rom::Rom;
 use super::virtio::VirtioOptions;
 
+pub use passt::{ForwardProtocol, Passt, PortForward, PortRange};
 pub use source::{InterfaceType, IpNetwork, Source, TunnelEnd, UserBackend, VhostUserMode};
 
 keywords! {
@@ -33,12 +35,38 @@ keywords! {
         Pcnet = "pcnet",
         /// VMware vmxnet3.
         Vmxnet3 = "vmxnet3",
+        /// Intel 82544GC.
+        E1000Gc = "e1000-82544gc",
+        /// Intel 82545EM.
+        E1000Em = "e1000-82545em",
+        /// DEC 21143.
+        Tulip = "tulip",
+        /// Intel i82550.
+        I82550 = "i82550",
         /// Intel i82551.
         I82551 = "i82551",
+        /// Intel i82557a.
+        I82557a = "i82557a",
         /// Intel i82557b.
         I82557b = "i82557b",
+        /// Intel i82557c.
+        I82557c = "i82557c",
+        /// Intel i82558a.
+        I82558a = "i82558a",
+        /// Intel i82558b.
+        I82558b = "i82558b",
+        /// Intel i82559a.
+        I82559a = "i82559a",
+        /// Intel i82559b.
+        I82559b = "i82559b",
+        /// Intel i82559c.
+        I82559c = "i82559c",
         /// Intel i82559er.
         I82559er = "i82559er",
+        /// Intel i82562.
+        I82562 = "i82562",
+        /// Intel i82801.
+        I82801 = "i82801",
         /// A USB card.
         UsbNet = "usb-net",
     }
@@ -182,6 +210,10 @@ impl Interface {
             teaming: None,
             host_only: Vec::new(),
         };
+        // Xen's driver domains: QEMU is where the card is, whatever this says.
+        if let Some(backend) = element.child("backenddomain") {
+            backend.mark_read();
+        }
         interface.read_target(element, diagnostics);
         interface.read_teaming(element, diagnostics);
         interface.read_host_side(element, diagnostics);
@@ -267,6 +299,20 @@ impl Interface {
     }
 
     fn check(&self, element: &Element, diagnostics: &mut Diagnostics) {
+        use Source as S;
+        if let Some(mtu) = element.child("mtu")
+            && !matches!(
+                self.source,
+                S::Ethernet | S::Bridge(_) | S::Network(_) | S::VhostUser { .. } | S::Direct(_)
+            )
+        {
+            diagnostics.error(mtu.span, "interfaces of this type have no MTU of their own");
+        }
+        if let Some(coalesce) = element.child("coalesce")
+            && !matches!(self.source, S::Ethernet | S::Bridge(_) | S::Network(_))
+        {
+            diagnostics.error(coalesce.span, "interfaces of this type do not coalesce interrupts");
+        }
         if self.model.is_virtio() {
             return;
         }
@@ -287,9 +333,11 @@ fn read_mac(element: &Element, diagnostics: &mut Diagnostics) -> Option<[u8; 6]>
     element.get("check");
     let text = element.require("address", diagnostics)?;
     let span = element.attribute("address").map_or(element.span, |a| a.span);
-    let bytes: Option<Vec<u8>> = text.split([':', '-']).map(|b| u8::from_str_radix(b, 16).ok()).collect();
+    let bytes: Option<Vec<u8>> = text.split(':').map(|b| u8::from_str_radix(b, 16).ok()).collect();
     let Some(mac) = bytes.and_then(|b| <[u8; 6]>::try_from(b).ok()) else {
-        diagnostics.error(span, format!("'{text}' is not a MAC address"));
+        diagnostics
+            .error(span, format!("'{text}' is not a MAC address"))
+            .hint("six pairs of hexadecimal digits with colons between: 52:54:00:12:34:56");
         return None;
     };
     if mac[0] & 1 == 1 {

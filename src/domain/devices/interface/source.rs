@@ -7,6 +7,8 @@ use crate::xml::{Diagnostics, Element, keywords};
 
 use crate::domain::devices::chardev::{SocketMode, reconnect};
 
+use super::Passt;
+
 keywords! {
     /// How QEMU reaches a user network.
     pub enum UserBackend {
@@ -75,7 +77,7 @@ pub enum Source {
         addresses: Vec<IpNetwork>,
     },
     /// passt.
-    Passt,
+    Passt(Passt),
     /// A tap device.
     Ethernet,
     /// A tap device on that bridge.
@@ -181,10 +183,7 @@ pub(super) fn read(kind: InterfaceType, element: &Element, diagnostics: &mut Dia
 fn user(element: &Element, diagnostics: &mut Diagnostics) -> Option<Source> {
     let backend = match element.only_child("backend", diagnostics) {
         Some(backend) => match backend.keyword("type", diagnostics) {
-            Some(UserBackend::Passt) => {
-                backend.get("logFile");
-                UserBackend::Passt
-            }
+            Some(UserBackend::Passt) => UserBackend::Passt,
             _ => UserBackend::Slirp,
         },
         None => UserBackend::Slirp,
@@ -201,23 +200,19 @@ fn user(element: &Element, diagnostics: &mut Diagnostics) -> Option<Source> {
             Some(IpNetwork { address, prefix: ip.number("prefix", diagnostics) })
         })
         .collect();
-    if backend == UserBackend::Passt {
-        element.children("portForward").for_each(Element::mark_read);
-        if let Some(source) = element.only_child("source", diagnostics) {
-            source.get("dev");
+    for family in [true, false] {
+        if addresses.iter().filter(|a| a.address.is_ipv4() == family).count() > 1 {
+            diagnostics.error(element.span, "a user network has one IPv4 and one IPv6 <ip> at most");
         }
-        return Some(Source::Passt);
+    }
+    if backend == UserBackend::Passt {
+        return Some(Source::Passt(Passt::of_interface(element, addresses, diagnostics)));
     }
     if let Some(forward) = element.child("portForward") {
         diagnostics
             .error(forward.span, "QEMU's own user network has no <portForward>")
             .hint("add <backend type='passt'/>");
         forward.mark_read();
-    }
-    for family in [true, false] {
-        if addresses.iter().filter(|a| a.address.is_ipv4() == family).count() > 1 {
-            diagnostics.error(element.span, "a user network has one IPv4 and one IPv6 <ip> at most");
-        }
     }
     Some(Source::User { addresses })
 }

@@ -1,0 +1,47 @@
+//! Programs beside QEMU.
+
+use std::path::PathBuf;
+
+use crate::domain::devices::emulated_tpm::EmulatedTpm;
+use crate::domain::devices::interface::Passt;
+use crate::domain::devices::virtiofsd::Virtiofsd;
+use crate::xml::Span;
+
+/// A program that serves a device of the guest: QEMU connects to its socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Helper {
+    /// The alias of the device.
+    pub device: String,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// What it does.
+    pub service: Service,
+    /// Where the XML asks for it: a start that cannot provide it points here.
+    pub span: Span,
+}
+
+/// What a [`Helper`] does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Service {
+    /// swtpm: emulates a TPM.
+    Tpm(EmulatedTpm),
+    /// virtiofsd: gives the guest a directory of the host.
+    Directory(SharedDirectory),
+    /// passt: gives the guest a network that takes no rights on the host.
+    Network(Passt),
+    /// qemu-pr-helper: makes SCSI persistent reservations for QEMU, which may not.
+    Reservations(Reservations),
+}
+
+/// A directory of the host that the guest sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedDirectory {
+    /// Which one.
+    pub directory: PathBuf,
+    /// How it is given.
+    pub daemon: Virtiofsd,
+}
+
+/// Persistent reservations on all disks that ask for them: there is nothing to be said about how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reservations;

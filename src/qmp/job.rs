@@ -1,0 +1,67 @@
+//! Jobs: commands that QEMU answers before it has done what they ask for (docs/interop/qmp-spec, "job" of the QAPI
+//! schema). Amending an image, making one, and copying are jobs.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::{COMMAND_DEADLINE, Qmp, QmpError};
+
+/// The status of a job that has ended, one way or the other, and waits to be dismissed.
+const CONCLUDED: &str = "concluded";
+
+impl Qmp {
+    /// Starts a job, waits for its end, and has QEMU forget it. `arguments` are those of the command without its
+    /// `job-id`. Past the deadline the job goes on in QEMU; whoever gives up on it cancels it by its id.
+    pub async fn run_job(
+        &self,
+        command: &str,
+        job: &str,
+        arguments: &Map<String, Value>,
+        deadline: Duration,
+    ) -> Result<(), QmpError> {
+        // Before the command, so that no event is missed.
+        let mut events = self.events();
+        let mut arguments = arguments.clone();
+        arguments.insert("job-id".to_owned(), job.into());
+        self.execute_json(command, Some(&arguments), COMMAND_DEADLINE).await?;
+        let concluded = async {
+            loop {
+                match events.next().await {
+                    Ok(event) => {
+                        let is_end = event.text("id") == Some(job) && event.text("status") == Some(CONCLUDED);
+                        if event.name == "JOB_STATUS_CHANGE" && is_end {
+                            return Ok(());
+                        }
+                    }
+                    Err(QmpError::EventsMissed(_)) => {
+                        let known = self.job(job).await?;
+                        if known.is_none_or(|j| j.get("status").and_then(Value::as_str) == Some(CONCLUDED)) {
+                            return Ok(());
+                        }
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        };
+        tokio::time::timeout(deadline, concluded)
+            .await
+            .map_err(|_| QmpError::Timeout { command: command.to_owned(), deadline })??;
+        let error =
+            self.job(job).await?.and_then(|j| j.get("error").and_then(Value::as_str).map(str::to_owned));
+        self.execute_json("job-dismiss", Some(&json!({ "id": job })), COMMAND_DEADLINE).await?;
+        match error {
+            None => Ok(()),
+            Some(desc) => {
+                Err(QmpError::Refused { command: command.to_owned(), class: "GenericError".to_owned(), desc })
+            }
+        }
+    }
+
+    /// What QEMU says about a job, if it knows it.
+    async fn job(&self, job: &str) -> Result<Option<Value>, QmpError> {
+        let jobs = self.execute_json("query-jobs", None::<&()>, COMMAND_DEADLINE).await?;
+        let jobs = jobs.as_array().into_iter().flatten();
+        Ok(jobs.into_iter().find(|j| j.get("id").and_then(Value::as_str) == Some(job)).cloned())
+    }
+}
