@@ -24,6 +24,7 @@ const ROOT_TOKEN: &str = "the-token-of-root";
 /// A server that keeps everything in memory, with a role that may do what a keystore does.
 struct Bao {
     dir: TempDir,
+    tls: bool,
     address: String,
     program: PathBuf,
     child: Child,
@@ -38,6 +39,10 @@ impl Drop for Bao {
 
 impl Bao {
     fn start() -> Option<Self> {
+        Self::start_with(false)
+    }
+
+    fn start_with(tls: bool) -> Option<Self> {
         let target = Path::new(env!("CARGO_BIN_EXE_vmward")).ancestors().nth(2).unwrap();
         let program = target.join("pypi/openbao/bin/bao");
         if !program.exists() {
@@ -48,7 +53,8 @@ impl Bao {
         let address = format!("127.0.0.1:{port}");
         let dir = TempDir::new().unwrap();
         let child = Command::new(&program)
-            .args(["server", "-dev", "-dev-no-store-token"])
+            .args(["server", if tls { "-dev-tls" } else { "-dev" }, "-dev-no-store-token"])
+            .args(tls.then(|| format!("-dev-tls-cert-dir={}", dir.path().display())))
             .arg(format!("-dev-listen-address={address}"))
             .arg(format!("-dev-root-token-id={ROOT_TOKEN}"))
             .env("HOME", dir.path())
@@ -57,7 +63,7 @@ impl Bao {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let bao = Self { dir, address, program, child };
+        let bao = Self { dir, tls, address, program, child };
         let end = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(&bao.address).is_err() || !bao.status(&["token", "lookup"]) {
             assert!(Instant::now() < end, "the server does not come up");
@@ -66,11 +72,22 @@ impl Bao {
         Some(bao)
     }
 
+    fn scheme(&self) -> &str {
+        if self.tls { "https" } else { "http" }
+    }
+
+    fn authority(&self) -> String {
+        let tls = self.dir.path().read_dir().unwrap().map(|e| e.unwrap().path());
+        let ca = tls.into_iter().find(|p| p.to_str().unwrap().ends_with("-ca.pem"));
+        ca.map_or(String::new(), |path| path.to_str().unwrap().to_owned())
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args(args)
-            .env("BAO_ADDR", format!("http://{}", self.address))
+            .env("BAO_ADDR", format!("{}://{}", self.scheme(), self.address))
+            .env("BAO_CACERT", self.authority())
             .env("BAO_TOKEN", ROOT_TOKEN)
             .env("HOME", self.dir.path());
         command
@@ -95,7 +112,8 @@ impl Bao {
 
     fn stores(&self, query: &str) -> Keystores {
         let identity = IdentitySources { credentials: None, key_file: "/nonexistent".into() };
-        let uri = format!("vault+http://{}/secret/vmward?{query}", self.address);
+        let ca = if self.tls { format!("&ca={}", self.authority()) } else { String::new() };
+        let uri = format!("vault+{}://{}/secret/vmward?{query}{ca}", self.scheme(), self.address);
         Keystores::open(&[uri], &StoreOptions::new(identity)).unwrap()
     }
 
@@ -144,7 +162,7 @@ fn a_login_that_ends_is_renewed_and_one_that_lasts_is_used_again() {
 
 #[test]
 fn what_went_over_a_connection_is_not_left_in_memory() {
-    let Some(bao) = Bao::start() else { return };
+    let Some(bao) = Bao::start_with(true) else { return };
     bao.ok(&["secrets", "enable", "transit"]);
     bao.ok(&["write", "-f", "transit/keys/vmward"]);
     let token = bao.private("token", ROOT_TOKEN);
@@ -162,6 +180,27 @@ fn what_went_over_a_connection_is_not_left_in_memory() {
         assert_eq!(count(&after, &value.expose()[..16]), 0, "after it was dropped");
         drop(stores);
     }
+}
+
+#[test]
+fn what_ends_and_what_may_do_too_much_is_told() {
+    let Some(bao) = Bao::start_with(true) else { return };
+    let said = |stores: &Keystores| {
+        let health = stores.stores[0].health().unwrap();
+        health
+            .iter()
+            .map(|h| format!("{} {}: {}", h.warning, h.about, h.message))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let root = said(&bao.as_root());
+    assert!(root.contains("false token: the token in its file does not end"), "{root}");
+    assert!(root.contains("true token: the token in its file may do everything"), "{root}");
+    assert!(root.contains("certificate: the server's certificate ends in"), "{root}");
+    let token = bao.ok(&["token", "create", "-policy=default", "-ttl=5430s", "-field=token"]);
+    let short = said(&bao.stores(&format!("token-file={}", bao.private("short", &token))));
+    assert!(short.contains("true token: the token in its file ends in 90 min"), "{short}");
+    assert!(!short.contains("everything"), "{short}");
 }
 
 #[test]

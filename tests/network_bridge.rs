@@ -33,7 +33,7 @@ start() {
     supervisor=$!
     trap 'kill -KILL $supervisor' EXIT
     for second in $(seq 30); do
-        if grep -qs 'runs (QEMU' "$DIRECTORY/said" || ! kill -0 $supervisor; then break; fi
+        if grep -qs 'runs (QEMU\|taken back (QEMU' "$DIRECTORY/said" || ! kill -0 $supervisor; then break; fi
         sleep 1
     done
 }
@@ -208,5 +208,68 @@ xml "<interface type='bridge'><source bridge='vmwardbr1'/></interface>"
 refused "allow vmwardbr1" $guest
 "#,
         ",UP,\nmaster vmwardbr0\n0\n77 root's rights\n69 allow vmwardbr1\n",
+    );
+}
+
+#[test]
+fn a_guest_is_on_an_interface_of_the_host_by_macvtap() {
+    let Some(possible) = in_network(
+        "ip link add vmwardv0 type veth peer name vmwardv1; ip link add link vmwardv0 type macvtap",
+    ) else {
+        return;
+    };
+    if !possible.is_empty() {
+        eprintln!("skipped: this kernel has no macvtap or veth devices: {possible}");
+        return;
+    }
+    expect(
+        r#"
+ip link add vmwardv0 type veth peer name vmwardv1
+ip link set vmwardv0 up
+xml "<interface type='direct'>
+  <mac address='52:54:00:00:00:01'/><source dev='vmwardv0' mode='bridge'/><model type='virtio'/>
+  <driver queues='2'/>
+</interface>
+<interface type='direct'>
+  <source dev='vmwardv0'/><target dev='web8'/><model type='e1000e'/><mtu size='1300'/>
+</interface>"
+start
+ip -o -d link show macvtap0 | grep -oE '@vmwardv0|macvtap mode [a-z]+|mtu 1[0-9]+|[<,]UP[,>]|link/ether [^ ]+'
+ip -o -d link show web8 | grep -oE 'macvtap mode [a-z]+|mtu 1[0-9]+|[<,]UP[,>]'
+stop
+ip -br link | grep -cE '^(macvtap|web)' || true
+# A supervisor that was killed takes its guest back, or removes what is left of it.
+start
+kill -KILL $supervisor
+wait $supervisor 2>/dev/null || true
+start
+stop
+ip -br link | grep -cE '^(macvtap|web)' || true
+start
+kill -KILL $supervisor
+wait $supervisor 2>/dev/null || true
+qemu=$(sed -E 's/.*"process":\{"pid":([0-9]+).*/\1/' "$DIRECTORY/run/connected/state.json")
+kill -KILL $qemu
+while [ -n "$(cat /proc/$qemu/cmdline 2>/dev/null | tr -d '\0')" ]; do sleep 0.1; done
+xml ""
+start
+ip -br link | grep -cE '^(macvtap|web)' || true
+stop
+"#,
+        "@vmwardv0\n,UP>\nmtu 1500\nlink/ether 52:54:00:00:00:01\nmacvtap mode bridge\n,UP>\nmtu 1300\n\
+         macvtap mode vepa\n0\n0\n0\n",
+    );
+}
+
+#[test]
+fn a_macvtap_device_that_cannot_be_is_refused() {
+    expect(
+        r#"
+xml "<interface type='direct'><source dev='vmward9'/></interface>"
+refused 'guest.xml:.*\|has no network device .*'
+xml "<interface type='direct'><source dev='vmwardbr0' mode='passthrough'/></interface>"
+refused 'which vmward does not do'
+"#,
+        "69 has no network device 'vmward9'\nguest.xml:6:12\n69 which vmward does not do\n",
     );
 }

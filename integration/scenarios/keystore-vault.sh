@@ -102,6 +102,12 @@ for role in host maker officer; do
 done
 
 echo "keystore = \"$by_role\"" >"$VMWARD_CONFIG"
+# says PATTERN COMMAND...: whether what it prints has that in it. (`grep -q` in a pipe would end the command early.)
+says() {
+    local pattern=$1
+    shift
+    "$@" >"$WORK/says" && grep -q -- "$pattern" "$WORK/says"
+}
 entry() { "$bao" kv get -mount=secret "-field=$2" "$1"; }
 
 # start XML: runs a guest in the foreground.
@@ -117,8 +123,8 @@ uuid=$("$vmward" secret generate --usage-volume "$image" --description 'web1: 10
 promise "the server's own client reads what vmward wrote" \
     equal "$(entry "vmward/$uuid" value)" "$("$vmward" secret get-value "$uuid")"
 promise "and sees in the metadata what the secret is for" \
-    eval '"$bao" kv metadata get -mount=secret "vmward/$uuid" | grep -q "usage:volume usage-id:$image"'
-promise "it is listed with its description" eval '"$vmward" secret dumpxml "$image" | grep -q "web1: 100% größer"'
+    says "usage:volume usage-id:$image" "$bao" kv metadata get -mount=secret "vmward/$uuid"
+promise "it is listed with its description" says 'web1: 100% größer' "$vmward" secret dumpxml "$image"
 passphrase=$("$vmward" secret get-value "$uuid")
 promise "an image is made with it" "$vmward" volume create "$image" --format raw --size 16M --secret "$uuid"
 guest_xml web1 "$image" "usage='$image'" >"$WORK/web1.xml"
@@ -178,11 +184,11 @@ refused "and sets none" 77 'does not permit' eval 'printf x | "$vmward" --keysto
 "$bao" kv metadata patch -mount=secret -custom-metadata=vmward=9 "vmward/$made" >/dev/null
 refused "what a later version wrote is not guessed at" 65 'another version of vmward' "$vmward" secret get-value "$made"
 promise "but can be removed" "$vmward" --keystore "$officer" secret undefine "$made"
-promise "an officer lists" eval '"$vmward" --keystore "$officer" secret list | grep -q "$uuid.*yes"'
+promise "an officer lists" says "$uuid.*yes" "$vmward" --keystore "$officer" secret list
 refused "and reads nothing" 77 'does not permit' "$vmward" --keystore "$officer" secret get-value "$uuid"
 promise "and removes" "$vmward" --keystore "$officer" secret undefine "$uuid"
 promise "which leaves no version of the value" not "$bao" kv metadata get -mount=secret "vmward/$uuid"
-promise "nor its usage" not grep -q "$claim" <(claims)
+promise "nor its usage" not says "$claim" claims
 refused "what is not there is not there" 66 "no secret with UUID $uuid" "$vmward" secret get-value "$uuid"
 
 # Many at once: of those who want the same usage one gets it.
@@ -212,7 +218,7 @@ promise "and leaves the other fields" equal "$(entry app/web user)" web
 promise "a guest runs with it" guest_runs web1 "$WORK/web1.xml"
 "$bao" kv put -mount=secret app/web other=1 >/dev/null
 refused "a field that is missing is a value that is missing" 66 "no value at .*web#passphrase" start "$WORK/web1.xml"
-promise "which the list knows" eval '"$vmward" secret list | grep -q "volume $image *no"'
+promise "which the list knows" says "volume $image *no" "$vmward" secret list
 "$bao" kv metadata delete -mount=secret app/web >/dev/null
 refused "and so is an entry" 66 "no value at .*web#passphrase" start "$WORK/web1.xml"
 promise "whose place is filled" eval 'printf new | "$vmward" secret set-value "$image"'
@@ -225,7 +231,7 @@ wrapped="$(on "$https" secret/wrapped)&transit=transit/vmward"
 uuid=$("$vmward" --keystore "$wrapped" secret generate --usage-volume /wrapped)
 value=$("$vmward" --keystore "$wrapped" secret get-value "$uuid")
 promise "a wrapped value comes back" test ${#value} = 44
-promise "in the entry is ciphertext" eval 'entry "wrapped/$uuid" value-transit | grep -q ^vault:v1:'
+promise "in the entry is ciphertext" says ^vault:v1: entry "wrapped/$uuid" value-transit
 promise "and nothing else" not "$bao" kv get -mount=secret -field=value "wrapped/$uuid"
 refused "without the key's name it is of no use" 69 'wrapped by transit' \
     "$vmward" --keystore "$(on "$https" secret/wrapped)" secret get-value "$uuid"

@@ -85,6 +85,7 @@ pub(crate) fn check(
     let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
     line.say_unprovided(diagnostics);
     if let Target::Host(_) = target {
+        supervisor::check_devices(&line.descriptors, diagnostics);
         supervisor::check_helpers(&line.helpers, root, user, diagnostics);
     }
     Some(domain)

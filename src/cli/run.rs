@@ -78,9 +78,10 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         line.say_unprovided(&mut diagnostics);
         let unreadable = supervisor::check_images(&domain.devices.disks, &mut diagnostics);
         let unconnected = supervisor::check_taps(&line.descriptors, &mut diagnostics);
+        let without = supervisor::check_devices(&line.descriptors, &mut diagnostics);
         let unserved = supervisor::check_helpers(&line.helpers, &xml, user.as_ref(), &mut diagnostics);
         input.judge(Some(()), diagnostics, Allow::Nothing).map_err(|e| CliError {
-            exit: match unreadable.or(unconnected).or(unserved) {
+            exit: match unreadable.or(unconnected).or(without).or(unserved) {
                 None | Some(ErrorKind::InvalidInput) => e.exit,
                 Some(ErrorKind::NotFound) => Exit::NoInput,
                 Some(ErrorKind::PermissionDenied) => Exit::NoPermission,

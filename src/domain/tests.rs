@@ -20,7 +20,7 @@ fn read(inside: &str) -> (Option<Domain>, String) {
 }
 
 /// Each of these is refused, and the first line of what is said has these words in it.
-fn refused(cases: &[(&str, &str)]) {
+pub(in crate::domain) fn refused(cases: &[(&str, &str)]) {
     for (inside, words) in cases {
         let (domain, said) = read(inside);
         assert!(domain.is_none(), "accepted: {inside}");
@@ -29,7 +29,7 @@ fn refused(cases: &[(&str, &str)]) {
     }
 }
 
-fn accepted(inside: &str) -> Domain {
+pub(in crate::domain) fn accepted(inside: &str) -> Domain {
     let (domain, said) = read(inside);
     assert!(said.is_empty(), "{said}");
     domain.expect("nothing was said against it")

@@ -20,6 +20,6 @@ pub use capabilities::{Capabilities, HELPER_SOCKET, Host, ProbeError};
 pub use helper::{Helper, Reservations, Service, SharedDirectory};
 pub use launch::{LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, launch_arguments};
 pub use plan::{
-    Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Preparation, QemuObject, Resource, SecretObject,
-    SecretSource, SocketChardev, SocketPath, Tap,
+    Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Macvtap, Preparation, QemuObject, Resource,
+    SecretObject, SecretSource, SocketChardev, SocketPath, Tap,
 };

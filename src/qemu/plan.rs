@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::domain::devices::interface::DirectMode;
 use crate::secret::{MASTER_KEY_ID, SealedSecret, SecretRef, SecretValue};
 use crate::xml::{Diagnostics, Span};
 
@@ -187,14 +188,13 @@ pub struct Descriptor {
 pub enum Resource {
     /// A tap device, made for the guest's lifetime and brought up.
     Tap(Tap),
+    /// A macvtap device, made for the guest's lifetime and brought up.
+    Macvtap(Macvtap),
     /// `/dev/vhost-net`: the kernel's virtio-net backend.
     VhostNet,
-    /// `/dev/vhost-vsock` with its CID set.
-    VhostVsock {
-        /// The guest's CID; `None`: the next free one.
-        cid: Option<u32>,
-    },
-    /// `/dev/vhost-scsi`.
+    /// `/dev/vhost-vsock`: sockets between the guest and the host. QEMU tells it the guest's CID.
+    VhostVsock,
+    /// `/dev/vhost-scsi`: SCSI targets of the kernel. QEMU tells it which one.
     VhostScsi,
     /// A tap device on a network that somebody else manages; what of it vmward does not provide.
     ForeignTap(&'static str),
@@ -228,8 +228,6 @@ impl Resource {
         Some(match self {
             Self::Unavailable(what) => what,
             Self::ForeignTap(what) => what,
-            Self::VhostScsi => "SCSI targets of the kernel (vhost-scsi)",
-            Self::VhostVsock { .. } => "vsock devices",
             _ => return None,
         })
     }
@@ -237,11 +235,11 @@ impl Resource {
     /// The first number where none is open (see [`CommandLine::nominal`]): those that libvirt's tests use.
     fn nominal(&self) -> i32 {
         match self {
-            Self::ForeignTap(_) => 102,
+            Self::ForeignTap(_) | Self::Macvtap(_) => 102,
             Self::Tap(tap) if tap.bridge.is_some() => 102,
             Self::Tap(_) | Self::VhostScsi => 3,
             Self::VhostNet => 44,
-            Self::VhostVsock { .. } => 6789,
+            Self::VhostVsock => 6789,
             Self::UnixListener(_) | Self::File { .. } | Self::Device(_) | Self::Unavailable(_) => 1729,
         }
     }
@@ -263,6 +261,21 @@ pub struct Tap {
     /// The guest's MAC address; the host's end gets the same with `fe` in front.
     pub mac: Option<[u8; 6]>,
     /// The largest packet; `None`: the kernel's usual one.
+    pub mtu: Option<u32>,
+}
+
+/// A macvtap device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Macvtap {
+    /// Its name on the host; `None`: `macvtapN`.
+    pub name: Option<String>,
+    /// The interface of the host that it is on.
+    pub device: String,
+    /// How it reaches others there.
+    pub mode: DirectMode,
+    /// The guest's MAC address, which is the device's.
+    pub mac: Option<[u8; 6]>,
+    /// The largest packet; `None`: that of the interface.
     pub mtu: Option<u32>,
 }
 

@@ -10,14 +10,41 @@ use std::path::Path;
 use command_fds::FdMapping;
 
 use crate::qemu::{Descriptor, Resource, SocketPath};
+use crate::xml::Diagnostics;
 
 use super::SupervisorError;
 use super::lib_dir::LibDir;
-use super::network::open_tap;
+use super::network::{open_macvtap, open_tap};
 use super::prepare::Prepared;
 
-/// The kernel's virtio-net backend.
-const VHOST_NET: &str = "/dev/vhost-net";
+/// The device that a resource is, and what makes the kernel have it.
+fn node_of(resource: &Resource) -> Option<(&Path, &'static str)> {
+    Some(match resource {
+        Resource::VhostNet => (Path::new("/dev/vhost-net"), "`modprobe vhost_net` loads the kernel's module"),
+        Resource::VhostVsock => {
+            (Path::new("/dev/vhost-vsock"), "`modprobe vhost_vsock` loads the kernel's module")
+        }
+        Resource::VhostScsi => {
+            (Path::new("/dev/vhost-scsi"), "`modprobe vhost_scsi` loads the kernel's module")
+        }
+        Resource::Device(path) => (path, "check the path in the guest's XML"),
+        _ => return None,
+    })
+}
+
+/// Says, each at its line, which devices the host does not have. Returns why for the first of them, if there is one.
+pub fn check_devices(wanted: &[Descriptor], diagnostics: &mut Diagnostics) -> Option<io::ErrorKind> {
+    let mut missing = None;
+    for descriptor in wanted {
+        if let Some((path, hint)) = node_of(&descriptor.resource)
+            && fs::metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+        {
+            diagnostics.error(descriptor.span, format!("this host has no {}", path.display())).hint(hint);
+            missing.get_or_insert(io::ErrorKind::Unsupported);
+        }
+    }
+    missing
+}
 
 /// Opens everything. Sockets go when `prepared` is dropped.
 pub(super) fn open_all(
@@ -65,17 +92,19 @@ fn open(
             .map_err(SupervisorError::io(path, "opened for the guest"))?
             .into(),
         Resource::Tap(tap) => return open_tap(tap, count).map_err(SupervisorError::Network),
-        Resource::VhostNet => {
-            let path = Path::new(VHOST_NET);
+        Resource::Macvtap(macvtap) => {
+            let (fds, link) = open_macvtap(macvtap, count).map_err(SupervisorError::Network)?;
+            prepared.remove_link_later(link);
+            return Ok(fds);
+        }
+        Resource::VhostNet | Resource::VhostScsi | Resource::VhostVsock => {
+            let path = node_of(resource).map_or(Path::new(""), |(path, _)| path);
             let opened = (0..count).map(|_| Ok(OpenOptions::new().read(true).write(true).open(path)?.into()));
             return opened
                 .collect::<io::Result<_>>()
                 .map_err(SupervisorError::io(path, "opened for the guest"));
         }
-        Resource::VhostScsi
-        | Resource::VhostVsock { .. }
-        | Resource::ForeignTap(_)
-        | Resource::Unavailable(_) => {
+        Resource::ForeignTap(_) | Resource::Unavailable(_) => {
             let what = resource.unprovided().unwrap_or("this device");
             return Err(SupervisorError::Unavailable(what.to_owned()));
         }

@@ -7,7 +7,6 @@ mod helpers;
 pub mod hotplug;
 mod images;
 mod launch;
-mod lend;
 mod lib_dir;
 pub mod live_xml;
 mod network;
@@ -22,6 +21,7 @@ mod supervise;
 mod user;
 mod vcpus;
 
+pub use descriptors::check_devices;
 pub use error::SupervisorError;
 pub use helpers::{HelperFailure, HelperStatus, check_helpers};
 pub use images::check_images;

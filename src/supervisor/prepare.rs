@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::qemu::Preparation;
 
 use super::SupervisorError;
+use super::network;
 use super::user::User;
 
-/// Directories and sockets that were made for one run of a guest. Dropped, they are gone, directories with all that is
+/// Directories, sockets and network devices that were made for one run of a guest. Dropped, they are gone, directories with all that is
 /// in them.
 #[derive(Debug, Default)]
 pub(super) struct Prepared(Made);
@@ -23,6 +24,8 @@ pub(super) struct Prepared(Made);
 pub(super) struct Made {
     directories: Vec<PathBuf>,
     sockets: Vec<PathBuf>,
+    /// Network devices, by the kernel's numbers.
+    links: Vec<u32>,
 }
 
 impl Prepared {
@@ -36,6 +39,11 @@ impl Prepared {
         self.0.clone()
     }
 
+    /// Adds a network device.
+    pub(super) fn remove_link_later(&mut self, link: u32) {
+        self.0.links.push(link);
+    }
+
     /// Adds a socket.
     pub(super) fn remove_later(&mut self, socket: &Path) {
         self.0.sockets.push(socket.to_owned());
@@ -44,6 +52,11 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
+        for link in &self.0.links {
+            if let Err(e) = network::remove_link(*link) {
+                tracing::error!("a macvtap device of the guest could not be removed: {e}");
+            }
+        }
         let directories = self.0.directories.iter().map(|path| (path, fs::remove_dir_all(path)));
         let sockets = self.0.sockets.iter().map(|path| (path, fs::remove_file(path)));
         for (path, removed) in directories.chain(sockets) {

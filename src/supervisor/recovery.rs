@@ -23,7 +23,7 @@ use super::control::CONTROL_SOCKET;
 use super::helpers::{Helpers, end_left_over};
 use super::launch::{Lease, Started};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
-use super::prepare::{Made, Prepared};
+use super::prepare::Prepared;
 use super::process::{Ending, Process, ProcessId, QEMU};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
@@ -52,27 +52,20 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
         tracing::warn!("{e}");
         None
     });
-    let mut made = Made::default();
-    let mut helpers = Vec::new();
-    if let Some(state) = state {
-        made = state.made.clone();
-        if state.phase == Phase::Running
-            && let Some(process) = Process::find(QEMU, state.process)?
-        {
-            return Ok(Some(LeftOver { lib_dir, process, state }));
-        }
-        helpers.extend(state.helpers.iter().map(|helper| helper.process));
-    }
+    let state = match state {
+        Some(state) if state.phase == Phase::Running => match Process::find(QEMU, state.process)? {
+            Some(process) => return Ok(Some(LeftOver { lib_dir, process, state })),
+            None => Some(state),
+        },
+        other => other,
+    };
     // A start that was cut off: its QEMU has never run the guest.
     for id in processes_with(lib_dir.path(), MASTER_KEY_FILE)? {
         if let Some(process) = Process::find(QEMU, id)? {
             process.own();
         }
     }
-    helpers.extend(processes_with(lib_dir.path(), HELPER_SOCKET)?);
-    end_left_over(helpers)?;
-    drop(Prepared::taken_over(made));
-    lib_dir.wipe()?;
+    clean_up(&lib_dir, state.as_ref())?;
     tracing::warn!(
         "what an earlier vmward left in {} was wiped; its guest is gone",
         lib_dir.path().display()
@@ -83,6 +76,14 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
 /// The numbers of the QEMUs that run for the guest of a lib dir, whose supervisor is gone.
 pub fn orphans(lib_dir: &Path) -> Vec<u32> {
     processes_with(lib_dir, MASTER_KEY_FILE).unwrap_or_default().iter().map(|id| id.pid).collect()
+}
+
+/// Leaves nothing of a guest whose QEMU is gone.
+fn clean_up(lib_dir: &LibDir, state: Option<&State>) -> Result<(), SupervisorError> {
+    let known = state.iter().flat_map(|state| &state.helpers).map(|helper| helper.process);
+    end_left_over(known.chain(processes_with(lib_dir.path(), HELPER_SOCKET)?))?;
+    drop(state.map(|state| Prepared::taken_over(state.made.clone())));
+    lib_dir.wipe()
 }
 
 /// The processes of this user, or of the lib dir's, that were started with a file of the lib dir whose name begins
@@ -119,7 +120,7 @@ impl LeftOver {
             Ok(taken) => taken,
             // It has ended meanwhile.
             Err(_) if process.is_gone_within(LEAVE_DEADLINE_MS) => {
-                lib_dir.wipe()?;
+                clean_up(&lib_dir, Some(&state))?;
                 let last_words = process.last_words().await;
                 return Err(SupervisorError::Died { ending: Ending::Unknown, last_words });
             }

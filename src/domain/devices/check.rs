@@ -5,6 +5,7 @@ use crate::domain::backing::MemorySource;
 use crate::domain::os::Chipset;
 use crate::xml::{Diagnostics, Span};
 
+use super::audio::AudioType;
 use super::chardev::Backend;
 use super::filesystem::FilesystemDriver;
 use super::graphics::GraphicsKind;
@@ -85,6 +86,9 @@ fn spice(domain: &Domain, diagnostics: &mut Diagnostics) {
     let devices = &domain.devices;
     if devices.graphics.iter().any(|g| matches!(g.kind, GraphicsKind::Spice(_))) {
         return;
+    }
+    for audio in devices.audios.iter().filter(|a| a.kind == AudioType::Spice) {
+        diagnostics.error(audio.span, "this sounds at clients of SPICE, and the guest has no SPICE");
     }
     let cards = devices.smartcards.iter().filter_map(|card| match &card.source {
         SmartcardSource::Passthrough(chardev) => Some(chardev),

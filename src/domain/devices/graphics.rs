@@ -376,13 +376,12 @@ fn spice(element: &Element, diagnostics: &mut Diagnostics) -> Spice {
         for name in ["port", "tlsPort"] {
             element.get(name);
         }
-        let any = |wanted: &dyn Fn(&(Option<SpiceChannel>, ChannelSecurity)) -> bool| {
-            if channels.iter().any(wanted) { Port::Any } else { Port::None }
+        let wanted = |security: ChannelSecurity| {
+            if channels.iter().any(|(_, s)| *s == security) { Port::Any } else { Port::None }
         };
-        let secure = any(&|(_, security)| *security == ChannelSecurity::Secure);
         // Where all are to be secure, only one that is named otherwise needs a port in the clear.
         let all_secure = channels.contains(&(None, ChannelSecurity::Secure));
-        let clear = any(&|(_, security)| *security == ChannelSecurity::Insecure);
+        let (clear, secure) = (wanted(ChannelSecurity::Insecure), wanted(ChannelSecurity::Secure));
         (if all_secure { clear } else { Port::Any }, secure)
     } else {
         (spice_port("port", diagnostics), spice_port("tlsPort", diagnostics))

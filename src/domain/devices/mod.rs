@@ -24,6 +24,8 @@ pub mod rom;
 pub mod shmem;
 pub mod smartcard;
 pub mod sound;
+#[cfg(test)]
+mod tests;
 pub mod tpm;
 pub mod video;
 pub mod virtio;

@@ -33,7 +33,7 @@ impl VaultObject {
             );
         }
         if uri.options.auth.is_none() {
-            return Err(no_auth());
+            return Err(format!("{}; or a keystore of that server has to be configured", no_auth()));
         }
         Ok(Box::new(Self { server: Server::new(uri, options.timeout), field }))
     }

@@ -357,10 +357,9 @@ impl Session<'_> {
         token: Option<&SecretValue>,
     ) -> Result<(StatusCode, Body), KeystoreError> {
         let server = self.server;
-        let late = || server.failed(Failure::TimedOut(server.timeout), question.object);
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(late());
+            return Err(server.failed(Failure::TimedOut(server.timeout), question.object));
         }
         let scheme = if server.uri.tls { "https" } else { "http" };
         let mut request = Request::builder()
@@ -371,7 +370,8 @@ impl Session<'_> {
             request = request.header("X-Vault-Namespace", encoded(namespace));
         }
         if let Some(token) = token.map(|t| HeaderValue::from_bytes(t.expose())) {
-            let mut token = token.map_err(|_| late())?;
+            let unfit = || Failure::NotAuthenticated("a token with such characters".to_owned());
+            let mut token = token.map_err(|_| server.failed(unfit(), question.object))?;
             token.set_sensitive(true);
             request = request.header("X-Vault-Token", token);
         }

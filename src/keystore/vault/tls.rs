@@ -50,7 +50,7 @@ pub(super) fn client_config(options: &VaultOptions) -> Result<Arc<ClientConfig>,
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|e| KeystoreError::BadUri { uri: "vault+https:".to_owned(), why: e.to_string() })?
+        .map_err(|e| Failure::Other(e.to_string()).of("vault+https:", None))?
         .with_root_certificates(roots);
     let config = match &options.client {
         None => builder.with_no_client_auth(),

@@ -114,9 +114,9 @@ fn number(domain: &mut Domain, diagnostics: &mut Diagnostics) {
             continue;
         }
         let model = |c: &Controller| c.usb().and_then(|u| u.model);
-        let masters = controllers[..n].iter().filter(|c| model(c) == Some(UsbModel::Ich9Ehci1));
+        let master = controllers[..n].iter().rfind(|c| model(c) == Some(UsbModel::Ich9Ehci1));
         let companion = model(&controllers[n]).is_some_and(|m| m.is_ich9() && m != UsbModel::Ich9Ehci1);
-        if let Some(master) = masters.last().filter(|_| companion) {
+        if let Some(master) = master.filter(|_| companion) {
             controllers[n].index = master.index;
         } else {
             let kind = controllers[n].kind.kind();

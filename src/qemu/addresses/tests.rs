@@ -236,3 +236,73 @@ fn usb_hotplug_takes_a_free_port() {
     assert!(diagnostics.is_empty(), "{diagnostics:?}");
     assert!(matches!(&stick.info.address, Some(Address::Usb(usb)) if usb.port == [2]));
 }
+
+#[test]
+fn every_guest_has_a_first_usb_controller() {
+    let domain = good("q35", "<controller type='usb' index='1' model='qemu-xhci'/>");
+    let usb: Vec<_> = domain.devices.controllers.iter().filter(|c| c.usb().is_some()).collect();
+    assert_eq!(usb.iter().map(|c| c.number()).collect::<Vec<_>>(), [0, 1]);
+    let (_, diagnostics, source) =
+        guest("q35", "<controller type='usb' model='none'/><controller type='usb' index='1'/>");
+    let (message, at, _) = error(&diagnostics, &source);
+    assert_eq!(message, "a guest without USB has no USB controller");
+    assert_eq!(at, "<controller type='usb' index='1'/>");
+}
+
+#[test]
+fn usb_companions_without_an_index_have_that_of_their_master() {
+    let domain = good(
+        "pc",
+        "<controller type='usb' model='ich9-ehci1'/>\
+         <controller type='usb' model='ich9-uhci1'><master startport='0'/></controller>\
+         <controller type='usb' model='ich9-uhci2'><master startport='2'/></controller>\
+         <controller type='usb' model='qemu-xhci'/>",
+    );
+    let usb = domain.devices.controllers.iter().filter(|c| c.usb().is_some());
+    assert_eq!(usb.map(|c| c.number()).collect::<Vec<_>>(), [0, 0, 0, 1]);
+}
+
+#[test]
+fn acpi_indexes_go_with_pci_addresses() {
+    let card = |index: u32| format!("<interface type='user'><acpi index='{index}'/></interface>");
+    let domain = good("pc", &card(7));
+    assert_eq!(place(&domain.devices.interfaces[0].info), r#"{"bus":"pci.0","addr":"0x2","acpi-index":7}"#);
+    let (_, diagnostics, source) = guest("pc", &(card(7) + &card(7)));
+    assert_eq!(error(&diagnostics, &source).0, "two devices have the ACPI index 7");
+    let (_, diagnostics, source) = guest("pc", "<input type='tablet' bus='usb'><acpi index='1'/></input>");
+    assert_eq!(error(&diagnostics, &source).0, "only PCI devices have an ACPI index");
+}
+
+#[test]
+fn the_address_of_the_root_complex_asks_for_another_one() {
+    let domain =
+        good("pc", "<interface type='user'><address type='pci' domain='0' bus='0' slot='0'/></interface>");
+    assert_eq!(place(&domain.devices.interfaces[0].info), r#"{"bus":"pci.0","addr":"0x2"}"#);
+}
+
+#[test]
+fn scsi_controllers_that_disks_need_are_of_the_usual_model() {
+    let disk = |name: &str| format!("<disk><source file='/d'/><target dev='{name}' bus='scsi'/></disk>");
+    let first = "<controller type='scsi' model='virtio-scsi'/>";
+    let domain = good("pc", &(first.to_owned() + &disk("sda") + &disk("sdh")));
+    assert_eq!(domain.devices.disks[1].info.alias.as_deref(), Some("scsi1-0-0"));
+    // Units of the host go on one that is like those that are there.
+    let unit = "<hostdev mode='subsystem' type='scsi'><source><adapter name='scsi_host0'/>\
+                <address bus='0' target='0' unit='0'/></source>\
+                <address type='drive' controller='1' bus='0' target='0' unit='3'/></hostdev>";
+    let domain = good("pc", &(first.to_owned() + unit));
+    let place = place(&domain.devices.hostdevs[0].info);
+    assert_eq!(place, r#"{"bus":"scsi1.0","channel":0,"scsi-id":0,"lun":3}"#);
+}
+
+#[test]
+fn a_card_whose_slot_is_taken_comes_before_other_devices() {
+    let domain = good(
+        "pc",
+        "<rng model='virtio'><backend model='builtin'/><address type='pci' bus='0' slot='2'/></rng>\
+         <video><model type='vga'/></video>",
+    );
+    assert_eq!(place(&domain.devices.videos[0].info), r#"{"bus":"pci.0","addr":"0x3"}"#);
+    let balloon = domain.devices.memballoon.unwrap();
+    assert_eq!(place(&balloon.info), r#"{"bus":"pci.0","addr":"0x4"}"#);
+}

@@ -114,11 +114,13 @@ fn spice_name(alias: &str) -> &'static str {
 }
 
 fn udp(id: &str, connect: &Endpoint, bind: &Endpoint) -> String {
+    // What is empty is QEMU's to choose: any address, a free port.
     let port = |service: &str| if service.is_empty() { "0".to_owned() } else { comma_escaped(service) };
-    let mut told =
-        format!("udp,id={id},host={},port={}", comma_escaped(&connect.host), port(&connect.service));
-    if !(bind.host.is_empty() && bind.service.is_empty()) {
-        told.push_str(&format!(",localaddr={},localport={}", comma_escaped(&bind.host), port(&bind.service)));
-    }
-    told
+    format!(
+        "udp,id={id},host={},port={},localaddr={},localport={}",
+        comma_escaped(&connect.host),
+        port(&connect.service),
+        comma_escaped(&bind.host),
+        port(&bind.service)
+    )
 }

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::domain::devices::interface::{
-    Interface, InterfaceModel, NetBackend, Source, Teaming, TunnelEnd, TxMode,
+    DirectMode, Interface, InterfaceModel, NetBackend, Source, Teaming, TunnelEnd, TxMode,
 };
 use crate::domain::devices::virtio::VirtioModel;
 use crate::qemu::addresses::Plug;
 use crate::qemu::plan::{comma_escaped, object};
 use crate::qemu::properties::Properties;
-use crate::qemu::{CommandLine, Helper, JsonObject, Resource, Service, Tap};
+use crate::qemu::{CommandLine, Helper, JsonObject, Macvtap, Resource, Service, Tap};
 use crate::xml::Diagnostics;
 
 use super::{Context, Placed, QemuDevice, alias, chardev, device, has_info, virtio};
@@ -115,7 +115,7 @@ impl Interface {
             Source::Ethernet => self.tap(None, context, line),
             Source::Bridge(bridge) => self.tap(Some(bridge), context, line),
             Source::Network(_) => self.foreign_tap("networks of libvirt", context, line),
-            Source::Direct(_) => self.foreign_tap("macvtap networks", context, line),
+            Source::Direct { device, mode } => self.macvtap(device, *mode, context, line),
             Source::VhostUser { path, listen, reconnect } => {
                 if !self.model.is_virtio() {
                     diagnostics.error(span, "a vhost-user interface is a virtio card");
@@ -157,6 +157,23 @@ impl Interface {
             mtu: self.mtu,
         };
         self.tap_options(Resource::Tap(tap), context, line)
+    }
+
+    fn macvtap(
+        &self,
+        device: &str,
+        mode: DirectMode,
+        context: &Context,
+        line: &mut CommandLine,
+    ) -> JsonObject {
+        let macvtap = Macvtap {
+            name: self.target.clone(),
+            device: device.to_owned(),
+            mode,
+            mac: self.mac,
+            mtu: self.mtu,
+        };
+        self.tap_options(Resource::Macvtap(macvtap), context, line)
     }
 
     /// A tap device on something that vmward does not manage.

@@ -23,6 +23,8 @@ mod rng;
 mod shmem;
 mod smartcard;
 mod sound;
+#[cfg(test)]
+mod tests;
 mod tpm;
 mod video;
 mod virtio;
@@ -122,13 +124,13 @@ pub(super) fn pci_order(devices: &mut Devices) -> impl Iterator<Item = &mut dyn 
 
 /// Devices that take a USB port, in the order in which libvirt gives them; hubs aside.
 pub(super) fn usb_order(devices: &mut Devices) -> impl Iterator<Item = &mut dyn Placed> {
-    placed!(devices.hostdevs)
-        .chain(placed!(devices.disks))
-        .chain(placed!(devices.controllers))
+    placed!(devices.disks)
         .chain(placed!(devices.interfaces))
-        .chain(placed!(devices.inputs))
-        .chain(placed!(devices.serials))
         .chain(placed!(devices.sounds))
+        .chain(placed!(devices.hostdevs))
+        .chain(placed!(devices.controllers))
+        .chain(placed!(devices.serials))
+        .chain(placed!(devices.inputs))
         .chain(placed!(devices.redirdevs))
         .filter(|d| d.on_usb())
 }

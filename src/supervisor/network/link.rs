@@ -1,17 +1,34 @@
-//! What the kernel is asked about network devices: rtnetlink(7), of which two messages are enough.
+//! What the kernel is asked about network devices: rtnetlink(7), of which four messages are enough.
 
 use std::io;
 
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
 const ERROR: u16 = 2;
+const NEW_LINK: u16 = 16;
+const DELETE_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
 const SET_LINK: u16 = 19;
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
+/// It must not be there yet.
+const EXCLUSIVE: u16 = 0x200;
+const CREATE: u16 = 0x400;
+/// netdevice(7).
+const UP: u32 = 1;
+const ATTRIBUTE_ADDRESS: u16 = 1;
+const ATTRIBUTE_NAME: u16 = 3;
 const ATTRIBUTE_MTU: u16 = 4;
+/// The device that another one is on.
+const ATTRIBUTE_LINK: u16 = 5;
 const ATTRIBUTE_MASTER: u16 = 10;
+/// What kind of device it is, with the kind's own attributes in it.
+const ATTRIBUTE_INFO: u16 = 18;
+const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
+const MACVLAN_MODE: u16 = 1;
 /// A message's header (`struct nlmsghdr`): in an answer an error's number follows.
 const HEADER: usize = 16;
 /// The header and the device (`struct ifinfomsg`): attributes follow.
@@ -26,7 +43,7 @@ pub(super) fn exists(name: &str) -> bool {
 
 /// The largest packet of a device.
 pub(super) fn mtu(name: &str) -> io::Result<u32> {
-    let answer = ask(&message(GET_LINK, REQUEST, if_nametoindex(name)?, None))?;
+    let answer = ask(&message(GET_LINK, REQUEST, if_nametoindex(name)?, 0, &[]))?;
     let mut attributes = answer.get(ATTRIBUTES..).unwrap_or_default();
     while let Some((length, kind)) = number16(attributes, 0).zip(number16(attributes, 2)) {
         if kind == ATTRIBUTE_MTU {
@@ -42,12 +59,57 @@ pub(super) fn mtu(name: &str) -> io::Result<u32> {
 /// Puts a device on a bridge.
 pub(super) fn put_on(device: &str, bridge: &str) -> io::Result<()> {
     let (device, bridge) = (if_nametoindex(device)?, if_nametoindex(bridge)?);
-    ask(&message(SET_LINK, REQUEST | ACKNOWLEDGE, device, Some((ATTRIBUTE_MASTER, bridge)))).map(drop)
+    let master = attribute(ATTRIBUTE_MASTER, &bridge.to_ne_bytes());
+    ask(&message(SET_LINK, REQUEST | ACKNOWLEDGE, device, 0, &master)).map(drop)
 }
 
-fn message(kind: u16, flags: u16, device: u32, attribute: Option<(u16, u32)>) -> Vec<u8> {
-    const ATTRIBUTE: usize = 8;
-    let length = ATTRIBUTES + attribute.map_or(0, |_| ATTRIBUTE);
+/// A macvtap device as it is to be made.
+pub(super) struct NewMacvtap<'a> {
+    pub(super) name: &'a str,
+    /// The device that it is on.
+    pub(super) on: &'a str,
+    /// `MACVLAN_MODE_...` of linux/if_link.h.
+    pub(super) mode: u32,
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) mtu: Option<u32>,
+}
+
+/// Makes a macvtap device; its number.
+pub(super) fn make_macvtap(new: &NewMacvtap<'_>) -> io::Result<u32> {
+    let data = attribute(INFO_DATA, &attribute(MACVLAN_MODE, &new.mode.to_ne_bytes()));
+    let info = [attribute(INFO_KIND, b"macvtap"), data].concat();
+    let mut attributes = [
+        attribute(ATTRIBUTE_NAME, &[new.name.as_bytes(), b"\0"].concat()),
+        attribute(ATTRIBUTE_LINK, &if_nametoindex(new.on)?.to_ne_bytes()),
+        attribute(ATTRIBUTE_INFO, &info),
+    ]
+    .concat();
+    if let Some(mac) = new.mac {
+        attributes.extend(attribute(ATTRIBUTE_ADDRESS, &mac));
+    }
+    if let Some(mtu) = new.mtu {
+        attributes.extend(attribute(ATTRIBUTE_MTU, &mtu.to_ne_bytes()));
+    }
+    ask(&message(NEW_LINK, REQUEST | ACKNOWLEDGE | CREATE | EXCLUSIVE, 0, 0, &attributes))?;
+    Ok(if_nametoindex(new.name)?)
+}
+
+/// Brings a device up.
+pub(super) fn bring_up(device: u32) -> io::Result<()> {
+    ask(&message(SET_LINK, REQUEST | ACKNOWLEDGE, device, UP, &[])).map(drop)
+}
+
+/// Removes a device; one that is gone is no error.
+pub(in crate::supervisor) fn remove(device: u32) -> io::Result<()> {
+    match ask(&message(DELETE_LINK, REQUEST | ACKNOWLEDGE, device, 0, &[])) {
+        Err(e) if e.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// A message about a device, with flags that are to be set on it.
+fn message(kind: u16, flags: u16, device: u32, set: u32, attributes: &[u8]) -> Vec<u8> {
+    let length = ATTRIBUTES + attributes.len();
     let mut message = Vec::with_capacity(length);
     message.extend((length as u32).to_ne_bytes());
     message.extend(kind.to_ne_bytes());
@@ -55,14 +117,23 @@ fn message(kind: u16, flags: u16, device: u32, attribute: Option<(u16, u32)>) ->
     // The sequence and the sender, for conversations longer than this one; any family, any type.
     message.extend([0; 8 + 4]);
     message.extend(device.to_ne_bytes());
-    // No flags to be changed.
-    message.extend([0; 8]);
-    if let Some((kind, value)) = attribute {
-        message.extend((ATTRIBUTE as u16).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(value.to_ne_bytes());
-    }
+    // The flags, and which of them are meant.
+    message.extend(set.to_ne_bytes());
+    message.extend(set.to_ne_bytes());
+    message.extend(attributes);
     message
+}
+
+/// `struct rtattr` with its value; the next one begins at a multiple of 4.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    const HEAD: usize = 4;
+    let length = HEAD + value.len();
+    let mut attribute = Vec::with_capacity(length.next_multiple_of(4));
+    attribute.extend((length as u16).to_ne_bytes());
+    attribute.extend(kind.to_ne_bytes());
+    attribute.extend(value);
+    attribute.resize(length.next_multiple_of(4), 0);
+    attribute
 }
 
 /// The kernel's answer.
@@ -104,6 +175,11 @@ mod tests {
     fn a_device_that_is_not_there_has_no_mtu() {
         assert!(!exists("vmward-none"));
         assert_eq!(mtu("vmward-none").unwrap_err().raw_os_error(), Some(nix::libc::ENODEV));
+    }
+
+    #[test]
+    fn a_device_that_is_gone_need_not_be_removed() {
+        remove(0x7fff_fff0).unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod helper;
 mod link;
+mod macvtap;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,6 +10,9 @@ use std::path::Path;
 
 use rustix::thread::{CapabilitySet, capabilities};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+pub(super) use link::remove as remove_link;
+pub(super) use macvtap::open as open_macvtap;
 
 use crate::qemu::{Descriptor, Resource, Tap};
 use crate::xml::Diagnostics;
@@ -55,6 +59,12 @@ pub enum NetworkError {
     /// The two ends of a device cannot have the same address.
     #[error("a MAC address that begins with fe is one of the host's end of a tap device")]
     HostAddress,
+    /// There is no such interface.
+    #[error("this host has no network device '{0}'")]
+    NoDevice(String),
+    /// The interface would have to change.
+    #[error("mode='passthrough' gives the host's own device the guest's address, which vmward does not do")]
+    Passthrough,
     /// The kernel refuses.
     #[error("the tap device{} could not be {what}", name.as_ref().map(|name| format!(" '{name}'")).unwrap_or_default())]
     Tap {
@@ -83,9 +93,12 @@ impl NetworkError {
 pub fn check_taps(wanted: &[Descriptor], diagnostics: &mut Diagnostics) -> Option<io::ErrorKind> {
     let mut unconnected = None;
     for descriptor in wanted {
-        if let Resource::Tap(tap) = &descriptor.resource
-            && let Err(e) = check(tap)
-        {
+        let checked = match &descriptor.resource {
+            Resource::Tap(tap) => check(tap),
+            Resource::Macvtap(macvtap) => macvtap::check(macvtap),
+            _ => Ok(()),
+        };
+        if let Err(e) = checked {
             diagnostics.error(descriptor.span, e.to_string());
             unconnected.get_or_insert(e.kind());
         }

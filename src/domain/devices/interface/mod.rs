@@ -10,7 +10,7 @@ use super::rom::Rom;
 use super::virtio::VirtioOptions;
 
 pub use passt::{ForwardProtocol, Passt, PortForward, PortRange};
-pub use source::{InterfaceType, IpNetwork, Source, TunnelEnd, UserBackend, VhostUserMode};
+pub use source::{DirectMode, InterfaceType, IpNetwork, Source, TunnelEnd, UserBackend, VhostUserMode};
 
 keywords! {
     /// Network cards, by the names that libvirt and QEMU use.
@@ -230,7 +230,8 @@ impl Interface {
         let Some(target) = element.only_child("target", diagnostics) else { return };
         self.existing_target = target.yes_no("managed", diagnostics) == Some(false);
         // Names that libvirt made up itself come from a running guest's XML; a new one is made at each start.
-        let is_made_up = |name: &str| name.starts_with("vnet") && !self.existing_target;
+        let made_up = ["vnet", "macvtap", "macvlan"];
+        let is_made_up = |name: &str| made_up.iter().any(|p| name.starts_with(p)) && !self.existing_target;
         self.target =
             target.get("dev").filter(|name| !name.is_empty() && !is_made_up(name)).map(str::to_owned);
         if !self.existing_target {
@@ -303,7 +304,7 @@ impl Interface {
         if let Some(mtu) = element.child("mtu")
             && !matches!(
                 self.source,
-                S::Ethernet | S::Bridge(_) | S::Network(_) | S::VhostUser { .. } | S::Direct(_)
+                S::Ethernet | S::Bridge(_) | S::Network(_) | S::VhostUser { .. } | S::Direct { .. }
             )
         {
             diagnostics.error(mtu.span, "interfaces of this type have no MTU of their own");

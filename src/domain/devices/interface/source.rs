@@ -30,6 +30,20 @@ keywords! {
 }
 
 keywords! {
+    /// How macvtap devices on one interface of the host reach each other.
+    pub enum DirectMode {
+        /// Through a switch outside the host.
+        Vepa = "vepa",
+        /// Directly.
+        Bridge = "bridge",
+        /// Not at all.
+        Private = "private",
+        /// There is but one, which has the interface to itself.
+        Passthrough = "passthrough",
+    }
+}
+
+keywords! {
     /// The `type` of an interface.
     pub enum InterfaceType {
         /// Through QEMU itself or passt, without rights on the host.
@@ -84,8 +98,13 @@ pub enum Source {
     Bridge(String),
     /// A network of libvirt's.
     Network(String),
-    /// A macvtap device on that interface.
-    Direct(String),
+    /// A macvtap device.
+    Direct {
+        /// The interface of the host that it is on.
+        device: String,
+        /// How it reaches others there.
+        mode: DirectMode,
+    },
     /// A vhost-user process.
     VhostUser {
         /// Its socket.
@@ -154,10 +173,9 @@ pub(super) fn read(kind: InterfaceType, element: &Element, diagnostics: &mut Dia
             Some(Source::Network(name))
         }
         InterfaceType::Direct => {
-            if let Some(source) = element.child("source") {
-                source.get("mode");
-            }
-            source_name(element, "dev", diagnostics).map(Source::Direct)
+            let device = source_name(element, "dev", diagnostics)?;
+            let mode = element.child("source").and_then(|source| source.keyword("mode", diagnostics));
+            Some(Source::Direct { device, mode: mode.unwrap_or(DirectMode::Vepa) })
         }
         InterfaceType::VhostUser => vhost_user(element, diagnostics),
         InterfaceType::Vdpa => source_name(element, "dev", diagnostics).map(|d| Source::Vdpa(d.into())),
