@@ -99,10 +99,6 @@ fn pci_controller(
     line: &mut CommandLine,
 ) -> Option<JsonObject> {
     let Some(usual) = pci.model.device_names().first().copied() else {
-        if let Some(hotplug) = pci.hotplug.filter(|_| pci.model == PciModel::PciRoot) {
-            let on = if hotplug { "on" } else { "off" };
-            line.text("-global", format!("PIIX4_PM.acpi-root-pci-hotplug={on}"));
-        }
         if let Some(size) = pci.hole64 {
             let host = if pci.model == PciModel::PcieRoot { "q35-pcihost" } else { "i440FX-pcihost" };
             line.text("-global", format!("{host}.pci-hole64-size={size}K"));
