@@ -42,11 +42,11 @@ fn locked_memory() -> Finding {
 fn swap(areas: &str, is_encrypted: impl Fn(&str) -> bool) -> Finding {
     const ABOUT: &str = "swap";
     let names = areas.lines().skip(1).filter_map(|line| line.split_whitespace().next());
-    let in_the_clear = |name: &&str| {
+    let is_safe = |name: &str| {
         let device = Path::new(name).file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        !name.starts_with("/dev/zram") && !(name.starts_with("/dev/") && is_encrypted(device))
+        name.starts_with("/dev/zram") || (name.starts_with("/dev/") && is_encrypted(device))
     };
-    let on_disk: Vec<_> = names.filter(in_the_clear).collect();
+    let on_disk: Vec<_> = names.filter(|name| !is_safe(name)).collect();
     if on_disk.is_empty() {
         return Finding::ok(ABOUT, "nothing is swapped to a disk in the clear");
     }

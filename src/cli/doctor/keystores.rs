@@ -104,7 +104,10 @@ fn contents(keystores: &Keystores, store: &dyn Keystore, listing: Listing, say: 
         {
             Ok(None) => {}
             Ok(Some(_)) => break,
-            Err(e) => return say(failed(uri, e)),
+            Err(e) => {
+                say(failed(uri, e));
+                break;
+            }
         }
     }
     // Of values that are elsewhere, one of each place.
