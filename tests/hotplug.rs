@@ -154,7 +154,7 @@ fn secrets_that_are_missing_are_named_at_their_line() {
     assert!(said.contains("set-value"), "{said}");
     let other = guest.user.define("<usage type='ceph'><name>x</name></usage>");
     guest.user.ok(&["secret", "set-value", &other], b"x");
-    let said = refused(&guest, 66, &good.replace(&uuid, &other));
+    let said = refused(&guest, 65, &good.replace(&uuid, &other));
     assert!(said.contains("ceph"), "{said}");
     guest.end();
 }

@@ -125,7 +125,8 @@ impl Bao {
 fn secret() -> SecretDefinition {
     let uuid = Uuid::new_v4();
     let usage = Some(Usage { kind: UsageKind::Volume, id: format!("/images/{uuid}") });
-    SecretDefinition { uuid, ephemeral: false, private: false, description: None, usage, value_uri: None }
+    let (private, description, value_uri, recipients) = (false, None, None, Vec::new());
+    SecretDefinition { uuid, ephemeral: false, private, description, usage, value_uri, recipients }
 }
 
 #[test]

@@ -34,6 +34,7 @@ fn a_value_is_in_memory_once_while_it_is_needed_and_not_at_all_afterwards() {
         ephemeral: false,
         private: false,
         value_uri: None,
+        recipients: Vec::new(),
         description: None,
         usage: None,
     };

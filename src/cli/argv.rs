@@ -10,7 +10,6 @@ use crate::secret::SealedSecret;
 
 use super::config::Config;
 use super::input::{Allow, Input};
-use super::keystore_failure::unresolved_failure;
 use super::program::{self, Guest, Target};
 use super::{CliError, Global};
 
@@ -42,11 +41,7 @@ pub(crate) fn run(global: &Global, args: &ArgvArgs) -> Result<ExitCode, CliError
     let allow = if args.allow_unsupported { Allow::Unsupported } else { Allow::OutsideQemu };
     let Guest { domain, capabilities, line, .. } = program::build(&input, allow, target)?;
     if !args.placeholder_secrets {
-        // The values are dropped at once: it counts that they are there.
-        config
-            .open_keystores()?
-            .resolve(&domain.secrets())
-            .map_err(|unresolved| unresolved_failure(&unresolved, &input.name, &input.source))?;
+        program::require_secrets(&domain, &config, &input)?;
     }
     let options = LaunchOptions {
         master_key: capabilities.host.lib_dir(domain.name()).join(MASTER_KEY_FILE),

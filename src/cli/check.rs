@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::supervisor::User;
+use crate::supervisor::{self, User};
 
-use super::CliError;
-use super::config::Paths;
+use super::config::{Config, Paths};
 use super::input::{Allow, Input};
 use super::program::{self, Target};
+use super::{CliError, Exit, Global};
 
 /// Arguments of `vmward check`.
 #[derive(clap::Args)]
@@ -22,17 +22,24 @@ pub(crate) struct CheckArgs {
     /// Check against QEMU 9.1 instead of the QEMU of this host
     #[arg(long)]
     assume_latest: bool,
+    /// Fetch the guest's secrets as a start would, and say all that is wrong with them
+    #[arg(long)]
+    secrets: bool,
 }
 
 /// Says everything that is wrong with a guest's XML.
-pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
+pub(crate) fn run(global: &Global, args: &CheckArgs) -> Result<ExitCode, CliError> {
     let input = Input::read(&args.guest)?;
     let paths = Paths::from_environment()?;
     let target = if args.assume_latest { Target::Latest } else { Target::Host(&paths) };
     // Whom QEMU would run as, if nobody is named.
     let user = User::for_qemu(None).unwrap_or_default();
-    input.understand(Allow::unsupported_if(args.allow_unsupported), |root, diagnostics| {
+    let domain = input.understand(Allow::unsupported_if(args.allow_unsupported), |root, diagnostics| {
         program::check(root, target, user.as_ref(), diagnostics)
     })?;
+    if args.secrets {
+        supervisor::harden().map_err(|e| CliError::new(Exit::Internal, e.to_string()))?;
+        program::require_secrets(&domain, &Config::load(global)?, &input)?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -25,6 +25,8 @@ pub(crate) struct Paths {
     pub cache_dir: PathBuf,
     /// `vmward.toml`.
     pub config: PathBuf,
+    /// The guests of this host, one `NAME.xml` each.
+    pub guests_dir: PathBuf,
     /// The file keystore that is used when none is configured.
     pub secrets_dir: PathBuf,
     /// The identity of file keystores.
@@ -106,6 +108,7 @@ impl Paths {
             runtime_dir,
             cache_dir,
             secrets_dir: data_dir.join("secrets"),
+            guests_dir: config.with_file_name("guests"),
             keystore_key: config.with_file_name("keystore.key"),
             config,
         })
@@ -157,12 +160,10 @@ impl Config {
 
 /// A file keystore may be named relative to `vmward.toml`, or on the command line to the working directory.
 fn absolute(uri: &str, base: &Path) -> String {
-    match uri
-        .strip_prefix("file:")
-        .filter(|dir| !dir.is_empty())
-        .map(|dir| std::path::absolute(base.join(dir)))
-    {
-        Some(Ok(dir)) => format!("file:{}", dir.display()),
+    let Some(rest) = uri.strip_prefix("file:") else { return uri.to_owned() };
+    let (dir, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+    match std::path::absolute(base.join(dir)) {
+        Ok(path) if !dir.is_empty() => format!("file:{}{query}", path.display()),
         _ => uri.to_owned(),
     }
 }

@@ -215,11 +215,15 @@ fn lost(name: &str, error: zlink::Error) -> CliError {
 fn refused(error: &ControlError, input: Option<&Input>) -> CliError {
     use ControlError as E;
     let exit = match error {
-        E::InvalidXml(_) => Exit::Data,
+        E::InvalidXml(_) | E::SecretUnusable(_) => Exit::Data,
         E::SecretUnavailable(_) | E::NoSuchDevice(_) => Exit::NoInput,
-        E::DeviceStillThere(_) | E::ImageInUse(_) | E::StillInUse(_) => Exit::TryAgain,
-        E::WrongKey(_) | E::NotAllowed(_) => Exit::NoPermission,
-        E::GuestRefused(_) | E::QemuRefused(_) | E::QemuUnavailable(_) => Exit::Unavailable,
+        E::DeviceStillThere(_) | E::ImageInUse(_) | E::StillInUse(_) | E::KeystoreNotReady(_) => {
+            Exit::TryAgain
+        }
+        E::WrongKey(_) | E::NotAllowed(_) | E::SecretForbidden(_) => Exit::NoPermission,
+        E::GuestRefused(_) | E::QemuRefused(_) | E::QemuUnavailable(_) | E::KeystoreUnavailable(_) => {
+            Exit::Unavailable
+        }
         E::Failed(_) => Exit::Internal,
     };
     let failure = error.failure();

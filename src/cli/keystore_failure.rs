@@ -1,16 +1,15 @@
 //! What a keystore's errors mean for a command: exit code and advice.
 
 use std::error::Error;
-use std::io;
 
-use crate::keystore::{Failure, KeystoreError, Unresolved};
+use crate::keystore::{KeystoreError, Trouble, Unresolved};
 use crate::xml::Diagnostics;
 
 use super::{CliError, Exit};
 
 /// A keystore's failure as a command's.
 pub(crate) fn keystore_failure(error: KeystoreError) -> CliError {
-    let (exit, hint) = (exit_of(&error), error.hint());
+    let (exit, hint) = (exit_of(error.trouble()), error.hint());
     let mut failure = CliError::new(exit, error.to_string());
     // The message is the error's own: what follows are its causes.
     failure.source = source_text(&error);
@@ -23,30 +22,20 @@ pub(crate) fn keystore_failure(error: KeystoreError) -> CliError {
 pub(crate) fn unresolved_failure(unresolved: &[Unresolved], path: &str, source: &str) -> CliError {
     let mut diagnostics = Diagnostics::new();
     unresolved.iter().for_each(|u| u.say(&mut diagnostics));
-    // One secret that may come with a second try does not help while another is missing for good.
-    let exits: Vec<_> = unresolved.iter().map(|u| exit_of(&u.error)).collect();
-    let exit = exits.iter().find(|e| **e != Exit::TryAgain).or(exits.first()).copied();
-    CliError::new(exit.unwrap_or(Exit::Internal), diagnostics.render(path, source))
+    let exit = Trouble::of_all(unresolved).map_or(Exit::Internal, exit_of);
+    CliError::new(exit, diagnostics.render(path, source))
 }
 
-fn exit_of(error: &KeystoreError) -> Exit {
-    use KeystoreError as E;
-    match error {
-        E::BadUri { .. } | E::NoStore => Exit::Config,
-        E::NotDefined { .. } | E::NoValue { .. } => Exit::NoInput,
-        E::Ambiguous { .. } => Exit::Usage,
-        E::OtherUsage { .. } | E::Definition(_) | E::Damaged { .. } | E::Value { .. } | E::TooLong { .. } => {
-            Exit::Data
-        }
-        E::NoIdentity { .. } | E::WrongIdentity { .. } | E::Unsafe { .. } => Exit::NoPermission,
-        E::Failed { failure, .. } => match failure {
-            f if f.is_temporary() => Exit::TryAgain,
-            Failure::NotAuthenticated(_) | Failure::Denied => Exit::NoPermission,
-            Failure::Missing(_) => Exit::NoInput,
-            _ => Exit::Unavailable,
-        },
-        E::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
-        E::Io { .. } | E::Unsupported { .. } | E::KeyringFull | E::Keyring { .. } => Exit::Unavailable,
+/// What a command exits with.
+pub(crate) fn exit_of(trouble: Trouble) -> Exit {
+    match trouble {
+        Trouble::Missing => Exit::NoInput,
+        Trouble::Ambiguous => Exit::Usage,
+        Trouble::Data => Exit::Data,
+        Trouble::Permission => Exit::NoPermission,
+        Trouble::Unavailable => Exit::Unavailable,
+        Trouble::TryAgain => Exit::TryAgain,
+        Trouble::Configuration => Exit::Config,
     }
 }
 

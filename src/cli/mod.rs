@@ -14,6 +14,7 @@ mod log;
 mod monitor;
 mod output;
 mod program;
+mod recipients;
 mod run;
 mod secret;
 mod status;
@@ -105,7 +106,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(&cli.global, &args),
-        Command::Check(args) => check::run(&args),
+        Command::Check(args) => check::run(&cli.global, &args),
         Command::Argv(args) => argv::run(&cli.global, &args),
         Command::List(args) => status::list(&args),
         Command::Status(args) => status::status(&args),

@@ -9,8 +9,9 @@ use crate::qemu::{self, Capabilities, CommandLine, ProbeError};
 use crate::supervisor::{self, User};
 use crate::xml::{Diagnostics, Element};
 
-use super::config::Paths;
+use super::config::{Config, Paths};
 use super::input::{Allow, Input};
+use super::keystore_failure::unresolved_failure;
 use super::{CliError, Exit};
 
 /// The QEMU of guests that name no `<emulator>`.
@@ -66,13 +67,19 @@ pub(crate) fn build(input: &Input, allow: Allow, target: Target<'_>) -> Result<G
     }
 }
 
+/// Fetches a guest's secrets as a start does, and drops them: it counts that they are there.
+pub(crate) fn require_secrets(domain: &Domain, config: &Config, input: &Input) -> Result<(), CliError> {
+    let resolved = config.open_keystores()?.resolve(&domain.secrets());
+    resolved.map(drop).map_err(|unresolved| unresolved_failure(&unresolved, &input.name, &input.source))
+}
+
 /// Says what is wrong with a guest; a host without QEMU is no fault of its XML.
 pub(crate) fn check(
     root: &Element,
     target: Target<'_>,
     user: Option<&User>,
     diagnostics: &mut Diagnostics,
-) -> Option<CommandLine> {
+) -> Option<Domain> {
     let mut domain = Domain::from_xml(root, diagnostics)?;
     let capabilities = capabilities(&domain, target).unwrap_or_else(|_| Capabilities::latest());
     let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
@@ -81,7 +88,7 @@ pub(crate) fn check(
         supervisor::check_devices(&line.descriptors, diagnostics);
         supervisor::check_helpers(&line.helpers, root, user, diagnostics);
     }
-    Some(line)
+    Some(domain)
 }
 
 /// What the program that runs a guest can do.

@@ -76,6 +76,22 @@ pub(crate) fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The names and the XML of the guests that run and answer.
+pub(crate) fn running() -> Result<Vec<(String, String)>, CliError> {
+    let names = names()?;
+    block_on(async {
+        let mut running = Vec::new();
+        for name in names {
+            let Ok(mut guest) = Guest::connect(&name).await else { continue };
+            let reply = tokio::time::timeout(LIST_DEADLINE, guest.connection.dump_xml()).await;
+            if let Ok(Ok(Ok(live))) = reply {
+                running.push((name, live.xml));
+            }
+        }
+        Ok(running)
+    })
+}
+
 /// The lib dirs there are, sorted.
 fn names() -> Result<Vec<String>, CliError> {
     let runtime = Paths::from_environment()?.runtime_dir;

@@ -100,6 +100,22 @@ pub enum KeystoreError {
         /// In what way.
         why: String,
     },
+    /// The directory of a store that several users share would let them do more to each other than it should.
+    #[error("{} cannot be shared: {why}", path.display())]
+    NotShared {
+        /// The directory.
+        path: PathBuf,
+        /// In what way.
+        why: String,
+    },
+    /// A file of a store that several users share is not of the one whose it should be.
+    #[error("{} is not to be trusted: {why}", path.display())]
+    Foreign {
+        /// Which file.
+        path: PathBuf,
+        /// In what way.
+        why: String,
+    },
     /// A file of the store could not be read or written.
     #[error("{} could not be {what}", path.display())]
     Io {

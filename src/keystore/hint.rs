@@ -28,6 +28,10 @@ impl KeystoreError {
                 path.display()
             )
         }
+        E::NotShared { path, .. } => {
+            format!("as root: `chown OWNER:GROUP {0}; chmod 3775 {0}` (3770 if only they read it)", path.display())
+        }
+        E::Foreign { .. } => "see whose it is (`ls -l`), and have the owner of the directory remove it".into(),
         E::KeyringFull => {
             "undefine ephemeral secrets, or raise kernel.keys.maxkeys and kernel.keys.maxbytes with sysctl"
                 .into()

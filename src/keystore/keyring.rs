@@ -245,7 +245,8 @@ mod tests {
     fn ephemeral() -> SecretDefinition {
         let uuid = Uuid::new_v4();
         let usage = Some(Usage { kind: UsageKind::Volume, id: format!("/test/{uuid}") });
-        SecretDefinition { uuid, ephemeral: true, private: false, description: None, usage, value_uri: None }
+        let (private, description, value_uri, recipients) = (false, None, None, Vec::new());
+        SecretDefinition { uuid, ephemeral: true, private, description, usage, value_uri, recipients }
     }
 
     #[test]

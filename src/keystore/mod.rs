@@ -16,6 +16,7 @@ mod resolve;
 #[cfg(feature = "secret-service")]
 mod secret_service;
 mod stores;
+mod trouble;
 #[cfg(feature = "vault")]
 mod vault;
 
@@ -23,6 +24,7 @@ pub use error::{Failure, KeystoreError};
 pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};
 pub use resolve::{ResolvedSecrets, Unresolved};
 pub use stores::{Keystores, SecretFound};
+pub use trouble::Trouble;
 
 use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
 
@@ -58,6 +60,15 @@ pub trait Keystore: Send + Sync {
     /// Whether secrets can be added to it.
     fn is_writable(&self) -> bool {
         true
+    }
+    /// Whether people add secrets to it whom this user need not trust: it is searched after all others, so that nothing
+    /// they add stands in for a secret of those.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// Whether it encrypts a value to the keys that its definition names.
+    fn takes_recipients(&self) -> bool {
+        false
     }
     /// The definition that a lookup finds. A usage is only unique within its kind; without a kind, one that
     /// several secrets answer to is an error.

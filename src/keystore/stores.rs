@@ -60,8 +60,8 @@ impl SecretFound<'_> {
 }
 
 impl Keystores {
-    /// The stores of these URIs, and last the kernel keyring, where ephemeral secrets always are. Nothing is read
-    /// or made yet.
+    /// The stores of these URIs, and last the kernel keyring, where ephemeral secrets always are, and what others
+    /// add to. Nothing is read or made yet.
     pub fn open<S: AsRef<str>>(uris: &[S], options: &StoreOptions) -> Result<Self, KeystoreError> {
         let configured = uris.iter().map(|uri| uri.as_ref().to_owned()).collect();
         let options = StoreOptions { configured, ..options.clone() };
@@ -70,6 +70,7 @@ impl Keystores {
         if !stores.iter().any(|s| s.is_ephemeral()) {
             stores.push(Box::new(KeyringStore));
         }
+        stores.sort_by_key(|store| store.is_shared());
         Ok(Self { stores, options })
     }
 
@@ -124,6 +125,12 @@ impl Keystores {
                 self.stores.iter().find(|s| s.is_writable() && s.is_ephemeral() == definition.ephemeral)
             })
             .ok_or(KeystoreError::NoStore)?;
+        if !definition.recipients.is_empty() && !store.takes_recipients() {
+            return Err(KeystoreError::Unsupported {
+                store: store.uri().to_owned(),
+                what: "encrypt a value to keys that its definition names",
+            });
+        }
         store.define(definition)?;
         Ok(store.as_ref())
     }
@@ -143,6 +150,7 @@ impl Keystores {
             description: None,
             usage: None,
             value_uri: None,
+            recipients: Vec::new(),
         };
         for store in &self.stores {
             match store.undefine(&definition) {

@@ -79,6 +79,9 @@ pub struct SecretDefinition {
     /// Where the value is, if not beside the definition: the URI of an object in some keystore. libvirt's secret XML
     /// knows no such thing; here it is `<value uri='...'/>`.
     pub value_uri: Option<String>,
+    /// The public keys (age's) of those who may read the value besides whoever reads all of its store. libvirt's secret
+    /// XML knows no such thing; here each is a `<recipient>`.
+    pub recipients: Vec<String>,
 }
 
 /// Why a definition may not take another one's place.
@@ -102,6 +105,9 @@ pub enum DefinitionError {
     /// An ephemeral secret cannot become a persistent one under the same UUID, nor the reverse.
     #[error("the secret {0} cannot change between ephemeral and persistent")]
     EphemeralChanged(Uuid),
+    /// Not shown, as it may be the private half.
+    #[error("the recipient number {0} is not an age public key (age1...)")]
+    NotAPublicKey(usize),
 }
 
 impl SecretDefinition {
@@ -142,8 +148,17 @@ impl SecretDefinition {
         if let (true, Some(value)) = (ephemeral, root.child("value")) {
             diagnostics.error(value.span, "the value of an ephemeral secret is in memory, nowhere else");
         }
+        let recipients: Vec<_> = root.children("recipient").map(|e| e.text().to_owned()).collect();
+        if let Some(recipient) =
+            root.children("recipient").next().filter(|_| ephemeral || value_uri.is_some())
+        {
+            diagnostics.error(
+                recipient.span,
+                "only a value that is kept beside its definition is encrypted to keys",
+            );
+        }
         let (Some(usage), Some(value_uri)) = (optional(usage), optional(value_uri)) else { return None };
-        Some(Self { uuid: uuid?, ephemeral, private, description, usage, value_uri })
+        Some(Self { uuid: uuid?, ephemeral, private, description, usage, value_uri, recipients })
     }
 
     /// The definition as XML.
@@ -166,6 +181,9 @@ impl SecretDefinition {
         if let Some(uri) = &self.value_uri {
             root = root.with_child(Element::new("value").with("uri", uri));
         }
+        for key in &self.recipients {
+            root = root.with_child(Element::new("recipient").with_text(key));
+        }
         root
     }
 
@@ -184,6 +202,9 @@ impl SecretDefinition {
         }
         if self.value_uri.as_ref().is_some_and(|uri| !is_text(uri) || uri.contains(char::is_control)) {
             return Err(DefinitionError::NotText("place of the value"));
+        }
+        if self.recipients.iter().any(|key| !is_text(key) || key.contains(char::is_control)) {
+            return Err(DefinitionError::NotText("recipient"));
         }
         Ok(())
     }
@@ -242,6 +263,20 @@ mod tests {
     #[test]
     fn read_and_written_it_is_the_same() {
         assert_eq!(parse(FULL).unwrap().to_xml().to_string(), FULL);
+    }
+
+    #[test]
+    fn recipients_come_back_and_belong_to_values_that_are_here() {
+        let keys = "<recipient>age1a</recipient><recipient>age1b</recipient>";
+        let secret = parse(&format!("<secret>{keys}</secret>")).unwrap();
+        assert_eq!(secret.recipients, ["age1a", "age1b"]);
+        assert_eq!(parse(&secret.to_xml().to_string()), Ok(secret));
+        for elsewhere in [
+            format!("<secret ephemeral='yes'>{keys}</secret>"),
+            format!("<secret><value uri='a:b'/>{keys}</secret>"),
+        ] {
+            assert!(parse(&elsewhere).unwrap_err().contains("beside its definition"), "{elsewhere}");
+        }
     }
 
     #[test]

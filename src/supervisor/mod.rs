@@ -29,7 +29,7 @@ pub use launch::{Launch, Started};
 pub use lib_dir::{LibDir, MONITOR_SOCKET};
 pub use network::{NetworkError, check_taps};
 pub use process::{Ending, ProcessId};
-pub use recovery::{LeftOver, left_over};
+pub use recovery::{LeftOver, left_over, orphans};
 pub use running::{Change, Configuration, Order, Running};
 pub use signals::StopSignal;
 pub use supervise::Outcome;

@@ -60,7 +60,7 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
         other => other,
     };
     // A start that was cut off: its QEMU has never run the guest.
-    for id in processes_with(&lib_dir, MASTER_KEY_FILE)? {
+    for id in processes_with(lib_dir.path(), MASTER_KEY_FILE)? {
         if let Some(process) = Process::find(QEMU, id)? {
             process.own();
         }
@@ -81,20 +81,25 @@ fn is_ending(process: &Process, id: ProcessId) -> bool {
     arguments.is_ok_and(|arguments| arguments.is_empty()) && process.is_gone_within(LEAVE_DEADLINE_MS)
 }
 
+/// The numbers of the QEMUs that run for the guest of a lib dir, whose supervisor is gone.
+pub fn orphans(lib_dir: &Path) -> Vec<u32> {
+    processes_with(lib_dir, MASTER_KEY_FILE).unwrap_or_default().iter().map(|id| id.pid).collect()
+}
+
 /// Leaves nothing of a guest whose QEMU is gone.
 fn clean_up(lib_dir: &LibDir, state: Option<&State>) -> Result<(), SupervisorError> {
     let known = state.iter().flat_map(|state| &state.helpers).map(|helper| helper.process);
-    end_left_over(known.chain(processes_with(lib_dir, HELPER_SOCKET)?))?;
+    end_left_over(known.chain(processes_with(lib_dir.path(), HELPER_SOCKET)?))?;
     drop(state.map(|state| Prepared::taken_over(state.made.clone())));
     lib_dir.wipe()
 }
 
 /// The processes of this user, or of the lib dir's, that were started with a file of the lib dir whose name begins
 /// so.
-fn processes_with(lib_dir: &LibDir, name: &str) -> Result<Vec<ProcessId>, SupervisorError> {
-    let file = lib_dir.path().join(name);
+fn processes_with(lib_dir: &Path, name: &str) -> Result<Vec<ProcessId>, SupervisorError> {
+    let file = lib_dir.join(name);
     let file = file.as_os_str().as_bytes();
-    let users = [Some(geteuid().as_raw()), fs::metadata(lib_dir.path()).ok().map(|m| m.uid())];
+    let users = [Some(geteuid().as_raw()), fs::metadata(lib_dir).ok().map(|m| m.uid())];
     let mut found = Vec::new();
     let processes = fs::read_dir("/proc").map_err(SupervisorError::io("/proc", "read"))?;
     for entry in processes.filter_map(Result::ok) {

@@ -143,6 +143,16 @@ impl QemuImg {
             .ok_or(VolumeError::NoQemuImg)
     }
 
+    /// Whether it was built with LUKS.
+    pub fn makes_luks(&self) -> bool {
+        let help = StdCommand::new(&self.program).arg("--help").env_clear().output();
+        let formats = |help: std::process::Output| {
+            let text = String::from_utf8_lossy(&help.stdout).into_owned();
+            text.split_once("formats:").is_some_and(|(_, f)| f.split_whitespace().any(|f| f == "luks"))
+        };
+        help.is_ok_and(formats)
+    }
+
     /// Runs what `call` makes, to its end. `tick` is called now and then. A signal to vmward kills qemu-img.
     pub(super) async fn run(
         &self,

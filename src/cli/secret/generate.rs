@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use uuid::Uuid;
 
-use crate::cli::CliError;
 use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::output;
+use crate::cli::recipients::RecipientArgs;
+use crate::cli::{CliError, Exit};
 use crate::keystore::Keystores;
 use crate::secret::{SecretDefinition, Usage, UsageKind};
 
@@ -27,6 +28,8 @@ pub(super) struct GenerateArgs {
     /// Keep the value in this object of another keystore instead of beside its definition
     #[arg(long, value_name = "URI", conflicts_with = "ephemeral")]
     value_uri: Option<String>,
+    #[command(flatten)]
+    recipients: RecipientArgs,
     /// Give it this UUID instead of a random one
     #[arg(long)]
     uuid: Option<Uuid>,
@@ -72,12 +75,17 @@ impl UsageArgs {
 
 /// Runs `vmward secret generate`.
 pub(super) fn generate(keystores: &Keystores, args: GenerateArgs) -> Result<ExitCode, CliError> {
+    if args.value_uri.is_some() && !args.recipients.is_empty() {
+        return Err(CliError::new(Exit::Usage, "a value that is elsewhere is not encrypted to keys")
+            .hint("who can read it is decided there: leave out --recipient"));
+    }
     let definition = SecretDefinition {
         uuid: args.uuid.unwrap_or_else(Uuid::new_v4),
         ephemeral: args.ephemeral,
         private: args.private,
         description: args.description,
         value_uri: args.value_uri,
+        recipients: args.recipients.keys()?,
         usage: args.usage.usage(),
     };
     let (secret, _value) = keystores.generate(&definition).map_err(keystore_failure)?;

@@ -3,6 +3,7 @@
 mod definition;
 mod generate;
 mod list;
+mod used_by;
 mod value;
 
 use std::process::ExitCode;
@@ -35,7 +36,7 @@ enum SecretCommand {
     GetValue(value::GetValueArgs),
     /// Make a secret with a random 256-bit value; prints its UUID
     Generate(generate::GenerateArgs),
-    /// List the secrets of all keystores
+    /// List the secrets of all keystores, and what uses them
     List(list::ListArgs),
     /// Print a secret's XML, without its value
     Dumpxml(SecretName),

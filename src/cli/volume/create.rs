@@ -11,6 +11,7 @@ use crate::cli::config::Config;
 use crate::cli::input::{Allow, Input};
 use crate::cli::keystore_failure::{keystore_failure, unresolved_failure};
 use crate::cli::output;
+use crate::cli::recipients::RecipientArgs;
 use crate::cli::{CliError, Exit, Global};
 use crate::keystore::{KeystoreError, Keystores};
 use crate::secret::{SecretDefinition, SecretLookup, SecretRef, SecretValue, Usage, UsageKind};
@@ -37,6 +38,8 @@ pub(super) struct CreateArgs {
     format: Option<VolumeFormat>,
     #[command(flatten)]
     secret: SecretArgs,
+    #[command(flatten)]
+    new_secret: NewSecretArgs,
     /// The volume as libvirt's storage volume XML (- for stdin), instead of the options here
     #[arg(long, value_name = "FILE", conflicts_with_all = ["size", "format", "SecretArgs", "cipher", "hash", "preallocation", "backing"])]
     volume_xml: Option<PathBuf>,
@@ -80,6 +83,16 @@ struct SecretArgs {
     generate: bool,
 }
 
+/// What becomes of a secret that is made with the volume.
+#[derive(clap::Args)]
+struct NewSecretArgs {
+    /// Keep the new secret in the kernel's memory until the next boot, never on disk
+    #[arg(long)]
+    ephemeral: bool,
+    #[command(flatten)]
+    recipients: RecipientArgs,
+}
+
 fn keyword<K: Keyword>(word: &str) -> Result<K, String> {
     K::from_word(word).ok_or_else(|| format!("it takes {}", K::expected()))
 }
@@ -108,7 +121,14 @@ fn owner(text: &str) -> Result<Owner, String> {
 /// Where the passphrase comes from.
 enum Source {
     Named(SecretRef),
-    New,
+    New(NewSecret),
+}
+
+/// A secret that is made with the volume.
+#[derive(Default)]
+struct NewSecret {
+    ephemeral: bool,
+    recipients: Vec<String>,
 }
 
 /// What is to be made, from options or XML.
@@ -131,6 +151,15 @@ impl CreateArgs {
             .map_err(|e| CliError::new(Exit::Usage, "the volume has no path").caused_by(e))?;
         volume.kdf = self.kdf;
         volume.replace = self.force;
+        let NewSecretArgs { ephemeral, recipients } = &self.new_secret;
+        match &mut request.source {
+            Source::New(new) => *new = NewSecret { ephemeral: *ephemeral, recipients: recipients.keys()? },
+            Source::Named(_) if *ephemeral || !recipients.is_empty() => {
+                let message = "--ephemeral and --recipient are about a secret that is made with the volume";
+                return Err(CliError::new(Exit::Usage, message).hint("leave them out, or say --generate"));
+            }
+            Source::Named(_) => {}
+        }
         Ok(request)
     }
 
@@ -143,7 +172,7 @@ impl CreateArgs {
                 kind: UsageKind::Volume,
                 span: Span::default(),
             }),
-            (None, true) => Source::New,
+            (None, true) => Source::New(NewSecret::default()),
             (None, false) => {
                 return Err(CliError::new(Exit::Usage, "a volume needs a secret with its passphrase")
                     .hint("name one with --secret UUID, or have one made with --generate"));
@@ -191,7 +220,7 @@ impl CreateArgs {
             }
             _ => {}
         }
-        let source = secret.map_or(Source::New, Source::Named);
+        let source = secret.map_or_else(|| Source::New(NewSecret::default()), Source::Named);
         Ok(Request { volume, source, xml: root.map(|root| (input, root)) })
     }
 }
@@ -220,7 +249,7 @@ pub(super) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, CliErro
         drop(progress);
         Ok::<_, CliError>((secret.uuid, made))
     })?;
-    let is_new = matches!(source, Source::New);
+    let is_new = matches!(source, Source::New(_));
     match made {
         Ok(()) => {}
         Err(e) => {
@@ -279,7 +308,7 @@ impl Passphrase {
                 }
                 None => keystore_failure(error),
             }),
-            Source::New => Self::generate(keystores, volume),
+            Source::New(new) => Self::generate(keystores, volume, new),
         }?;
         // Said before the derivation of a key that could not be used.
         found.value.as_passphrase().map_err(|e| failure(VolumeError::Passphrase(e)))?;
@@ -292,17 +321,18 @@ impl Passphrase {
         Ok(Self { uuid, value: found.value()? })
     }
 
-    fn generate(keystores: &Keystores, volume: &NewVolume) -> Result<Self, CliError> {
+    fn generate(keystores: &Keystores, volume: &NewVolume, new: &NewSecret) -> Result<Self, CliError> {
         let id = volume.path.to_str().ok_or_else(|| {
             CliError::new(Exit::Usage, "a secret's usage is UTF-8 text, which this path is not")
                 .hint("make a secret of another usage, and name it with --secret")
         })?;
         let definition = SecretDefinition {
             uuid: Uuid::new_v4(),
-            ephemeral: false,
+            ephemeral: new.ephemeral,
             private: false,
             description: None,
             value_uri: None,
+            recipients: new.recipients.clone(),
             usage: Some(Usage { kind: UsageKind::Volume, id: id.to_owned() }),
         };
         let uuid = definition.uuid;

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use tempfile::{Builder, NamedTempFile};
@@ -22,16 +23,47 @@ pub(super) fn temporary(dir: &Path) -> io::Result<NamedTempFile> {
     Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(0o600)).tempfile_in(dir)
 }
 
+/// What becomes of a file that is there already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// It is replaced.
+    Replace,
+    /// It stays, and nothing is written.
+    Keep,
+}
+
 /// Puts a file in place in one step. Before it, and after a power loss in the middle of it, the old one is there.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), KeystoreError> {
+    place(path, content, 0o600, Existing::Replace).map(|_| ())
+}
+
+/// The same with a mode, and a choice; whether the file is the new one.
+pub(super) fn place(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    existing: Existing,
+) -> Result<bool, KeystoreError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let error = KeystoreError::io(path, "written");
     let write = || {
         let mut file = temporary(dir)?;
         file.write_all(content)?;
+        // Whatever the umask of who is at work: others are to read it.
+        file.as_file().set_permissions(Permissions::from_mode(mode))?;
         file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        File::open(dir)?.sync_all()
+        match existing {
+            Existing::Replace => file.persist(path).map(drop).map_err(|e| e.error)?,
+            Existing::Keep => match file.persist_noclobber(path) {
+                Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+                done => done.map(drop).map_err(|e| e.error)?,
+            },
+        }
+        // Where this user may write the directory and not read it, the names last a little later.
+        match File::open(dir) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(true),
+            dir => dir?.sync_all().map(|()| true),
+        }
     };
     write().map_err(error)
 }
@@ -57,26 +89,58 @@ pub(super) fn remove(path: &Path) -> Result<(), KeystoreError> {
 
 /// The content of a file that only its owner can have written, or `None` if it is not there.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, KeystoreError> {
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path);
-    let file = match file {
+    let Some(file) = open(path)? else { return Ok(None) };
+    check_owner(path, &file)?;
+    content(path, file).map(Some)
+}
+
+/// The content of a file in a directory that several users add files to, and whose it is. Another name of it would be
+/// one that its owner did not give it.
+pub(super) fn read_anyones(path: &Path) -> Result<Option<(Vec<u8>, u32)>, KeystoreError> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    let metadata = file.metadata().map_err(KeystoreError::io(path, "read"))?;
+    check_mode(path, metadata.mode())?;
+    if metadata.nlink() != 1 {
+        let why = format!("it has {} names", metadata.nlink());
+        return Err(KeystoreError::Foreign { path: path.to_owned(), why });
+    }
+    Ok(Some((content(path, file)?, metadata.uid())))
+}
+
+/// A regular file. Without waiting for the other end of what is none.
+fn open(path: &Path) -> Result<Option<File>, KeystoreError> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let no_file = || KeystoreError::Damaged { path: path.to_owned(), why: "it is no file".to_owned() };
+    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // A symbolic link, or a socket.
+        Err(e) if [Some(Errno::ELOOP as i32), Some(Errno::ENXIO as i32)].contains(&e.raw_os_error()) => {
+            return Err(no_file());
+        }
         Err(e) => return Err(KeystoreError::io(path, "read")(e)),
     };
-    check_owner(path, &file)?;
+    let is_file = file.metadata().map_err(KeystoreError::io(path, "read"))?.is_file();
+    if is_file { Ok(Some(file)) } else { Err(no_file()) }
+}
+
+fn content(path: &Path, file: File) -> Result<Vec<u8>, KeystoreError> {
     let mut content = Vec::new();
     file.take(MAX_FILE_LEN + 1).read_to_end(&mut content).map_err(KeystoreError::io(path, "read"))?;
     if content.len() as u64 > MAX_FILE_LEN {
         return Err(KeystoreError::Damaged { path: path.to_owned(), why: "it is too long".to_owned() });
     }
-    Ok(Some(content))
+    Ok(content)
 }
 
 /// The same for a text.
 pub(super) fn read_text(path: &Path) -> Result<Option<String>, KeystoreError> {
-    let Some(content) = read(path)? else { return Ok(None) };
+    read(path)?.map(|content| text(path, content)).transpose()
+}
+
+/// A file's content as text.
+pub(super) fn text(path: &Path, content: Vec<u8>) -> Result<String, KeystoreError> {
     String::from_utf8(content)
-        .map(Some)
         .map_err(|_| KeystoreError::Damaged { path: path.to_owned(), why: "it is not text".to_owned() })
 }
 
@@ -84,13 +148,19 @@ pub(super) fn read_text(path: &Path) -> Result<Option<String>, KeystoreError> {
 /// chooses the passphrase of a disk.
 pub(in crate::keystore) fn check_owner(path: &Path, file: &File) -> Result<(), KeystoreError> {
     let metadata = file.metadata().map_err(KeystoreError::io(path, "read"))?;
-    let unsafe_because = |why| Err(KeystoreError::Unsafe { path: path.to_owned(), why });
     let (uid, me) = (metadata.uid(), geteuid().as_raw());
     if uid != 0 && uid != me {
-        return unsafe_because(format!("it belongs to the user {uid}, not to root or to the user {me}"));
+        let why = format!("it belongs to the user {uid}, not to root or to the user {me}");
+        return Err(KeystoreError::Unsafe { path: path.to_owned(), why });
     }
-    if metadata.mode() & 0o022 != 0 {
-        return unsafe_because(format!("others may write it (its mode is {:04o})", metadata.mode() & 0o7777));
+    check_mode(path, metadata.mode())
+}
+
+/// Refuses what others than its owner can write.
+fn check_mode(path: &Path, mode: u32) -> Result<(), KeystoreError> {
+    if mode & 0o022 != 0 {
+        let why = format!("others may write it (its mode is {:04o})", mode & 0o7777);
+        return Err(KeystoreError::Unsafe { path: path.to_owned(), why });
     }
     Ok(())
 }

@@ -125,7 +125,11 @@ fn make(path: &Path) -> Result<Vec<Recipient>, KeystoreError> {
 /// The public keys to which a store's values are encrypted, or `None` if the store has none yet. There may be
 /// several: a second one, whose identity lies in a safe, is the way back when the first is lost.
 pub(super) fn read_recipients(path: &Path) -> Result<Option<Vec<Recipient>>, KeystoreError> {
-    let Some(text) = disk::read_text(path)? else { return Ok(None) };
+    disk::read_text(path)?.map(|text| parse_recipients(path, &text)).transpose()
+}
+
+/// The public keys in the text of that file.
+pub(super) fn parse_recipients(path: &Path, text: &str) -> Result<Vec<Recipient>, KeystoreError> {
     let damaged = |why: &str| KeystoreError::Damaged { path: path.to_owned(), why: why.to_owned() };
     let mut recipients = Vec::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
@@ -134,5 +138,5 @@ pub(super) fn read_recipients(path: &Path) -> Result<Option<Vec<Recipient>>, Key
     if recipients.is_empty() {
         return Err(damaged("there is no age public key in it"));
     }
-    Ok(Some(recipients))
+    Ok(recipients)
 }

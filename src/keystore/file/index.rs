@@ -149,7 +149,7 @@ impl FileStore {
     }
 }
 
-fn has_usage(definition: &SecretDefinition, kind: UsageKind, id: &str) -> bool {
+pub(super) fn has_usage(definition: &SecretDefinition, kind: UsageKind, id: &str) -> bool {
     definition.usage.as_ref().is_some_and(|u| u.kind == kind && u.id == id)
 }
 
@@ -159,6 +159,6 @@ fn is_read_only(error: &io::Error) -> bool {
 
 /// FNV-1a, because the names of files must not change with the compiler, as the standard hasher may. Usages
 /// with the same hash share a file.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -1,10 +1,13 @@
-//! `file:DIR`: a directory with one `UUID.xml` and one `UUID.age` per secret.
+//! `file:DIR`: a directory with one `UUID.xml` and one `UUID.age` per secret. [`group`] is the same for several users.
 //!
 //! Values are age files for the public keys in `recipients.txt`; `age -d -i keystore.key UUID.age` reads them
 //! as well. Files are replaced in one step, writers take turns on `.lock`, and a lookup by UUID reads nothing
 //! but that secret's files.
 
+mod bound;
 pub(super) mod disk;
+mod group;
+mod health;
 mod identity;
 mod index;
 mod lock;
@@ -15,6 +18,7 @@ mod sealed;
 pub(super) use disk::check_owner;
 pub use identity::{IDENTITY_CREDENTIAL, IdentitySources};
 
+use std::cell::Cell;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -24,11 +28,13 @@ use age::x25519::Recipient;
 use age::{DecryptError, Decryptor, Encryptor};
 use uuid::Uuid;
 
-use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
+use crate::secret::{DefinitionError, SecretDefinition, SecretLookup, SecretValue, UsageKind};
 use crate::xml::{Diagnostics, Keyword};
 
 use super::kinds::Opened;
-use super::{Keystore, KeystoreError, Listing, StoreOptions};
+use super::{Health, Keystore, KeystoreError, Listing, StoreOptions};
+use bound::{Binding, BoundIdentity};
+use group::GroupStore;
 use lock::StoreLock;
 
 /// The public keys of a store, as `age -R` takes them.
@@ -47,13 +53,17 @@ impl FileStore {
         Self { uri: format!("file:{}", dir.display()), dir, identity }
     }
 
-    /// `file:/directory`.
+    /// `file:/directory`, or `file:/directory?owner=NAME&group=NAME`.
     pub(super) fn from_uri(uri: &str, options: &StoreOptions) -> Opened<dyn Keystore> {
-        match uri.strip_prefix("file:") {
-            Some(dir) if dir.starts_with('/') => {
-                Ok(Box::new(Self::new(dir.into(), options.identity.clone())))
-            }
-            _ => Err("the directory must be an absolute path, as in file:/directory".to_owned()),
+        let rest = uri.strip_prefix("file:").unwrap_or_default();
+        let (dir, query) = rest.split_once('?').map_or((rest, None), |(dir, query)| (dir, Some(query)));
+        if !dir.starts_with('/') {
+            return Err("the directory must be an absolute path, as in file:/directory".to_owned());
+        }
+        let store = Self::new(dir.into(), options.identity.clone());
+        match query {
+            Some(query) => Ok(Box::new(GroupStore::new(Self { uri: uri.to_owned(), ..store }, query)?)),
+            None => Ok(Box::new(store)),
         }
     }
 
@@ -76,20 +86,7 @@ impl FileStore {
 
     fn definition(&self, uuid: Uuid) -> Result<Option<SecretDefinition>, KeystoreError> {
         let path = self.definition_path(uuid);
-        let Some(text) = disk::read_text(&path)? else { return Ok(None) };
-        let mut diagnostics = Diagnostics::new();
-        match SecretDefinition::parse(&text, &mut diagnostics) {
-            Some(definition) if definition.uuid == uuid => Ok(Some(definition)),
-            Some(definition) => {
-                let why = format!("it describes the secret {}", definition.uuid);
-                Err(KeystoreError::Damaged { path, why })
-            }
-            None => {
-                let said =
-                    diagnostics.sorted().iter().map(|d| d.message.clone()).collect::<Vec<_>>().join("; ");
-                Err(KeystoreError::Damaged { path, why: said })
-            }
-        }
+        disk::read_text(&path)?.map(|text| parse(path, uuid, &text)).transpose()
     }
 
     /// The UUIDs of all definitions, sorted.
@@ -111,14 +108,72 @@ impl FileStore {
     }
 
     fn scan(&self) -> Result<Listing, KeystoreError> {
+        self.listing(|uuid| self.definition(uuid))
+    }
+
+    fn listing(
+        &self,
+        definition: impl Fn(Uuid) -> Result<Option<SecretDefinition>, KeystoreError>,
+    ) -> Result<Listing, KeystoreError> {
         let mut listing = Listing::default();
         for uuid in self.uuids()? {
-            match self.definition(uuid) {
+            match definition(uuid) {
                 Ok(definition) => listing.definitions.extend(definition),
                 Err(e) => listing.broken.push(e),
             }
         }
         Ok(listing)
+    }
+
+    /// Refuses what is not kept in files, or could not be encrypted later.
+    fn check_kept(&self, definition: &SecretDefinition) -> Result<(), KeystoreError> {
+        if definition.ephemeral {
+            return Err(KeystoreError::Unsupported {
+                store: self.uri.clone(),
+                what: "keep an ephemeral secret, whose value must not be on disk",
+            });
+        }
+        own_recipients(definition).map(drop)
+    }
+
+    /// Decrypts a value. One that is `bound` must say that it is of this secret.
+    fn open(&self, uuid: Uuid, content: &[u8], bound: bool) -> Result<SecretValue, KeystoreError> {
+        let path = || self.value_path(uuid);
+        let damaged = |e: DecryptError| KeystoreError::Damaged { path: path(), why: e.to_string() };
+        let decryptor = Decryptor::new_buffered(content).map_err(damaged)?;
+        let (identities, tried) = self.identity.load(uuid)?;
+        let foreign = Cell::new(false);
+        let identities: Vec<Box<dyn age::Identity + '_>> = match bound {
+            true => identities.iter().map(|i| Box::new(BoundIdentity::new(i, uuid, &foreign)) as _).collect(),
+            false => identities.into_iter().map(|i| Box::new(i) as _).collect(),
+        };
+        let plain = match decryptor.decrypt(identities.iter().map(AsRef::as_ref)) {
+            Ok(plain) => plain,
+            Err(DecryptError::NoMatchingKeys) if foreign.get() => {
+                let why = "it does not say that it is this secret's value".to_owned();
+                return Err(KeystoreError::Foreign { path: path(), why });
+            }
+            Err(DecryptError::NoMatchingKeys | DecryptError::KeyDecryptionFailed) => {
+                return Err(KeystoreError::WrongIdentity { uuid, tried });
+            }
+            Err(e) => return Err(damaged(e)),
+        };
+        SecretValue::read_from(plain).map_err(|source| KeystoreError::Value { uuid, source })
+    }
+
+    /// Encrypts a value to the store's keys and the secret's own.
+    fn seal(
+        &self,
+        recipients: Vec<Recipient>,
+        secret: &SecretDefinition,
+        value: &SecretValue,
+        bound: bool,
+    ) -> Result<Vec<u8>, KeystoreError> {
+        let (own, binding) = (own_recipients(secret)?, Binding(secret.uuid));
+        let recipients = recipients.iter().chain(&own).map(|r| r as &dyn age::Recipient);
+        let binding = bound.then_some(&binding as &dyn age::Recipient);
+        encrypt(recipients.chain(binding), value)
+            .map_err(KeystoreError::io(self.value_path(secret.uuid), "encrypted"))
     }
 
     /// Makes the directory if need be and takes the writers' turn.
@@ -186,6 +241,10 @@ impl Keystore for FileStore {
         &self.uri
     }
 
+    fn takes_recipients(&self) -> bool {
+        true
+    }
+
     fn find(
         &self,
         lookup: &SecretLookup,
@@ -194,38 +253,12 @@ impl Keystore for FileStore {
         if !self.exists()? {
             return Ok(None);
         }
-        match (lookup, kind) {
-            (SecretLookup::Uuid(uuid), _) => self.definition(*uuid),
-            (SecretLookup::Usage(id), Some(kind)) => self.find_usage(kind, id),
-            (SecretLookup::Usage(id), None) => {
-                let mut found = Vec::new();
-                for (_, kind) in UsageKind::WORDS {
-                    found.extend(self.find_usage(*kind, id)?);
-                }
-                if found.len() > 1 {
-                    let uuids = found.iter().map(|d| d.uuid).collect();
-                    return Err(KeystoreError::Ambiguous { lookup: lookup.clone(), uuids });
-                }
-                Ok(found.pop())
-            }
-        }
+        find(lookup, kind, |uuid| self.definition(uuid), |kind, id| self.find_usage(kind, id))
     }
 
     fn value(&self, secret: &SecretDefinition) -> Result<Option<SecretValue>, KeystoreError> {
-        let uuid = secret.uuid;
-        let path = self.value_path(uuid);
-        let Some(content) = disk::read(&path)? else { return Ok(None) };
-        let damaged = |e: DecryptError| KeystoreError::Damaged { path: path.clone(), why: e.to_string() };
-        let decryptor = Decryptor::new_buffered(&*content).map_err(damaged)?;
-        let (identities, tried) = self.identity.load(uuid)?;
-        let plain = match decryptor.decrypt(identities.iter().map(|i| i as &dyn age::Identity)) {
-            Ok(plain) => plain,
-            Err(DecryptError::NoMatchingKeys | DecryptError::KeyDecryptionFailed) => {
-                return Err(KeystoreError::WrongIdentity { uuid, tried });
-            }
-            Err(e) => return Err(damaged(e)),
-        };
-        SecretValue::read_from(plain).map(Some).map_err(|source| KeystoreError::Value { uuid, source })
+        let content = disk::read(&self.value_path(secret.uuid))?;
+        content.map(|content| self.open(secret.uuid, &content, false)).transpose()
     }
 
     fn has_value(&self, secret: &SecretDefinition) -> Result<bool, KeystoreError> {
@@ -238,12 +271,7 @@ impl Keystore for FileStore {
     }
 
     fn define(&self, definition: &SecretDefinition) -> Result<(), KeystoreError> {
-        if definition.ephemeral {
-            return Err(KeystoreError::Unsupported {
-                store: self.uri.clone(),
-                what: "keep an ephemeral secret, whose value must not be on disk",
-            });
-        }
+        self.check_kept(definition)?;
         let lock = self.write_lock()?;
         // Now, so that whoever only has the public half can add values from here on.
         self.recipients()?;
@@ -253,14 +281,9 @@ impl Keystore for FileStore {
     fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError> {
         let uuid = secret.uuid;
         let lock = self.write_lock()?;
-        if self.definition(uuid)?.is_none() {
-            return Err(KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None });
-        }
-        let path = self.value_path(uuid);
-        let recipients = self.recipients()?;
-        let sealed = encrypt(recipients.iter().map(|r| r as &dyn age::Recipient), value)
-            .map_err(KeystoreError::io(&path, "encrypted"))?;
-        self.keeping_index(&lock, || disk::replace(&path, &sealed))
+        let definition = self.definition(uuid)?.ok_or_else(|| not_defined(uuid))?;
+        let sealed = self.seal(self.recipients()?, &definition, value, false)?;
+        self.keeping_index(&lock, || disk::replace(&self.value_path(uuid), &sealed))
     }
 
     fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError> {
@@ -269,7 +292,7 @@ impl Keystore for FileStore {
         // A definition that cannot be read can still be removed.
         let path = self.definition_path(uuid);
         if !path.try_exists().map_err(KeystoreError::io(&path, "read"))? {
-            return Err(KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None });
+            return Err(not_defined(uuid));
         }
         self.keeping_index(&lock, || {
             disk::remove(&self.value_path(uuid))?;
@@ -277,6 +300,63 @@ impl Keystore for FileStore {
             disk::sync_dir(&self.dir)
         })
     }
+
+    fn health(&self) -> Result<Vec<Health>, KeystoreError> {
+        self.own_health()
+    }
+}
+
+/// What a lookup finds: by UUID, or by a usage whose kind may not be known.
+fn find(
+    lookup: &SecretLookup,
+    kind: Option<UsageKind>,
+    by_uuid: impl Fn(Uuid) -> Result<Option<SecretDefinition>, KeystoreError>,
+    by_usage: impl Fn(UsageKind, &str) -> Result<Option<SecretDefinition>, KeystoreError>,
+) -> Result<Option<SecretDefinition>, KeystoreError> {
+    match (lookup, kind) {
+        (SecretLookup::Uuid(uuid), _) => by_uuid(*uuid),
+        (SecretLookup::Usage(id), Some(kind)) => by_usage(kind, id),
+        (SecretLookup::Usage(id), None) => {
+            let mut found = Vec::new();
+            for (_, kind) in UsageKind::WORDS {
+                found.extend(by_usage(*kind, id)?);
+            }
+            if found.len() > 1 {
+                let uuids = found.iter().map(|d| d.uuid).collect();
+                return Err(KeystoreError::Ambiguous { lookup: lookup.clone(), uuids });
+            }
+            Ok(found.pop())
+        }
+    }
+}
+
+fn not_defined(uuid: Uuid) -> KeystoreError {
+    KeystoreError::NotDefined { lookup: SecretLookup::Uuid(uuid), kind: None }
+}
+
+/// The definition in a file that is named after it.
+fn parse(path: PathBuf, uuid: Uuid, text: &str) -> Result<SecretDefinition, KeystoreError> {
+    let mut diagnostics = Diagnostics::new();
+    match SecretDefinition::parse(text, &mut diagnostics) {
+        Some(definition) if definition.uuid == uuid => Ok(definition),
+        Some(definition) => {
+            let why = format!("it describes the secret {}", definition.uuid);
+            Err(KeystoreError::Damaged { path, why })
+        }
+        None => {
+            let said = diagnostics.sorted().iter().map(|d| d.message.clone()).collect::<Vec<_>>().join("; ");
+            // Somebody else may have written what is quoted here, for a terminal to take as commands.
+            Err(KeystoreError::Damaged { path, why: said.replace(char::is_control, "?") })
+        }
+    }
+}
+
+/// The keys that a definition names.
+fn own_recipients(secret: &SecretDefinition) -> Result<Vec<Recipient>, KeystoreError> {
+    let key = |(n, key): (usize, &String)| {
+        key.parse().map_err(|_| KeystoreError::Definition(DefinitionError::NotAPublicKey(n + 1)))
+    };
+    secret.recipients.iter().enumerate().map(key).collect()
 }
 
 /// A value as an age file.

@@ -23,6 +23,7 @@ fn secret(n: u128, kind: UsageKind, id: &str) -> SecretDefinition {
         private: false,
         description: None,
         value_uri: None,
+        recipients: Vec::new(),
         usage: Some(Usage { kind, id: id.to_owned() }),
     }
 }

@@ -329,7 +329,8 @@ fn definition(object: &Object) -> Result<SecretDefinition, String> {
         let (_, kind) = UsageKind::WORDS.iter().find(|(word, _)| *word == kind)?;
         Some(Usage { kind: *kind, id: id.to_owned() })
     });
-    Ok(SecretDefinition { uuid, ephemeral: false, private: false, description: None, usage, value_uri: None })
+    let (private, description, value_uri, recipients) = (false, None, None, Vec::new());
+    Ok(SecretDefinition { uuid, ephemeral: false, private, description, usage, value_uri, recipients })
 }
 
 /// The value of the newest object with a label.

@@ -68,6 +68,7 @@ fn definition(attributes: &HashMap<String, String>, label: &str) -> Result<Secre
         description: described.then(|| label.to_owned()),
         usage,
         value_uri: get(VALUE_URI).map(str::to_owned),
+        recipients: Vec::new(),
     };
     definition.check_text().map_err(|e| e.to_string())?;
     Ok(definition)
@@ -207,6 +208,7 @@ mod tests {
             private: true,
             description: Some("web1's root disk".to_owned()),
             usage: Some(Usage { kind: UsageKind::Volume, id: "/images/web1.qcow2".to_owned() }),
+            recipients: Vec::new(),
             value_uri: Some("secret-service:?disk=web1".to_owned()),
         }
     }

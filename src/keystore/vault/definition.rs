@@ -99,7 +99,8 @@ pub(super) fn from_notes(uuid: Uuid, notes: &Notes) -> Result<SecretDefinition, 
         Some(_) => return Err(format!("{PRIVATE} is yes or no")),
     };
     let (description, value_uri) = (take(notes, DESCRIPTION)?, take(notes, VALUE_URI)?);
-    let definition = SecretDefinition { uuid, ephemeral: false, private, description, usage, value_uri };
+    let (ephemeral, recipients) = (false, Vec::new());
+    let definition = SecretDefinition { uuid, ephemeral, private, description, usage, value_uri, recipients };
     definition.check_text().map_err(|e| e.to_string())?;
     Ok(definition)
 }
@@ -118,6 +119,7 @@ mod tests {
             description: Some(description.to_owned()),
             usage: Some(Usage { kind: UsageKind::Iscsi, id: id.to_owned() }),
             value_uri: None,
+            recipients: Vec::new(),
         }
     }
 

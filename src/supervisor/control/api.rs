@@ -167,8 +167,16 @@ const FAILURE_FIELDS: &[&idl::Field<'static>] = match <Failure as Type>::TYPE {
 errors! {
     /// The XML that was sent is refused: see its problems.
     InvalidXml = "org.vmward.Domain.InvalidXml",
-    /// A secret that is needed is missing, has no value, is of another usage, or cannot be reached.
+    /// A secret that is needed is missing, or has no value.
     SecretUnavailable = "org.vmward.Domain.SecretUnavailable",
+    /// A secret that is needed is of another usage, or its value is damaged or no passphrase.
+    SecretUnusable = "org.vmward.Domain.SecretUnusable",
+    /// The supervisor may not read a secret that is needed, or has no key to it.
+    SecretForbidden = "org.vmward.Domain.SecretForbidden",
+    /// A keystore does not work.
+    KeystoreUnavailable = "org.vmward.Domain.KeystoreUnavailable",
+    /// A keystore cannot be reached, is locked, or did not answer in time: the same again may help.
+    KeystoreNotReady = "org.vmward.Domain.KeystoreNotReady",
     /// The guest has no such disk.
     NoSuchDevice = "org.vmward.Domain.NoSuchDevice",
     /// The guest refused to let go of the device, which is still there.

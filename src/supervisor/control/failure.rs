@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::keystore::Unresolved;
+use crate::keystore::{Trouble, Unresolved};
 use crate::qmp::QmpError;
 use crate::supervisor::hotplug::{HotplugError, Refusal};
 use crate::xml::Diagnostics;
@@ -17,7 +17,14 @@ impl From<HotplugError> for ControlError {
             E::Xml(diagnostics) => Self::InvalidXml(Failure { problems: problems(diagnostics), ..failure }),
             E::Secrets(unresolved) => {
                 let problems = unresolved.iter().map(Problem::from).collect();
-                Self::SecretUnavailable(Failure { problems, ..failure })
+                let failure = Failure { problems, ..failure };
+                match Trouble::of_all(unresolved) {
+                    None | Some(Trouble::Missing | Trouble::Ambiguous) => Self::SecretUnavailable(failure),
+                    Some(Trouble::Data) => Self::SecretUnusable(failure),
+                    Some(Trouble::Permission) => Self::SecretForbidden(failure),
+                    Some(Trouble::TryAgain) => Self::KeystoreNotReady(failure),
+                    Some(Trouble::Unavailable | Trouble::Configuration) => Self::KeystoreUnavailable(failure),
+                }
             }
             E::Step { .. } | E::Unplug { .. } => match error.refusal() {
                 Some(Refusal::WrongKey) => Self::WrongKey(failure),

@@ -1,0 +1,133 @@
+//! What uses secrets, as far as whoever asks can see it: guests that run, guests that are described, volumes.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::cli::config::Paths;
+use crate::cli::input::Input;
+use crate::cli::{CliError, status};
+use crate::domain::Domain;
+use crate::secret::{SecretDefinition, SecretLookup, SecretRef, UsageKind};
+use crate::volume::Image;
+use crate::xml::{self, Diagnostics};
+
+/// A guest and the secrets that its devices name.
+struct Guest {
+    name: String,
+    running: bool,
+    secrets: Vec<SecretRef>,
+}
+
+/// The guests that are looked at.
+pub(super) struct Guests(Vec<Guest>);
+
+/// What uses a secret.
+pub(super) enum User<'a> {
+    /// A guest.
+    Guest {
+        /// Its name.
+        name: &'a str,
+        /// Whether it runs.
+        running: bool,
+    },
+    /// An encrypted volume at the path that is the secret's usage.
+    Volume(&'a str),
+}
+
+impl Guests {
+    /// Those that run, those of the guests' directory, and those of these files.
+    pub(super) fn find(files: &[PathBuf]) -> Result<Self, CliError> {
+        let mut guests = Self(Vec::new());
+        // A directory of guests that is closed to this user hides what others run, not what the keystores have.
+        for (name, text) in status::running().unwrap_or_default() {
+            guests.add(&Input { name, source: text }, true);
+        }
+        for path in described()? {
+            match Input::read(&path) {
+                Ok(input) => guests.add(&input, false),
+                Err(e) => eprintln!("warning: {}", e.message),
+            }
+        }
+        for path in files {
+            guests.add(&Input::read(path)?, false);
+        }
+        Ok(guests)
+    }
+
+    fn add(&mut self, input: &Input, running: bool) {
+        let mut diagnostics = Diagnostics::new();
+        let root = xml::parse(&input.source, &mut diagnostics);
+        let Some(domain) = root.and_then(|root| Domain::from_xml(&root, &mut diagnostics)) else {
+            eprintln!(
+                "warning: {} describes no guest: what it uses is not shown (see `vmward check`)",
+                input.name
+            );
+            return;
+        };
+        let name = domain.name().to_owned();
+        // What runs is how it is used.
+        if !self.0.iter().any(|guest| guest.name == name) {
+            self.0.push(Guest { name, running, secrets: domain.secrets() });
+        }
+    }
+
+    /// What uses a secret, guests first.
+    pub(super) fn users<'a>(&'a self, secret: &'a SecretDefinition) -> Vec<User<'a>> {
+        let names = |r: &SecretRef| match &r.lookup {
+            SecretLookup::Uuid(uuid) => *uuid == secret.uuid,
+            SecretLookup::Usage(id) => {
+                secret.usage.as_ref().is_some_and(|usage| usage.kind == r.kind && usage.id == *id)
+            }
+        };
+        let using = self.0.iter().filter(|guest| guest.secrets.iter().any(names));
+        let guests = using.map(|guest| User::Guest { name: &guest.name, running: guest.running });
+        let usage = secret.usage.as_ref().filter(|usage| usage.kind == UsageKind::Volume);
+        let volume = usage.map(|usage| usage.id.as_str()).filter(|id| is_encrypted(Path::new(id)));
+        guests.chain(volume.map(User::Volume)).collect()
+    }
+}
+
+impl User<'_> {
+    /// For people. The path of a volume stands beside it, as the usage.
+    pub(super) fn as_text(&self) -> String {
+        match self {
+            Self::Guest { name, running: true } => format!("{name} (running)"),
+            Self::Guest { name, running: false } => (*name).to_owned(),
+            Self::Volume(_) => "the volume".to_owned(),
+        }
+    }
+
+    /// For programs.
+    pub(super) fn as_json(&self) -> Value {
+        match self {
+            Self::Guest { name, running } => json!({ "guest": name, "running": running }),
+            Self::Volume(path) => json!({ "volume": path }),
+        }
+    }
+}
+
+/// A header does not name its secret, so this is all that can be said: that there is something to unlock.
+fn is_encrypted(path: &Path) -> bool {
+    path.is_absolute() && Image::probe(path).is_ok_and(|image| image.encryption.is_some())
+}
+
+/// The XML files of the guests' directory, sorted.
+fn described() -> Result<Vec<PathBuf>, CliError> {
+    let dir = Paths::from_environment()?.guests_dir;
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(e) => {
+            if e.kind() != io::ErrorKind::NotFound {
+                eprintln!("warning: the guests in {} cannot be read ({e})", dir.display());
+            }
+            return Ok(Vec::new());
+        }
+    };
+    let is_xml = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "xml");
+    let mut paths: Vec<_> = entries.filter_map(Result::ok).map(|e| e.path()).filter(is_xml).collect();
+    paths.sort();
+    Ok(paths)
+}
