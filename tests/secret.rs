@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use command_fds::{CommandFdExt, FdMapping};
 use nix::pty::openpty;
 use uuid::Uuid;
 
@@ -61,9 +62,14 @@ fn the_value_is_read_from_where_it_is_said_to_be() {
     fs::write(&file, [0, 159, 10, 255]).unwrap();
     user.ok(&["secret", "set-value", &uuid, "--file", file.to_str().unwrap()], b"not this");
     assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), [0, 159, 10, 255]);
-    // Descriptor 0 is one that every process has.
+    // Descriptor 0 is one that every process has, 9 one that was opened for it.
     user.ok(&["secret", "set-value", &uuid, "--fd", "0"], b"by descriptor");
     assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"by descriptor");
+    let parent_fd = fs::File::open(&file).unwrap().into();
+    let mut command = user.command(&["secret", "set-value", &uuid, "--fd", "9"]);
+    command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 9 }]).unwrap();
+    assert!(command.status().unwrap().success());
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), [0, 159, 10, 255]);
     user.ok(&["secret", "set-value", &uuid, "--base64"], b"aGVs\nbG8=\n");
     assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"hello");
     assert!(user.fails(65, &["secret", "set-value", &uuid, "--base64"], b"hunter2!").contains("not base64"));

@@ -1,14 +1,20 @@
 //! Where secrets live: one trait, one file (or folder) per kind of keystore.
 
+mod credentials;
 mod error;
+mod exec;
 pub mod file;
 mod hint;
+mod import;
 mod keyring;
 mod kinds;
+pub mod libvirt;
+mod query;
 mod resolve;
 mod stores;
 
 pub use error::{Failure, KeystoreError};
+pub use import::{ImportError, ImportOptions, Imported, import};
 pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};
 pub use resolve::{ResolvedSecrets, Unresolved};
 pub use stores::{Keystores, SecretFound};
@@ -56,6 +62,23 @@ pub trait Keystore: Send + Sync {
     fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError>;
     /// Forgets a secret, its value first.
     fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError>;
+}
+
+/// What the stores say that only give: what they cannot do, and who can.
+fn read_only(store: &str, what: &'static str) -> KeystoreError {
+    KeystoreError::Unsupported { store: store.to_owned(), what }
+}
+
+/// The one that a lookup by usage alone has found, if it was one.
+fn only_one(
+    mut found: Vec<SecretDefinition>,
+    lookup: &SecretLookup,
+) -> Result<Option<SecretDefinition>, KeystoreError> {
+    if found.len() > 1 {
+        let uuids = found.iter().map(|d| d.uuid).collect();
+        return Err(KeystoreError::Ambiguous { lookup: lookup.clone(), uuids });
+    }
+    Ok(found.pop())
 }
 
 /// One object of a store that holds a value and nothing else: a definition that is kept elsewhere names it, by its URI.

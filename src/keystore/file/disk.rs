@@ -73,7 +73,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, KeystoreError> {
 }
 
 /// The same for a text.
-pub(super) fn read_text(path: &Path) -> Result<Option<String>, KeystoreError> {
+pub(in crate::keystore) fn read_text(path: &Path) -> Result<Option<String>, KeystoreError> {
     let Some(content) = read(path)? else { return Ok(None) };
     String::from_utf8(content)
         .map(Some)
@@ -82,7 +82,7 @@ pub(super) fn read_text(path: &Path) -> Result<Option<String>, KeystoreError> {
 
 /// Refuses what somebody else than this user and root could have written: who can put a file of his own here
 /// chooses the passphrase of a disk.
-pub(super) fn check_owner(path: &Path, file: &File) -> Result<(), KeystoreError> {
+pub(in crate::keystore) fn check_owner(path: &Path, file: &File) -> Result<(), KeystoreError> {
     let metadata = file.metadata().map_err(KeystoreError::io(path, "read"))?;
     let unsafe_because = |why| Err(KeystoreError::Unsafe { path: path.to_owned(), why });
     let (uid, me) = (metadata.uid(), geteuid().as_raw());

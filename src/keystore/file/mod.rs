@@ -4,7 +4,7 @@
 //! as well. Files are replaced in one step, writers take turns on `.lock`, and a lookup by UUID reads nothing
 //! but that secret's files.
 
-mod disk;
+pub(super) mod disk;
 mod identity;
 mod index;
 mod lock;
@@ -24,7 +24,7 @@ use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
 use crate::xml::{Diagnostics, Keyword};
 
 use super::kinds::Opened;
-use super::{Keystore, KeystoreError, Listing, StoreOptions};
+use super::{Keystore, KeystoreError, Listing, StoreOptions, only_one};
 use lock::StoreLock;
 
 /// The public keys of a store, as `age -R` takes them.
@@ -179,11 +179,7 @@ impl Keystore for FileStore {
                 for (_, kind) in UsageKind::WORDS {
                     found.extend(self.find_usage(*kind, id)?);
                 }
-                if found.len() > 1 {
-                    let uuids = found.iter().map(|d| d.uuid).collect();
-                    return Err(KeystoreError::Ambiguous { lookup: lookup.clone(), uuids });
-                }
-                Ok(found.pop())
+                only_one(found, lookup)
             }
         }
     }
