@@ -36,7 +36,6 @@ impl KeySources {
             None => self.configured()?,
         };
         let credential = self.credentials.as_ref().map(|dir| dir.join(CREDENTIAL));
-        let from_credential = configured.is_none();
         let Some(path) = configured.or(credential) else {
             let tried = vec![
                 "?key=FILE of the keystore's URI".to_owned(),
@@ -45,7 +44,9 @@ impl KeySources {
             ];
             return Err(KeystoreError::NoIdentity { uuid, tried });
         };
-        match read(&path, !from_credential)? {
+        // systemd guards its credentials by an access list, whose mask shows as group bits.
+        let by_systemd = self.credentials.as_ref().is_some_and(|dir| path.starts_with(dir));
+        match read(&path, !by_systemd)? {
             Some(key) => Ok((key, path)),
             None => Err(KeystoreError::NoIdentity { uuid, tried: vec![path.display().to_string()] }),
         }
@@ -79,7 +80,6 @@ fn read(path: &Path, private: bool) -> Result<Option<SecretValue>, KeystoreError
     };
     disk::check_owner(path, &file)?;
     let mode = file.metadata().map_err(KeystoreError::io(path, "read"))?.mode();
-    // systemd guards its credentials by an access list, whose mask shows as group bits.
     if private && mode & 0o077 != 0 {
         let why = format!("others may read this key (its mode is {:04o}, not 0600)", mode & 0o7777);
         return Err(KeystoreError::Unsafe { path: path.to_owned(), why });

@@ -58,19 +58,25 @@ impl LibvirtStore {
         if !dir.is_absolute() {
             return Err(format!("the directory must be an absolute path, as in libvirt:{DEFAULT_DIR}"));
         }
+        let credentials = options.identity.credentials.clone();
         let mut named = None;
         for (name, value) in query {
-            match name.as_str() {
-                "key" if value.starts_with('/') => named = Some(value.into()),
-                "key" => return Err("?key= takes the absolute path of a file, never the key".to_owned()),
-                _ => return Err(format!("'{name}' is not key")),
+            if name != "key" {
+                return Err(format!("'{name}' is not key"));
             }
+            named = match value.strip_prefix("credential:") {
+                Some(name) if !name.is_empty() && !name.contains('/') => {
+                    let dir = credentials.as_ref().ok_or("$CREDENTIALS_DIRECTORY is not set")?;
+                    Some(dir.join(name))
+                }
+                None if value.starts_with('/') => Some(value.into()),
+                _ => {
+                    return Err("?key= takes the absolute path of a file or credential:NAME, never the key"
+                        .to_owned());
+                }
+            };
         }
-        let key = KeySources {
-            named,
-            config: dir.with_file_name("secret.conf"),
-            credentials: options.identity.credentials.clone(),
-        };
+        let key = KeySources { named, config: dir.with_file_name("secret.conf"), credentials };
         Ok(Box::new(Self { uri: uri.to_owned(), dir, key, by_usage: Mutex::default() }))
     }
 

@@ -116,9 +116,16 @@ fn encrypted_values_take_the_key_from_where_libvirt_does() {
         matches!(libvirt.value(&a), Err(KeystoreError::WrongIdentity { tried, .. }) if tried == [other.display().to_string()])
     );
     let by_uri = |path: &Path| libvirt.open(&format!("?key={}", path.display())).value(&a);
-    assert_eq!(by_uri(&credential).unwrap().unwrap().expose(), b"value of a");
+    for key in [credential.display().to_string(), "credential:secrets-encryption-key".to_owned()] {
+        let value = libvirt.open(&format!("?key={key}")).value(&a);
+        assert_eq!(value.unwrap().unwrap().expose(), b"value of a");
+    }
+    // A credential's mode is systemd's affair, a file's is not.
     fs::set_permissions(&credential, fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(by_uri(&credential), Err(KeystoreError::Unsafe { .. })));
+    assert!(by_uri(&credential).is_ok());
+    let readable = libvirt.write("readable", KEY);
+    fs::set_permissions(&readable, fs::Permissions::from_mode(0o640)).unwrap();
+    assert!(matches!(by_uri(&readable), Err(KeystoreError::Unsafe { .. })));
     for wrong in [&KEY[..31], b"0707070707070707070707070707070707070707070707070707070707070707"] {
         let short = libvirt.write("short", wrong);
         assert!(matches!(by_uri(&short), Err(KeystoreError::Damaged { .. })));
@@ -179,9 +186,14 @@ fn where_no_libvirt_is_there_are_no_secrets() {
     let options = StoreOptions::new(IdentitySources { credentials: None, key_file: "/nonexistent".into() });
     let open = |uri| LibvirtStore::from_uri(uri, &options);
     assert_eq!(open("libvirt:").unwrap().uri(), "libvirt:");
-    for wrong in
-        ["libvirt:secrets", "libvirt:/a?key=", "libvirt:/a?key=k", "libvirt:/a?kee=/k", "libvirt:/a?"]
-    {
+    for wrong in [
+        "libvirt:secrets",
+        "libvirt:/a?key=",
+        "libvirt:/a?key=k",
+        "libvirt:/a?key=credential:k",
+        "libvirt:/a?kee=/k",
+        "libvirt:/a?",
+    ] {
         assert!(open(wrong).is_err(), "{wrong}");
     }
 }

@@ -1,0 +1,39 @@
+# A guest with an encrypted disk and no system, for scenarios that are about where its secret is. To be sourced; needs
+# scenario.sh.
+
+# guest_xml NAME IMAGE LOOKUP: its XML; LOOKUP is how the secret is named, as in uuid='...'.
+guest_xml() {
+    cat <<XML
+<domain type='qemu'>
+  <name>$1</name>
+  <memory unit='MiB'>64</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source file='$2'>
+        <encryption format='luks'><secret type='passphrase' $3/></encryption>
+      </source>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+  </devices>
+</domain>
+XML
+}
+
+# guest_runs NAME XML [OPTION...]: starts it, waits until it runs, and ends it.
+guest_runs() {
+    local name=$1 xml=$2 as_user=() running
+    shift 2
+    [ "$(id -u)" != 0 ] || as_user=(--user root)
+    "$vmward" "$@" run "${as_user[@]}" "$xml" </dev/null &
+    running=$!
+    SERVERS+=($running)
+    until "$vmward" list | grep -qE "$name.*running"; do
+        kill -0 $running 2>/dev/null || return 1
+        sleep 0.1
+    done
+    "$vmward" destroy "$name"
+    ends_within 20 $running
+}
