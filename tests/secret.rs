@@ -360,3 +360,37 @@ fn a_configuration_that_makes_no_sense_is_refused() {
     );
     assert!(user.fails(78, &["secret", "generate", "--keystore", "keyring:"], b"").contains("next boot"));
 }
+
+#[test]
+fn secrets_of_libvirt_are_moved_over() {
+    let user = User::new();
+    let dir = user.home.path().join("libvirt");
+    fs::create_dir(&dir).unwrap();
+    let uuid = "c5d7b1b4-1f5e-4f0e-9d2a-2f6c3a1b0e11";
+    let xml = format!(
+        "<secret ephemeral='no' private='no'>\n  <uuid>{uuid}</uuid>\n  <usage type='volume'>\n    \
+         <volume>/images/a.qcow2</volume>\n  </usage>\n</secret>\n"
+    );
+    fs::write(dir.join(format!("{uuid}.xml")), &xml).unwrap();
+    fs::write(dir.join(format!("{uuid}.base64")), STANDARD.encode("of libvirt")).unwrap();
+    let from = format!("libvirt:{}", dir.display());
+    let import = |more: &[&str]| user.run(&[&["secret", "import", "--from", &from], more].concat(), b"");
+    let said = |output: &std::process::Output| String::from_utf8(output.stdout.clone()).unwrap();
+    let line = |what: &str| format!("{uuid}  volume /images/a.qcow2: {what}\n");
+    assert_eq!(said(&import(&["--dry-run"])), line("would be imported"));
+    assert!(!user.store().exists());
+    assert_eq!(said(&import(&[])), line("imported"));
+    assert_eq!(user.ok(&["secret", "get-value", uuid], b""), b"of libvirt");
+    assert_eq!(user.ok(&["secret", "dumpxml", uuid], b""), xml.as_bytes());
+    assert_eq!(said(&import(&["/images/a.qcow2"])), line("is there already"));
+    user.ok(&["secret", "set-value", uuid], b"set here");
+    let import_one = ["secret", "import", "--from", &from, uuid];
+    assert!(user.fails(65, &import_one, b"").contains("--force"));
+    assert_eq!(user.ok(&["secret", "get-value", uuid], b""), b"set here");
+    assert_eq!(said(&import(&["--force"])), line("replaced"));
+    assert_eq!(user.ok(&["secret", "get-value", uuid], b""), b"of libvirt");
+    assert!(user.fails(66, &["secret", "import", "--from", &from, "/images/b"], b"").contains("/images/b"));
+    fs::remove_dir_all(&dir).unwrap();
+    let nothing = import(&[]);
+    assert!(nothing.status.success() && String::from_utf8_lossy(&nothing.stderr).contains("no secrets in"));
+}

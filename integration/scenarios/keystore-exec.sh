@@ -39,7 +39,7 @@ printf 'a passphrase that tang helps to unseal' | seal "$WORK/clevis/$web1.jwe"
 clevis="exec:$WORK/clevis-store"
 promise "vmward asks clevis, which asks tang" \
     equal "$("$vmward" --keystore "$clevis" secret get-value "$web1")" "a passphrase that tang helps to unseal"
-"$vmward" --keystore "$clevis" volume create "$WORK/web1.luks" --format raw --size 16M --secret "$web1"
+"$vmward" --keystore "$clevis" volume create "$WORK/web1.luks" --kdf fast --format raw --size 16M --secret "$web1"
 guest_xml web1 "$WORK/web1.luks" "uuid='$web1'" >"$WORK/guest.xml"
 promise "a guest runs with its passphrase from clevis and tang" guest_runs web1 "$WORK/guest.xml" --keystore "$clevis"
 refused "what clevis has no file of is no secret" 66 "no secret with UUID 11111111-" \
@@ -82,7 +82,7 @@ XML
 value_at "$pass"
 promise "vmward reads what pass shows, without its newline" \
     equal "$("$vmward" secret get-value "$web2" | od -An -c)" "$(printf 'a passphrase in pass' | od -An -c)"
-"$vmward" volume create "$WORK/web2.luks" --format raw --size 16M --secret "$WORK/web2.luks"
+"$vmward" volume create "$WORK/web2.luks" --kdf fast --format raw --size 16M --secret "$WORK/web2.luks"
 guest_xml web2 "$WORK/web2.luks" "usage='$WORK/web2.luks'" >"$WORK/guest2.xml"
 promise "a guest runs with its passphrase from pass" guest_runs web2 "$WORK/guest2.xml"
 refused "pass is not written" 69 "cannot set a value: a program only gives them" \

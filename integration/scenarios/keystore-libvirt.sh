@@ -52,7 +52,7 @@ refused "one without a value has none" 66 "the secret $later has no value" get "
 refused "nothing is written there" 69 "cannot set a value: only libvirt itself writes there" \
     bash -c "printf x | '$vmward' --keystore '$store' secret set-value $later"
 
-"$vmward" --keystore "$store" volume create "$WORK/web1.luks" --format raw --size 16M --secret /images/web1.luks
+"$vmward" --keystore "$store" volume create "$WORK/web1.luks" --kdf fast --format raw --size 16M --secret /images/web1.luks
 guest_xml web1 "$WORK/web1.luks" "uuid='$disk'" >"$WORK/guest.xml"
 promise "a guest runs with its passphrase from libvirt's files" guest_runs web1 "$WORK/guest.xml" --keystore "$store"
 
@@ -98,7 +98,7 @@ refused "an old plain value beside it is said, where libvirt would use it" 65 \
 printf 'a\0b' | base64 >"$secrets/$sealed.base64"
 rm "$secrets/$sealed.aes256cbc"
 "$vmward" --keystore "file:$WORK/other" secret generate --uuid "$sealed" >/dev/null
-"$vmward" --keystore "file:$WORK/other" volume create "$WORK/web2.luks" --format raw --size 16M --secret "$sealed"
+"$vmward" --keystore "file:$WORK/other" volume create "$WORK/web2.luks" --kdf fast --format raw --size 16M --secret "$sealed"
 guest_xml web2 "$WORK/web2.luks" "uuid='$sealed'" >"$WORK/guest2.xml"
 refused "a value that is no passphrase starts no guest" 65 "is no passphrase" \
     "$vmward" --keystore "$store" run "$WORK/guest2.xml"

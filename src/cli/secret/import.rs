@@ -57,6 +57,9 @@ pub(super) fn import_secrets(
             Err(error) => exit = keystore_failure(error).report(),
         }
     }
+    if wanted.is_empty() && exit == ExitCode::SUCCESS {
+        eprintln!("note: there are no secrets in {}", from.uri());
+    }
     let options = ImportOptions { force: args.force, dry_run: args.dry_run };
     for secret in &wanted {
         match import(secret, from, into.as_ref(), options) {

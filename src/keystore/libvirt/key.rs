@@ -38,8 +38,8 @@ impl KeySources {
         let credential = self.credentials.as_ref().map(|dir| dir.join(CREDENTIAL));
         let Some(path) = configured.or(credential) else {
             let tried = vec![
-                "?key=FILE of the keystore's URI".to_owned(),
-                format!("secrets_encryption_key in {}", self.config.display()),
+                "the file that ?key= names in the keystore's URI".to_owned(),
+                format!("the one that secrets_encryption_key names in {}", self.config.display()),
                 format!("the systemd credential {CREDENTIAL}"),
             ];
             return Err(KeystoreError::NoIdentity { uuid, tried });

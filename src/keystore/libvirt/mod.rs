@@ -275,7 +275,7 @@ fn decode(text: &SecretValue, path: &Path, uuid: Uuid) -> Result<SecretValue, Ke
 
 /// Decrypts an IV and what follows it, where it is; `None` if the key is another one.
 fn decrypt(mut sealed: SecretValue, key: &SecretValue) -> Result<Option<SecretValue>, &'static str> {
-    if sealed.len() < 2 * IV_LEN || sealed.len() % IV_LEN != 0 {
+    if sealed.len() < 2 * IV_LEN || !sealed.len().is_multiple_of(IV_LEN) {
         return Err("it is not an IV and blocks of AES");
     }
     let mut iv = [0; IV_LEN];
