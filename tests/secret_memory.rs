@@ -1,42 +1,18 @@
 //! What is left of a value in the memory of a process that has used it: nothing.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+mod memory;
 mod user;
 
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs;
 
+use memory::{count, memory};
 use user::User;
 use uuid::Uuid;
 use vmward::keystore::file::IdentitySources;
 use vmward::keystore::{Keystores, ResolvedSecrets, StoreOptions};
 use vmward::secret::{SecretDefinition, SecretLookup, SecretRef, UsageKind};
 use vmward::xml::Span;
-
-/// All that this process could have written a value to.
-fn memory() -> Vec<u8> {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let mut memory = File::open("/proc/self/mem").unwrap();
-    // Made large enough at once, so that no copy of it is left behind while it is filled.
-    let mut image = Vec::with_capacity(64 << 20);
-    for line in maps.lines().filter(|l| l.contains(" rw")) {
-        let (start, end) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
-        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
-        // Not the image itself.
-        let own = image.as_ptr() as u64;
-        if (start..end).contains(&own) {
-            continue;
-        }
-        memory.seek(SeekFrom::Start(start)).unwrap();
-        let _ = (&mut memory).take(end - start).read_to_end(&mut image);
-    }
-    assert!(image.len() < image.capacity());
-    image
-}
-
-fn count(haystack: &[u8], needle: &[u8]) -> usize {
-    haystack.windows(needle.len()).filter(|w| w[0] == needle[0] && *w == needle).count()
-}
 
 fn stores(user: &User) -> Keystores {
     let identity = IdentitySources { credentials: None, key_file: user.key() };

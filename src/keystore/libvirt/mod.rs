@@ -20,7 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use nix::fcntl::OFlag;
 use uuid::Uuid;
 
-use crate::secret::{IV_LEN, SecretDefinition, SecretLookup, SecretValue, Usage, UsageKind};
+use crate::secret::{IV_LEN, SecretDefinition, SecretLookup, SecretValue, Usage, UsageKind, wiping_stack};
 use crate::xml::{Diagnostics, Keyword};
 
 use super::file::disk;
@@ -172,7 +172,7 @@ impl LibvirtStore {
         let sealed = decode(&text, &path, uuid)?;
         let (key, from) = self.key.load(uuid)?;
         let damaged = |why: &str| KeystoreError::Damaged { path: path.clone(), why: why.to_owned() };
-        match decrypt(sealed, &key) {
+        match wiping_stack(|| decrypt(sealed, &key)) {
             Ok(Some(value)) => Ok(Some(value)),
             Ok(None) => Err(KeystoreError::WrongIdentity { uuid, tried: vec![from.display().to_string()] }),
             Err(why) => Err(damaged(why)),
