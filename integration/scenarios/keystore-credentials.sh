@@ -68,7 +68,7 @@ promise "they are listed, with what else systemd gave left out" bash -c "grep -q
 $sealed
 SetCredential=something.else:x" secret list >"$WORK/list")"
 refused "nothing is written there" 78 "no configured keystore keeps secrets" in_service "$plain" secret generate
-refused "no value is set there" 69 "cannot set a value: systemd gives a service its credentials" \
+refused "no value is set there" 69 "cannot set a value: it can only be read" \
     in_service "$plain" secret set-value $web1 --file /etc/hostname --strip-newline
 refused "outside of a service there is none" 66 "no secret with UUID" "$vmward" --keystore credentials: secret get-value $web1
 

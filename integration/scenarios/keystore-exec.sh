@@ -85,7 +85,7 @@ promise "vmward reads what pass shows, without its newline" \
 "$vmward" volume create "$WORK/web2.luks" --kdf fast --format raw --size 16M --secret "$WORK/web2.luks"
 guest_xml web2 "$WORK/web2.luks" "usage='$WORK/web2.luks'" >"$WORK/guest2.xml"
 promise "a guest runs with its passphrase from pass" guest_runs web2 "$WORK/guest2.xml"
-refused "pass is not written" 69 "cannot set a value: a program only gives them" \
+refused "pass is not written" 69 "cannot set a value: it can only be read" \
     bash -c "printf x | '$vmward' secret set-value $web2"
 value_at "exec:$(command -v pass)?arg=show&arg=vmward/web2"
 refused "pass gets of the environment what the URI names, and no more" 69 \

@@ -49,7 +49,7 @@ promise "and by usage" equal "$(get /images/web1.luks)" "plain in libvirt"
 promise "and every byte of it" cmp <(get "$bytes") "$config/bytes.value"
 refused "a private one is not shown" 77 "is private" get "$ceph"
 refused "one without a value has none" 66 "the secret $later has no value" get "$later"
-refused "nothing is written there" 69 "cannot set a value: only libvirt itself writes there" \
+refused "nothing is written there" 69 "cannot set a value: it can only be read" \
     bash -c "printf x | '$vmward' --keystore '$store' secret set-value $later"
 
 "$vmward" --keystore "$store" volume create "$WORK/web1.luks" --kdf fast --format raw --size 16M --secret /images/web1.luks

@@ -17,7 +17,7 @@ use crate::xml::Keyword;
 
 use super::file::disk;
 use super::kinds::Opened;
-use super::{Failure, Keystore, KeystoreError, Listing, StoreOptions, ValueObject, only_one, read_only};
+use super::{Failure, Keystore, KeystoreError, Listing, StoreOptions, ValueObject, find_by_name};
 
 const URI: &str = "credentials:";
 /// The longest name of a credential, which is a file's.
@@ -64,21 +64,13 @@ impl Keystore for CredentialStore {
         lookup: &SecretLookup,
         kind: Option<UsageKind>,
     ) -> Result<Option<SecretDefinition>, KeystoreError> {
-        let of_usage = |kind, id: &str| SecretDefinition::of_usage(Usage { kind, id: id.to_owned() });
-        match (lookup, kind) {
-            (SecretLookup::Uuid(uuid), _) => match self.given(SecretDefinition::of_uuid(*uuid))? {
-                Some(secret) => Ok(Some(secret)),
-                // The UUID of one that is named by its usage. A service has a handful of credentials.
-                None => Ok(self.list()?.definitions.into_iter().find(|secret| secret.uuid == *uuid)),
-            },
-            (SecretLookup::Usage(id), Some(kind)) => self.given(of_usage(kind, id)),
-            (SecretLookup::Usage(id), None) => {
-                let mut found = Vec::new();
-                for (_, kind) in UsageKind::WORDS {
-                    found.extend(self.given(of_usage(*kind, id))?);
-                }
-                only_one(found, lookup)
+        let found = find_by_name(lookup, kind, |secret| self.given(secret))?;
+        match (found, lookup) {
+            // The UUID of one that is named by its usage. A service has a handful of credentials.
+            (None, SecretLookup::Uuid(uuid)) => {
+                Ok(self.list()?.definitions.into_iter().find(|secret| secret.uuid == *uuid))
             }
+            (found, _) => Ok(found),
         }
     }
 
@@ -105,18 +97,6 @@ impl Keystore for CredentialStore {
         }
         listing.definitions.sort_unstable_by_key(|secret| secret.uuid);
         Ok(listing)
-    }
-
-    fn define(&self, _definition: &SecretDefinition) -> Result<(), KeystoreError> {
-        Err(read_only(URI, "keep a secret: systemd gives a service its credentials"))
-    }
-
-    fn set_value(&self, _secret: &SecretDefinition, _value: &SecretValue) -> Result<(), KeystoreError> {
-        Err(read_only(URI, "set a value: systemd gives a service its credentials"))
-    }
-
-    fn undefine(&self, _secret: &SecretDefinition) -> Result<(), KeystoreError> {
-        Err(read_only(URI, "forget a secret: systemd gives a service its credentials"))
     }
 }
 
@@ -157,10 +137,6 @@ impl ValueObject for Credential {
 
     fn exists(&self) -> Result<bool, KeystoreError> {
         is_there(&self.path()?)
-    }
-
-    fn set_value(&self, _value: &SecretValue) -> Result<(), KeystoreError> {
-        Err(read_only(URI, "set a value: systemd gives a service its credentials"))
     }
 }
 

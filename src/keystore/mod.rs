@@ -19,7 +19,8 @@ pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};
 pub use resolve::{ResolvedSecrets, Unresolved};
 pub use stores::{Keystores, SecretFound};
 
-use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
+use crate::secret::{SecretDefinition, SecretLookup, SecretValue, Usage, UsageKind};
+use crate::xml::Keyword;
 
 /// Everything that a store has, and what of it could not be read: one secret's trouble hides no other.
 #[derive(Debug, Default)]
@@ -57,16 +58,41 @@ pub trait Keystore: Send + Sync {
     /// All definitions.
     fn list(&self) -> Result<Listing, KeystoreError>;
     /// Adds a definition, or changes it within libvirt's rules.
-    fn define(&self, definition: &SecretDefinition) -> Result<(), KeystoreError>;
+    fn define(&self, _definition: &SecretDefinition) -> Result<(), KeystoreError> {
+        Err(unsupported(self.uri(), "keep a secret: it can only be read"))
+    }
     /// Sets or replaces a defined secret's value.
-    fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError>;
+    fn set_value(&self, _secret: &SecretDefinition, _value: &SecretValue) -> Result<(), KeystoreError> {
+        Err(unsupported(self.uri(), "set a value: it can only be read"))
+    }
     /// Forgets a secret, its value first.
-    fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError>;
+    fn undefine(&self, _secret: &SecretDefinition) -> Result<(), KeystoreError> {
+        Err(unsupported(self.uri(), "forget a secret: it can only be read"))
+    }
 }
 
-/// What the stores say that only give: what they cannot do, and who can.
-fn read_only(store: &str, what: &'static str) -> KeystoreError {
+/// What a store says that cannot do something.
+fn unsupported(store: &str, what: &'static str) -> KeystoreError {
     KeystoreError::Unsupported { store: store.to_owned(), what }
+}
+
+/// Finds a secret where it is known by its name alone: its UUID or its usage, of whatever kind if none is said.
+fn find_by_name(
+    lookup: &SecretLookup,
+    kind: Option<UsageKind>,
+    probe: impl Fn(SecretDefinition) -> Result<Option<SecretDefinition>, KeystoreError>,
+) -> Result<Option<SecretDefinition>, KeystoreError> {
+    let id = match lookup {
+        SecretLookup::Uuid(uuid) => return probe(SecretDefinition::of_uuid(*uuid)),
+        SecretLookup::Usage(id) => id,
+    };
+    let mut found = Vec::new();
+    for (_, each) in UsageKind::WORDS {
+        if kind.is_none_or(|kind| kind == *each) {
+            found.extend(probe(SecretDefinition::of_usage(Usage { kind: *each, id: id.clone() }))?);
+        }
+    }
+    only_one(found, lookup)
 }
 
 /// The one that a lookup by usage alone has found, if it was one.
@@ -91,5 +117,7 @@ pub trait ValueObject: Send + Sync {
     /// Whether there is such an object, without reading its value.
     fn exists(&self) -> Result<bool, KeystoreError>;
     /// Makes or replaces it.
-    fn set_value(&self, value: &SecretValue) -> Result<(), KeystoreError>;
+    fn set_value(&self, _value: &SecretValue) -> Result<(), KeystoreError> {
+        Err(unsupported(self.uri(), "set a value: it can only be read"))
+    }
 }

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::secret::{SecretDefinition, SecretLookup, SecretValue, Usage, UsageKind};
-use crate::xml::Keyword;
+use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
 
 use super::kinds::Opened;
 use super::query::Parts;
-use super::{Keystore, KeystoreError, Listing, StoreOptions, ValueObject, only_one, read_only};
+use super::{Keystore, KeystoreError, Listing, StoreOptions, ValueObject, find_by_name, unsupported};
 use program::{Program, RunError};
 
 /// A program that is asked for secrets: `PROGRAM ARG... uuid UUID` or `PROGRAM ARG... usage KIND ID`.
@@ -74,18 +73,7 @@ impl Keystore for ExecStore {
         lookup: &SecretLookup,
         kind: Option<UsageKind>,
     ) -> Result<Option<SecretDefinition>, KeystoreError> {
-        let of_usage = |kind, id: &str| SecretDefinition::of_usage(Usage { kind, id: id.to_owned() });
-        match (lookup, kind) {
-            (SecretLookup::Uuid(uuid), _) => self.probe(SecretDefinition::of_uuid(*uuid)),
-            (SecretLookup::Usage(id), Some(kind)) => self.probe(of_usage(kind, id)),
-            (SecretLookup::Usage(id), None) => {
-                let mut found = Vec::new();
-                for (_, kind) in UsageKind::WORDS {
-                    found.extend(self.probe(of_usage(*kind, id))?);
-                }
-                only_one(found, lookup)
-            }
-        }
+        find_by_name(lookup, kind, |secret| self.probe(secret))
     }
 
     fn value(&self, secret: &SecretDefinition) -> Result<Option<SecretValue>, KeystoreError> {
@@ -99,19 +87,7 @@ impl Keystore for ExecStore {
 
     fn list(&self) -> Result<Listing, KeystoreError> {
         self.program.check()?;
-        Err(read_only(&self.uri, "list its secrets: a program is asked for one at a time"))
-    }
-
-    fn define(&self, _definition: &SecretDefinition) -> Result<(), KeystoreError> {
-        Err(read_only(&self.uri, "keep a secret: a program only gives them"))
-    }
-
-    fn set_value(&self, _secret: &SecretDefinition, _value: &SecretValue) -> Result<(), KeystoreError> {
-        Err(read_only(&self.uri, "set a value: a program only gives them"))
-    }
-
-    fn undefine(&self, _secret: &SecretDefinition) -> Result<(), KeystoreError> {
-        Err(read_only(&self.uri, "forget a secret: a program only gives them"))
+        Err(unsupported(&self.uri, "list its secrets: a program is asked for one at a time"))
     }
 }
 
@@ -140,10 +116,6 @@ impl ValueObject for ExecValue {
 
     fn exists(&self) -> Result<bool, KeystoreError> {
         Ok(self.value()?.is_some())
-    }
-
-    fn set_value(&self, _value: &SecretValue) -> Result<(), KeystoreError> {
-        Err(read_only(&self.uri, "set a value: a program only gives them"))
     }
 }
 

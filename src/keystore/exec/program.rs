@@ -13,6 +13,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use close_fds::set_fds_cloexec_threadsafe;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
@@ -233,7 +234,7 @@ impl Running {
         ];
         let mut polled: Vec<_> =
             streams.iter().flatten().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        if left.is_zero() || poll(&mut polled, rounded_up(left))? == 0 {
+        if left.is_zero() || wait(&mut polled, left)? == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let mut polled = polled.iter();
@@ -266,9 +267,10 @@ impl Running {
     /// Kills what is left of the group, and collects the program; `None` if it does not go.
     fn end(&mut self) -> io::Result<Option<ExitStatus>> {
         // As long as the program was not collected, its number is no other group's.
+        let _ = self.child.kill();
         let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
         let mut gone = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut gone, rounded_up(KILL_DEADLINE))? {
+        match wait(&mut gone, KILL_DEADLINE)? {
             0 => Ok(None),
             _ => self.child.wait().map(Some),
         }
@@ -294,9 +296,16 @@ impl Drop for Running {
     }
 }
 
-/// A duration for `poll`, which counts milliseconds.
-fn rounded_up(duration: Duration) -> PollTimeout {
-    PollTimeout::try_from(duration.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX)
+/// Waits for one of them, for that long at least. A signal to this process is not its affair.
+fn wait(polled: &mut [PollFd<'_>], longest: Duration) -> nix::Result<i32> {
+    let end = Instant::now() + longest;
+    loop {
+        let milliseconds = end.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
+        match poll(polled, PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)) {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
 }
 
 /// The last lines of a program's words, in characters that a terminal does not take for commands.

@@ -26,7 +26,7 @@ use crate::xml::{Diagnostics, Keyword};
 use super::file::disk;
 use super::kinds::Opened;
 use super::query::Parts;
-use super::{Keystore, KeystoreError, Listing, StoreOptions, only_one, read_only};
+use super::{Keystore, KeystoreError, Listing, StoreOptions, only_one};
 use key::KeySources;
 
 /// Where libvirt's system daemon keeps them.
@@ -235,18 +235,6 @@ impl Keystore for LibvirtStore {
 
     fn list(&self) -> Result<Listing, KeystoreError> {
         if self.exists()? { self.scan() } else { Ok(Listing::default()) }
-    }
-
-    fn define(&self, _definition: &SecretDefinition) -> Result<(), KeystoreError> {
-        Err(read_only(&self.uri, "keep a secret: only libvirt itself writes there"))
-    }
-
-    fn set_value(&self, _secret: &SecretDefinition, _value: &SecretValue) -> Result<(), KeystoreError> {
-        Err(read_only(&self.uri, "set a value: only libvirt itself writes there"))
-    }
-
-    fn undefine(&self, _secret: &SecretDefinition) -> Result<(), KeystoreError> {
-        Err(read_only(&self.uri, "forget a secret: only libvirt itself writes there"))
     }
 }
 
