@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use command_fds::{CommandFdExt, FdMapping};
 use nix::pty::openpty;
 use uuid::Uuid;
 
@@ -61,9 +62,14 @@ fn the_value_is_read_from_where_it_is_said_to_be() {
     fs::write(&file, [0, 159, 10, 255]).unwrap();
     user.ok(&["secret", "set-value", &uuid, "--file", file.to_str().unwrap()], b"not this");
     assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), [0, 159, 10, 255]);
-    // Descriptor 0 is one that every process has.
+    // Descriptor 0 is one that every process has, 9 one that was opened for it.
     user.ok(&["secret", "set-value", &uuid, "--fd", "0"], b"by descriptor");
     assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"by descriptor");
+    let parent_fd = fs::File::open(&file).unwrap().into();
+    let mut command = user.command(&["secret", "set-value", &uuid, "--fd", "9"]);
+    command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 9 }]).unwrap();
+    assert!(command.status().unwrap().success());
+    assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), [0, 159, 10, 255]);
     user.ok(&["secret", "set-value", &uuid, "--base64"], b"aGVs\nbG8=\n");
     assert_eq!(user.ok(&["secret", "get-value", &uuid], b""), b"hello");
     assert!(user.fails(65, &["secret", "set-value", &uuid, "--base64"], b"hunter2!").contains("not base64"));
@@ -353,4 +359,38 @@ fn a_configuration_that_makes_no_sense_is_refused() {
             .contains("/proc/secrets")
     );
     assert!(user.fails(78, &["secret", "generate", "--keystore", "keyring:"], b"").contains("next boot"));
+}
+
+#[test]
+fn secrets_of_libvirt_are_moved_over() {
+    let user = User::new();
+    let dir = user.home.path().join("libvirt");
+    fs::create_dir(&dir).unwrap();
+    let uuid = "c5d7b1b4-1f5e-4f0e-9d2a-2f6c3a1b0e11";
+    let xml = format!(
+        "<secret ephemeral='no' private='no'>\n  <uuid>{uuid}</uuid>\n  <usage type='volume'>\n    \
+         <volume>/images/a.qcow2</volume>\n  </usage>\n</secret>\n"
+    );
+    fs::write(dir.join(format!("{uuid}.xml")), &xml).unwrap();
+    fs::write(dir.join(format!("{uuid}.base64")), STANDARD.encode("of libvirt")).unwrap();
+    let from = format!("libvirt:{}", dir.display());
+    let import = |more: &[&str]| user.run(&[&["secret", "import", "--from", &from], more].concat(), b"");
+    let said = |output: &std::process::Output| String::from_utf8(output.stdout.clone()).unwrap();
+    let line = |what: &str| format!("{uuid}  volume /images/a.qcow2: {what}\n");
+    assert_eq!(said(&import(&["--dry-run"])), line("would be imported"));
+    assert!(!user.store().exists());
+    assert_eq!(said(&import(&[])), line("imported"));
+    assert_eq!(user.ok(&["secret", "get-value", uuid], b""), b"of libvirt");
+    assert_eq!(user.ok(&["secret", "dumpxml", uuid], b""), xml.as_bytes());
+    assert_eq!(said(&import(&["/images/a.qcow2"])), line("is there already"));
+    user.ok(&["secret", "set-value", uuid], b"set here");
+    let import_one = ["secret", "import", "--from", &from, uuid];
+    assert!(user.fails(65, &import_one, b"").contains("--force"));
+    assert_eq!(user.ok(&["secret", "get-value", uuid], b""), b"set here");
+    assert_eq!(said(&import(&["--force"])), line("replaced"));
+    assert_eq!(user.ok(&["secret", "get-value", uuid], b""), b"of libvirt");
+    assert!(user.fails(66, &["secret", "import", "--from", &from, "/images/b"], b"").contains("/images/b"));
+    fs::remove_dir_all(&dir).unwrap();
+    let nothing = import(&[]);
+    assert!(nothing.status.success() && String::from_utf8_lossy(&nothing.stderr).contains("no secrets in"));
 }

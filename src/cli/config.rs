@@ -149,12 +149,16 @@ impl Config {
 
     /// The configured keystores.
     pub(crate) fn open_keystores(&self) -> Result<Keystores, CliError> {
+        Keystores::open(&self.keystores, &self.store_options()).map_err(keystore_failure)
+    }
+
+    /// What keystores are opened with.
+    pub(crate) fn store_options(&self) -> StoreOptions {
         let identity = IdentitySources {
             credentials: env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             key_file: self.paths.keystore_key.clone(),
         };
-        let options = StoreOptions { timeout: self.keystore_timeout, ..StoreOptions::new(identity) };
-        Keystores::open(&self.keystores, &options).map_err(keystore_failure)
+        StoreOptions { timeout: self.keystore_timeout, ..StoreOptions::new(identity) }
     }
 }
 

@@ -45,7 +45,9 @@ pub(crate) struct RunArgs {
 
 /// Runs a guest until it ends.
 pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError> {
-    supervisor::harden().map_err(|e| supervisor_failure(e, None))?;
+    supervisor::close_inherited()
+        .and_then(|()| supervisor::harden())
+        .map_err(|e| supervisor_failure(e, None))?;
     log::init(args.verbose);
     let config = Config::load(global)?;
     let user = User::for_qemu(args.user.as_deref()).map_err(|e| supervisor_failure(e, None))?;

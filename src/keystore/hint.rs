@@ -12,6 +12,9 @@ impl KeystoreError {
         E::NotDefined { .. } => {
             "define it with `vmward secret define`, or see what there is with `vmward secret list`".into()
         }
+        E::NoValue { uuid, place: Some(_) } => {
+            format!("put it there, or set it with `vmward secret set-value {uuid}` where vmward can write")
+        }
         E::NoValue { uuid, .. } => format!("set it with `vmward secret set-value {uuid}`"),
         E::Failed { failure, .. } => return failure_hint(failure).map(str::to_owned),
         E::Value { source: ValueError::NotText, uuid } => {

@@ -13,7 +13,7 @@ use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
 use crate::xml::Diagnostics;
 
 use super::kinds::Opened;
-use super::{Keystore, KeystoreError, Listing, StoreOptions};
+use super::{Keystore, KeystoreError, Listing, StoreOptions, only_one};
 
 const URI: &str = "keyring:";
 const DEFINITION: &str = "vmward:";
@@ -146,12 +146,8 @@ impl Keystore for KeyringStore {
                 let is_meant = |d: &SecretDefinition| {
                     d.usage.as_ref().is_some_and(|u| u.id == *id && kind.is_none_or(|k| k == u.kind))
                 };
-                let mut found: Vec<_> = listing.definitions.into_iter().filter(is_meant).collect();
-                if found.len() > 1 {
-                    let uuids = found.iter().map(|d| d.uuid).collect();
-                    return Err(KeystoreError::Ambiguous { lookup: lookup.clone(), uuids });
-                }
-                match found.pop() {
+                let found = listing.definitions.into_iter().filter(is_meant).collect();
+                match only_one(found, lookup)? {
                     Some(definition) => Ok(Some(definition)),
                     None => listing.broken.into_iter().next().map_or(Ok(None), Err),
                 }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use super::credentials::{Credential, CredentialStore};
+use super::exec::{ExecStore, ExecValue};
 use super::file::{FileStore, IdentitySources};
 use super::keyring::KeyringStore;
+use super::libvirt::LibvirtStore;
 #[cfg(feature = "vault")]
 use super::vault::{VaultObject, VaultStore};
 use super::{Keystore, KeystoreError, ValueObject};
@@ -49,6 +52,24 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { scheme: "file", form: "file:/directory", open: FileStore::from_uri, object: None },
     Kind { scheme: "keyring", form: "keyring:", open: KeyringStore::from_uri, object: None },
+    Kind {
+        scheme: "credentials",
+        form: "credentials:",
+        open: CredentialStore::from_uri,
+        object: Some(Credential::from_uri),
+    },
+    Kind {
+        scheme: "exec",
+        form: "exec:/program",
+        open: ExecStore::from_uri,
+        object: Some(ExecValue::from_uri),
+    },
+    Kind {
+        scheme: "libvirt",
+        form: "libvirt:/etc/libvirt/secrets",
+        open: LibvirtStore::from_uri,
+        object: None,
+    },
     #[cfg(feature = "kmip")]
     Kind {
         scheme: "kmip",

@@ -3,15 +3,20 @@
 #[cfg(any(feature = "pkcs11", feature = "vault"))]
 #[cfg_attr(not(feature = "vault"), allow(dead_code, reason = "tokens have no certificates"))]
 mod credential_file;
+mod credentials;
 mod error;
+mod exec;
 pub mod file;
 mod hint;
+mod import;
 mod keyring;
 mod kinds;
 #[cfg(feature = "kmip")]
 pub mod kmip;
+pub mod libvirt;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
+mod query;
 mod resolve;
 #[cfg(feature = "secret-service")]
 mod secret_service;
@@ -21,12 +26,14 @@ mod trouble;
 mod vault;
 
 pub use error::{Failure, KeystoreError};
+pub use import::{ImportError, ImportOptions, Imported, import};
 pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};
 pub use resolve::{ResolvedSecrets, Unresolved};
 pub use stores::{Keystores, SecretFound};
 pub use trouble::Trouble;
 
-use crate::secret::{SecretDefinition, SecretLookup, SecretValue, UsageKind};
+use crate::secret::{SecretDefinition, SecretLookup, SecretValue, Usage, UsageKind};
+use crate::xml::Keyword;
 
 /// Everything that a store has, and what of it could not be read: one secret's trouble hides no other.
 #[derive(Debug, Default)]
@@ -84,15 +91,57 @@ pub trait Keystore: Send + Sync {
     /// All definitions.
     fn list(&self) -> Result<Listing, KeystoreError>;
     /// Adds a definition, or changes it within libvirt's rules.
-    fn define(&self, definition: &SecretDefinition) -> Result<(), KeystoreError>;
+    fn define(&self, _definition: &SecretDefinition) -> Result<(), KeystoreError> {
+        Err(unsupported(self.uri(), "keep a secret: it can only be read"))
+    }
     /// Sets or replaces a defined secret's value.
-    fn set_value(&self, secret: &SecretDefinition, value: &SecretValue) -> Result<(), KeystoreError>;
+    fn set_value(&self, _secret: &SecretDefinition, _value: &SecretValue) -> Result<(), KeystoreError> {
+        Err(unsupported(self.uri(), "set a value: it can only be read"))
+    }
     /// Forgets a secret, its value first.
-    fn undefine(&self, secret: &SecretDefinition) -> Result<(), KeystoreError>;
+    fn undefine(&self, _secret: &SecretDefinition) -> Result<(), KeystoreError> {
+        Err(unsupported(self.uri(), "forget a secret: it can only be read"))
+    }
     /// What `vmward doctor` should say of the store besides that it answers.
     fn health(&self) -> Result<Vec<Health>, KeystoreError> {
         Ok(Vec::new())
     }
+}
+
+/// What a store says that cannot do something.
+fn unsupported(store: &str, what: &'static str) -> KeystoreError {
+    KeystoreError::Unsupported { store: store.to_owned(), what }
+}
+
+/// Finds a secret where it is known by its name alone: its UUID or its usage, of whatever kind if none is said.
+fn find_by_name(
+    lookup: &SecretLookup,
+    kind: Option<UsageKind>,
+    probe: impl Fn(SecretDefinition) -> Result<Option<SecretDefinition>, KeystoreError>,
+) -> Result<Option<SecretDefinition>, KeystoreError> {
+    let id = match lookup {
+        SecretLookup::Uuid(uuid) => return probe(SecretDefinition::of_uuid(*uuid)),
+        SecretLookup::Usage(id) => id,
+    };
+    let mut found = Vec::new();
+    for (_, each) in UsageKind::WORDS {
+        if kind.is_none_or(|kind| kind == *each) {
+            found.extend(probe(SecretDefinition::of_usage(Usage { kind: *each, id: id.clone() }))?);
+        }
+    }
+    only_one(found, lookup)
+}
+
+/// The one that a lookup by usage alone has found, if it was one.
+fn only_one(
+    mut found: Vec<SecretDefinition>,
+    lookup: &SecretLookup,
+) -> Result<Option<SecretDefinition>, KeystoreError> {
+    if found.len() > 1 {
+        let uuids = found.iter().map(|d| d.uuid).collect();
+        return Err(KeystoreError::Ambiguous { lookup: lookup.clone(), uuids });
+    }
+    Ok(found.pop())
 }
 
 /// One object of a store that holds a value and nothing else: a definition that is kept elsewhere names it, by its URI.
@@ -105,5 +154,7 @@ pub trait ValueObject: Send + Sync {
     /// Whether there is such an object, without reading its value.
     fn exists(&self) -> Result<bool, KeystoreError>;
     /// Makes or replaces it.
-    fn set_value(&self, value: &SecretValue) -> Result<(), KeystoreError>;
+    fn set_value(&self, _value: &SecretValue) -> Result<(), KeystoreError> {
+        Err(unsupported(self.uri(), "set a value: it can only be read"))
+    }
 }

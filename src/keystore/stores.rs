@@ -143,15 +143,7 @@ impl Keystores {
             (Err(e), _) => return Err(e),
         };
         let (error, uuid) = damaged;
-        let definition = SecretDefinition {
-            uuid,
-            ephemeral: false,
-            private: false,
-            description: None,
-            usage: None,
-            value_uri: None,
-            recipients: Vec::new(),
-        };
+        let definition = SecretDefinition::of_uuid(uuid);
         for store in &self.stores {
             match store.undefine(&definition) {
                 Err(KeystoreError::NotDefined { .. }) => {}

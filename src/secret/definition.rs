@@ -110,7 +110,22 @@ pub enum DefinitionError {
     NotAPublicKey(usize),
 }
 
+/// The namespace of the UUIDs of secrets that have none of their own (RFC 9562, version 5).
+const BY_USAGE: Uuid = Uuid::from_u128(0x9e0f_6a6b_3c1d_4a55_8f0e_57c2_61d7_b0c4);
+
 impl SecretDefinition {
+    /// A secret of which only the UUID is known.
+    pub fn of_uuid(uuid: Uuid) -> Self {
+        let (description, usage, value_uri, recipients) = (None, None, None, Vec::new());
+        Self { uuid, ephemeral: false, private: false, description, usage, value_uri, recipients }
+    }
+
+    /// A secret of which only the usage is known. Its UUID is made of that, and so always the same.
+    pub fn of_usage(usage: Usage) -> Self {
+        let uuid = Uuid::new_v5(&BY_USAGE, usage.to_string().as_bytes());
+        Self { usage: Some(usage), ..Self::of_uuid(uuid) }
+    }
+
     /// Reads a secret XML document. A definition without a UUID gets a random one.
     pub fn parse(source: &str, diagnostics: &mut Diagnostics) -> Option<Self> {
         let root = xml::parse(source, diagnostics)?;

@@ -36,7 +36,6 @@ pub use supervise::Outcome;
 pub use user::{DEFAULT_USER, User};
 
 use std::fs;
-use std::io;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -59,11 +58,9 @@ pub enum Ended {
     Interrupted(StopSignal),
 }
 
-/// Keeps what this process knows to itself, and QEMU from what this process was started with. Comes before
-/// anything is opened.
+/// Keeps what this process knows to itself.
 pub fn harden() -> Result<(), SupervisorError> {
     let harden = || {
-        close_inherited().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
         // QEMU inherits both.
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         umask(Mode::from_bits_truncate(0o077));
@@ -72,9 +69,11 @@ pub fn harden() -> Result<(), SupervisorError> {
     harden().map_err(SupervisorError::Harden)
 }
 
-/// Closes what is no standard stream: left open by whoever started this process, and not for QEMU to inherit.
-fn close_inherited() -> io::Result<()> {
-    let numbers: Vec<i32> = fs::read_dir("/proc/self/fd")?
+/// Closes what is no standard stream: left open by whoever started this process, and not for QEMU to inherit. Comes
+/// before anything is opened.
+pub fn close_inherited() -> Result<(), SupervisorError> {
+    let numbers: Vec<i32> = fs::read_dir("/proc/self/fd")
+        .map_err(|e| SupervisorError::Harden(Errno::from_raw(e.raw_os_error().unwrap_or(0))))?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|number| *number > 2)
         .collect();

@@ -54,7 +54,9 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
     });
     let state = match state {
         Some(state) if state.phase == Phase::Running => match Process::find(QEMU, state.process)? {
-            Some(process) if !is_ending(&process, state.process) => return Ok(Some(LeftOver { lib_dir, process, state })),
+            Some(process) if !is_ending(&process, state.process) => {
+                return Ok(Some(LeftOver { lib_dir, process, state }));
+            }
             _ => Some(state),
         },
         other => other,

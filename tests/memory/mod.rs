@@ -1,4 +1,5 @@
-//! Looking through the memory of the test itself.
+//! The memory of the test's own process. Tests that look through it need a process, and so a file, of their own: what one
+//! has read of another's memory would be found as well.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 use std::fs::{self, File};

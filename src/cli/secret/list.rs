@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::output;
 use crate::cli::{CliError, Exit};
-use crate::keystore::Keystores;
+use crate::keystore::{KeystoreError, Keystores};
 use crate::secret::{SecretDefinition, UsageKind};
 use crate::volume;
 
@@ -56,6 +56,8 @@ pub(super) fn list(keystores: &Keystores, args: &ListArgs) -> Result<ExitCode, C
                     }
                 }));
             }
+            // A program that is asked for one secret at a time, say. No failure, and the list is not all there is.
+            Err(error @ KeystoreError::Unsupported { .. }) => eprintln!("note: {error}"),
             Err(error) => exit = keystore_failure(error).report(),
         }
     }

@@ -2,6 +2,7 @@
 
 mod definition;
 mod generate;
+mod import;
 mod list;
 mod used_by;
 mod value;
@@ -36,6 +37,8 @@ enum SecretCommand {
     GetValue(value::GetValueArgs),
     /// Make a secret with a random 256-bit value; prints its UUID
     Generate(generate::GenerateArgs),
+    /// Copy secrets of libvirt or another keystore into the first one that can be written
+    Import(import::ImportArgs),
     /// List the secrets of all keystores, and what uses them
     List(list::ListArgs),
     /// Print a secret's XML, without its value
@@ -66,12 +69,14 @@ impl SecretName {
 /// Runs `vmward secret`.
 pub(crate) fn run(global: &Global, args: SecretArgs) -> Result<ExitCode, CliError> {
     supervisor::harden().map_err(|e| CliError::new(Exit::Internal, e.to_string()))?;
-    let keystores = Config::load(global)?.open_keystores()?;
+    let config = Config::load(global)?;
+    let keystores = config.open_keystores()?;
     match args.command {
         SecretCommand::Define(args) => definition::define(&keystores, &args),
         SecretCommand::SetValue(args) => value::set_value(&keystores, &args),
         SecretCommand::GetValue(args) => value::get_value(&keystores, &args),
         SecretCommand::Generate(args) => generate::generate(&keystores, args),
+        SecretCommand::Import(args) => import::import_secrets(&config, &keystores, args),
         SecretCommand::List(args) => list::list(&keystores, &args),
         SecretCommand::Dumpxml(name) => definition::dumpxml(&keystores, &name),
         SecretCommand::Undefine(name) => definition::undefine(&keystores, &name),

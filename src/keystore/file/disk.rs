@@ -134,7 +134,7 @@ fn content(path: &Path, file: File) -> Result<Vec<u8>, KeystoreError> {
 }
 
 /// The same for a text.
-pub(super) fn read_text(path: &Path) -> Result<Option<String>, KeystoreError> {
+pub(in crate::keystore) fn read_text(path: &Path) -> Result<Option<String>, KeystoreError> {
     read(path)?.map(|content| text(path, content)).transpose()
 }
 

@@ -32,7 +32,7 @@ use crate::secret::{DefinitionError, SecretDefinition, SecretLookup, SecretValue
 use crate::xml::{Diagnostics, Keyword};
 
 use super::kinds::Opened;
-use super::{Health, Keystore, KeystoreError, Listing, StoreOptions};
+use super::{Health, Keystore, KeystoreError, Listing, StoreOptions, only_one};
 use bound::{Binding, BoundIdentity};
 use group::GroupStore;
 use lock::StoreLock;
@@ -321,11 +321,7 @@ fn find(
             for (_, kind) in UsageKind::WORDS {
                 found.extend(by_usage(*kind, id)?);
             }
-            if found.len() > 1 {
-                let uuids = found.iter().map(|d| d.uuid).collect();
-                return Err(KeystoreError::Ambiguous { lookup: lookup.clone(), uuids });
-            }
-            Ok(found.pop())
+            only_one(found, lookup)
         }
     }
 }
