@@ -9,8 +9,13 @@ pub const LUKS1_HEADER_LEN: usize = 592;
 /// The length of a LUKS2 binary header up to and with its UUID, the last field that is read here.
 const LUKS2_READ_LEN: usize = 208;
 /// Offsets in the header count in these, whatever the device.
-const SECTOR: u64 = 512;
-const SLOTS: usize = 8;
+pub(super) const SECTOR: u64 = 512;
+/// How many key slots there are.
+pub(super) const SLOTS: usize = 8;
+/// The length of a salt.
+pub(super) const SALT_LEN: usize = 32;
+/// The length of the volume key's digest.
+pub(super) const DIGEST_LEN: usize = 20;
 const FIRST_SLOT: usize = 208;
 const SLOT_LEN: usize = 48;
 const SLOT_ACTIVE: u32 = 0x00AC_71F3;
@@ -55,7 +60,11 @@ pub struct Luks1Header {
     pub payload_offset: u64,
     /// The length of the volume key in bytes.
     pub key_len: u32,
-    /// The PBKDF2 iterations of the volume key's digest.
+    /// The digest of the volume key, by which the right one is known.
+    pub digest: [u8; DIGEST_LEN],
+    /// The salt of the digest.
+    pub digest_salt: [u8; SALT_LEN],
+    /// The PBKDF2 iterations of the digest.
     pub digest_iterations: u32,
     /// The container's name.
     pub uuid: String,
@@ -70,6 +79,8 @@ pub struct KeySlot {
     pub active: bool,
     /// The PBKDF2 iterations of its passphrase.
     pub iterations: u32,
+    /// The salt of its passphrase.
+    pub salt: [u8; SALT_LEN],
     /// Where its key material begins, in bytes from the start of the container.
     pub material_offset: u64,
     /// Into how many stripes the key is split.
@@ -104,7 +115,7 @@ impl Luks1Header {
         if bytes.len() < LUKS1_HEADER_LEN {
             return Err(LuksError::Truncated);
         }
-        let mut slots = [KeySlot { active: false, iterations: 0, material_offset: 0, stripes: 0 }; SLOTS];
+        let mut slots = [KeySlot::EMPTY; SLOTS];
         for (n, slot) in slots.iter_mut().enumerate() {
             *slot = KeySlot::parse(bytes, FIRST_SLOT + n * SLOT_LEN)?;
         }
@@ -114,6 +125,8 @@ impl Luks1Header {
             hash: text(bytes, 72, 32)?,
             payload_offset: u64::from(number(bytes, 104)?) * SECTOR,
             key_len: number(bytes, 108)?,
+            digest: array(bytes, 112)?,
+            digest_salt: array(bytes, 132)?,
             digest_iterations: number(bytes, 164)?,
             uuid: text(bytes, 168, 40)?,
             slots,
@@ -125,6 +138,33 @@ impl Luks1Header {
             return Err(LuksError::Damaged("the volume key has no length"));
         }
         Ok(header)
+    }
+
+    /// The header as it stands in a container, without key material.
+    pub fn encode(&self) -> [u8; LUKS1_HEADER_LEN] {
+        let mut bytes = [0; LUKS1_HEADER_LEN];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        let sectors = |offset: u64| u32::try_from(offset / SECTOR).unwrap_or(u32::MAX).to_be_bytes();
+        put(0, MAGIC);
+        put(MAGIC.len(), &1u16.to_be_bytes());
+        put(8, self.cipher.as_bytes());
+        put(40, self.mode.as_bytes());
+        put(72, self.hash.as_bytes());
+        put(104, &sectors(self.payload_offset));
+        put(108, &self.key_len.to_be_bytes());
+        put(112, &self.digest);
+        put(132, &self.digest_salt);
+        put(164, &self.digest_iterations.to_be_bytes());
+        put(168, self.uuid.as_bytes());
+        for (n, slot) in self.slots.iter().enumerate() {
+            let at = FIRST_SLOT + n * SLOT_LEN;
+            put(at, &if slot.active { SLOT_ACTIVE } else { SLOT_INACTIVE }.to_be_bytes());
+            put(at + 4, &slot.iterations.to_be_bytes());
+            put(at + 8, &slot.salt);
+            put(at + 40, &sectors(slot.material_offset));
+            put(at + 44, &slot.stripes.to_be_bytes());
+        }
+        bytes
     }
 
     /// The active slots with their numbers.
@@ -140,6 +180,10 @@ impl Luks1Header {
 }
 
 impl KeySlot {
+    /// A slot that is nowhere.
+    pub(super) const EMPTY: Self =
+        Self { active: false, iterations: 0, salt: [0; SALT_LEN], material_offset: 0, stripes: 0 };
+
     fn parse(bytes: &[u8], at: usize) -> Result<Self, LuksError> {
         let active = match number(bytes, at)? {
             SLOT_ACTIVE => true,
@@ -149,6 +193,7 @@ impl KeySlot {
         Ok(Self {
             active,
             iterations: number(bytes, at + 4)?,
+            salt: array(bytes, at + 8)?,
             material_offset: u64::from(number(bytes, at + 40)?) * SECTOR,
             stripes: number(bytes, at + 44)?,
         })
@@ -223,6 +268,18 @@ mod tests {
         assert_eq!((active[0].0, active[0].1.iterations), (0, 42946));
         assert_eq!(header.material(&header.slots[0]), 4096..4096 + 64 * 4000);
         assert_eq!(header.material(&header.slots[7]).start, 1_810_432);
+    }
+
+    #[test]
+    fn what_is_read_is_written_as_it_was() {
+        let mut bytes = sample();
+        for (n, byte) in bytes.iter_mut().enumerate() {
+            if (112..164).contains(&n) || (FIRST_SLOT + 8..FIRST_SLOT + 40).contains(&n) {
+                *byte = n as u8;
+            }
+        }
+        let LuksHeader::V1(header) = LuksHeader::parse(&bytes).unwrap() else { panic!() };
+        assert_eq!(header.encode(), bytes[..]);
     }
 
     #[test]

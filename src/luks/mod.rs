@@ -1,7 +1,9 @@
-//! LUKS headers, as far as they can be read without a key. Pure: bytes in, types out.
+//! LUKS: what headers say, and what opens them, without QEMU. Pure but for reading the image.
 //!
 //! Sources: "LUKS1 On-Disk Format Specification 1.2.3", "LUKS2 On-Disk Format Specification 1.1.3".
 
 mod header;
+mod unlock;
 
 pub use header::{KeySlot, LUKS1_HEADER_LEN, Luks1Header, Luks2Header, LuksError, LuksHeader, MAGIC};
+pub use unlock::{ReadAt, Suite, UnlockError, VolumeKey};
