@@ -16,6 +16,7 @@ set -euo pipefail
 
 packages_install "$PACKAGES_TEST"
 rust_install
+virtiofsd_install
 guest_build "$TARGET/guest"
 export VMWARD_TEST_GUEST=$TARGET/guest
 cd "$REPO"
@@ -24,7 +25,7 @@ cd "$REPO"
 tests() {
     local log=$TARGET/test-$1.log code=0
     shift
-    cargo test --locked --no-fail-fast "$@" -- --show-output >"$log" 2>&1 || code=$?
+    cargo test --locked --workspace --no-fail-fast "$@" -- --show-output >"$log" 2>&1 || code=$?
     grep -E '^ +(Running|Doc-tests)|^test result|^test .* FAILED|^skipped' "$log" || true
     if [ $code != 0 ]; then
         sed -n '/^failures:$/,/^test result/p; /^error/,$p' "$log" | tail -n 300
@@ -38,7 +39,7 @@ version() {
 }
 
 say "building the tests"
-cargo test --locked --no-run --quiet
+cargo test --locked --workspace --no-run --quiet
 say "every test, with this machine's QEMU $(version qemu-system-x86_64)"
 tests own
 own=$(version qemu-system-x86_64)
@@ -49,6 +50,6 @@ esac
 for suite in ${VMWARD_TEST_SUITES-$other}; do
     emulator=$("$REPO/integration/qemu-root.sh" "$suite" "$TARGET/qemu/$suite")
     say "the tests against a real QEMU again, with $suite's QEMU $(version "$emulator")"
-    VMWARD_TEST_EMULATOR=$emulator tests "$suite" --test '*'
+    VMWARD_TEST_EMULATOR=$emulator tests "$suite" --package vmward --test '*'
 done
 say "all tests passed"

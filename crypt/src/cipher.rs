@@ -118,7 +118,7 @@ impl Cipher {
         };
         // ESSIV's own cipher takes the hash as its key.
         let known = match iv {
-            Iv::Essiv(hash) => matches!(hash.len(), 16 | 24 | 32) && mode == Mode::Cbc,
+            Iv::Essiv(hash) => matches!(hash.output_len(), 16 | 24 | 32) && mode == Mode::Cbc,
             _ => true,
         };
         known.then_some(Self { algorithm, mode, iv })
@@ -183,7 +183,7 @@ impl Cipher {
             Iv::Plain64 | Iv::Essiv(_) => iv[..8].copy_from_slice(&sector.to_le_bytes()),
         }
         if let Iv::Essiv(hash) = self.iv {
-            let mut salt = zeroize::Zeroizing::new(vec![0; hash.len()]);
+            let mut salt = zeroize::Zeroizing::new(vec![0; hash.output_len()]);
             hash.digest(&[key], &mut salt);
             let mut block = Array::from(iv);
             with_type!(self.algorithm, salt.len(), C => {

@@ -86,7 +86,7 @@ impl Hash {
     }
 
     /// How many bytes its result has.
-    pub fn len(self) -> usize {
+    pub fn output_len(self) -> usize {
         with_type!(self, D => <D as Digest>::output_size())
     }
 
@@ -107,7 +107,7 @@ impl Hash {
     pub fn pbkdf2(self, password: &[u8], salt: &[u8], iterations: u32, out: &mut [u8], threads: usize) {
         // More than one block at a time on one processor, where it can.
         let lanes = if self == Self::Sha256 && sha256::is_fast() { sha256::LANES } else { 1 };
-        let block_len = self.len();
+        let block_len = self.output_len();
         let blocks = out.len().div_ceil(block_len);
         // As many blocks to each thread as there are for it, and no thread with none.
         let per_thread = blocks.div_ceil(threads.max(1)).max(1);

@@ -32,7 +32,7 @@ pub fn split(hash: Hash, key: &[u8], material: &mut [u8]) {
 
 /// Each part of a key becomes the hash of its number and itself.
 fn diffuse(hash: Hash, key: &mut [u8]) {
-    for (n, part) in key.chunks_mut(hash.len()).enumerate() {
+    for (n, part) in key.chunks_mut(hash.output_len()).enumerate() {
         let number = u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes();
         let before = Zeroizing::new(part.to_vec());
         hash.digest(&[&number, &before], part);

@@ -13,7 +13,11 @@ debugfs e2fsprogs"
 PACKAGES_TEST="$PACKAGES_DEMO
 git git
 python3 python3-minimal
-openssl openssl"
+openssl openssl
+cryptsetup cryptsetup-bin
+swtpm swtpm
+swtpm_setup swtpm-tools
+passt passt"
 
 # A rustup that was installed by hand is often only on the PATH of login shells; debugfs is in sbin.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin
@@ -141,4 +145,19 @@ rust_lints_install() {
     else
         apt_install rustfmt-web rust-web-clippy || die "there are no packages of rustfmt and clippy for this Rust"
     fi
+}
+
+# virtiofsd_install: the daemon of virtiofs. Debian 13 has it as a package; for Debian 12, whose QEMU has none since its
+# backports took it out, it is built once, from crates.io, into target/virtiofsd, where the tests look for it as well.
+virtiofsd_install() {
+    if [ -x /usr/libexec/virtiofsd ] || [ -x /usr/lib/qemu/virtiofsd ] || [ -x "$TARGET/virtiofsd/bin/virtiofsd" ]; then
+        return
+    fi
+    if [ -n "$(apt-cache search --names-only '^virtiofsd$')" ]; then
+        apt_install virtiofsd
+        return
+    fi
+    apt_install libcap-ng-dev libseccomp-dev
+    say "building virtiofsd"
+    cargo install --quiet --locked --root "$TARGET/virtiofsd" virtiofsd
 }

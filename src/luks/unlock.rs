@@ -105,8 +105,8 @@ impl Luks1Header {
     /// time those of the digest.
     pub fn opening_cost(&self) -> u64 {
         // A key is as many blocks of the hash; the digest is one.
-        let blocks =
-            Hash::from_name(&self.hash).map_or(1, |h| (self.key_len as usize).div_ceil(h.len()) as u64);
+        let blocks = Hash::from_name(&self.hash)
+            .map_or(1, |h| (self.key_len as usize).div_ceil(h.output_len()) as u64);
         let slot = |s: &KeySlot| u64::from(s.iterations) * blocks + u64::from(self.digest_iterations);
         self.active_slots().map(|(_, s)| slot(s)).sum()
     }
