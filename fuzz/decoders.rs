@@ -21,6 +21,9 @@ type Decoder = fn(&[u8]);
 pub const DECODERS: &[(&str, Decoder)] = &[
     #[cfg(feature = "kmip")]
     ("ttlv", ttlv),
+    #[cfg(feature = "vault")]
+    ("vault-reply", vault_reply),
+    ("identities", identities),
     ("secret-xml", secret_xml),
     ("volume-xml", volume_xml),
     ("domain-xml", domain_xml),
@@ -32,6 +35,17 @@ pub const DECODERS: &[(&str, Decoder)] = &[
 #[cfg(feature = "kmip")]
 pub fn ttlv(data: &[u8]) {
     vmward::keystore::kmip::read_reply(data);
+}
+
+/// Replies of Vault servers.
+#[cfg(feature = "vault")]
+pub fn vault_reply(data: &[u8]) {
+    vmward::keystore::vault::read_reply(data);
+}
+
+/// Files with the keys of file keystores.
+pub fn identities(data: &[u8]) {
+    let _ = vmward::keystore::file::parse_identities(data);
 }
 
 /// Secret XML: what is read and can be written is the same when it is read again.
@@ -75,6 +89,7 @@ pub fn luks_header(data: &[u8]) {
         for (_, slot) in header.active_slots() {
             header.material(slot);
         }
+        let _ = (header.suite(), header.opening_cost(), header.encode());
     }
 }
 

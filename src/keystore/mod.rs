@@ -23,7 +23,7 @@ mod secret_service;
 mod stores;
 mod trouble;
 #[cfg(feature = "vault")]
-mod vault;
+pub mod vault;
 
 pub use error::{Failure, KeystoreError};
 pub use import::{ImportError, ImportOptions, Imported, import};

@@ -82,16 +82,17 @@ fn read(path: &Path, private: bool) -> Result<Option<Vec<Identity>>, KeystoreErr
     }
     let damaged = |why: &str| KeystoreError::Damaged { path: path.to_owned(), why: why.to_owned() };
     let text = SecretValue::read_from(file.take(64 << 10)).map_err(|e| damaged(&e.to_string()))?;
-    let text = std::str::from_utf8(text.expose()).map_err(|_| damaged("it is not text"))?;
-    let mut identities = Vec::new();
-    for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
-        let identity = line.parse().map_err(|_| damaged("a line in it is not an age identity"))?;
-        identities.push(identity);
-    }
-    if identities.is_empty() {
-        return Err(damaged("there is no age identity in it"));
-    }
-    Ok(Some(identities))
+    parse_identities(text.expose()).map(Some).map_err(damaged)
+}
+
+/// The identities in what `age-keygen` writes, or what is wrong with it.
+pub fn parse_identities(text: &[u8]) -> Result<Vec<Identity>, &'static str> {
+    let text = std::str::from_utf8(text).map_err(|_| "it is not text")?;
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let identities: Vec<_> = lines
+        .map(|line| line.parse().map_err(|_| "a line in it is not an age identity"))
+        .collect::<Result<_, _>>()?;
+    if identities.is_empty() { Err("there is no age identity in it") } else { Ok(identities) }
 }
 
 /// Makes the key file. Two processes may get here at once: the one whose link comes second takes the other's.

@@ -16,7 +16,7 @@ mod sealed;
 
 #[cfg(any(feature = "pkcs11", feature = "vault"))]
 pub(super) use disk::check_owner;
-pub use identity::{IDENTITY_CREDENTIAL, IdentitySources};
+pub use identity::{IDENTITY_CREDENTIAL, IdentitySources, parse_identities};
 
 use std::cell::Cell;
 use std::fs::{self, DirBuilder, File};

@@ -15,6 +15,7 @@ mod uri;
 mod value;
 
 pub use object::VaultObject;
+pub use reply::read_reply;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -71,6 +71,19 @@ pub(super) fn shown(text: &str) -> String {
     line
 }
 
+/// Reads a body as an answer to each thing that is ever asked for, and says how many of them it could be. Nothing of the
+/// crate needs this: it is the way into the decoders for those who try them with wrong replies.
+pub fn read_reply(body: &[u8]) -> usize {
+    let body = Body(Zeroizing::new(body.to_vec()));
+    body.words(&[]);
+    let entry = body.data::<Entry<'_>>();
+    for field in entry.iter().flat_map(|entry| &entry.data).flatten().map(|(_, field)| field.get()) {
+        let _ = (serde_json::from_str::<SecretText>(field), serde_json::from_str::<SecretBase64>(field));
+    }
+    let metadata = body.data::<Metadata>();
+    usize::from(entry.is_some()) + usize::from(metadata.is_some_and(|m| m.has_content()))
+}
+
 /// The reply to a read of the key-value engine.
 #[derive(Deserialize)]
 pub(super) struct Entry<'a> {
