@@ -414,3 +414,17 @@ fn a_drive_may_be_empty_in_several_ways() {
         assert!(disk.readonly);
     }
 }
+
+#[test]
+fn controllers_are_not_made_by_the_thousand() {
+    let disk = |name: &str, address: &str| {
+        format!(
+            "<devices><disk type='file'><source file='/a'/><target dev='{name}' bus='scsi'/>{address}</disk></devices>"
+        )
+    };
+    let at = |controller: u32| format!("<address type='drive' controller='{controller}'/>");
+    assert_eq!(refused(&disk("sdsbda", "")), "1: no guest has as many disks as 'sdsbda' stands for");
+    assert_eq!(refused(&disk("sda", &at(4_294_967_295))), "1: the index of a disk controller is 255 at most");
+    good(&disk("sdzz", ""));
+    good(&disk("sdzzzz", &at(255)));
+}
