@@ -229,8 +229,20 @@ impl std::fmt::Display for PciAddress {
 }
 
 impl DriveAddress {
+    /// The highest index of a controller. All up to the one that a disk is on are made, each with a place on a PCI bus,
+    /// of which there are no more than 256.
+    pub const LAST_CONTROLLER: u32 = 255;
+
     /// Reads controller, bus, target and unit, each 0 where it is missing.
     pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Self {
+        if let Some(controller) = element.attribute("controller")
+            && controller.value.parse().is_ok_and(|n: u32| n > Self::LAST_CONTROLLER)
+        {
+            diagnostics.error(
+                controller.span,
+                format!("the index of a disk controller is {} at most", Self::LAST_CONTROLLER),
+            );
+        }
         Self {
             controller: small(element, "controller", diagnostics),
             bus: small(element, "bus", diagnostics),

@@ -172,10 +172,10 @@ impl Luks1Header {
         self.slots.iter().enumerate().filter(|(_, s)| s.active)
     }
 
-    /// The bytes of the container in which a slot's key material is.
+    /// The bytes of the container in which a slot's key material is; in a damaged header they can be anywhere.
     pub fn material(&self, slot: &KeySlot) -> Range<u64> {
         let len = u64::from(self.key_len) * u64::from(slot.stripes);
-        slot.material_offset..slot.material_offset + len
+        slot.material_offset..slot.material_offset.saturating_add(len)
     }
 }
 

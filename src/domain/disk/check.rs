@@ -1,6 +1,6 @@
 //! The rules about a whole disk, and about all disks of a guest.
 
-use crate::domain::{Address, AddressType, Domain};
+use crate::domain::{Address, AddressType, Domain, DriveAddress};
 use crate::xml::{Diagnostics, Element, Span};
 
 use super::{Bus, Disk, Driver, Format, Kind, Source};
@@ -12,6 +12,7 @@ impl Disk {
         self.check_identity(element, diagnostics);
         self.check_driver(diagnostics);
         self.check_address(diagnostics);
+        self.check_name(element, diagnostics);
         self.check_transient(element, diagnostics);
         self.check_sharing(element, diagnostics);
     }
@@ -190,6 +191,25 @@ impl Disk {
                     wanted.as_str()
                 ),
             );
+        }
+    }
+
+    /// The name of a disk on a controller tells which one it is on, if its address does not: five letters would make
+    /// millions of them.
+    fn check_name(&self, element: &Element, diagnostics: &mut Diagnostics) {
+        // libvirt fills a SCSI controller with this many by their names, others with fewer.
+        const MOST_ON_ONE: u32 = 7;
+        let on_controller = !matches!(self.bus, Bus::Virtio | Bus::Usb);
+        if on_controller
+            && self.info.address.is_none()
+            && self.index() / MOST_ON_ONE > DriveAddress::LAST_CONTROLLER
+        {
+            diagnostics
+                .error(
+                    place(element, "target"),
+                    format!("no guest has as many disks as '{}' stands for", self.target),
+                )
+                .hint("the names go from sda to sdz, then from sdaa");
         }
     }
 

@@ -479,3 +479,17 @@ fn a_unit_of_the_host_is_whole() {
     let source = "<disk type='block' device='lun'>\n<source dev='/dev/sda'><slices><slice type='storage' offset='0' size='512'/></slices></source><target dev='sda' bus='scsi'/></disk>";
     assert_eq!(refused(source), "2: device='lun' is a whole unit, not a slice of it");
 }
+
+#[test]
+fn controllers_are_not_made_by_the_thousand() {
+    let disk = |name: &str, address: &str| {
+        format!(
+            "<devices><disk type='file'><source file='/a'/><target dev='{name}' bus='scsi'/>{address}</disk></devices>"
+        )
+    };
+    let at = |controller: u32| format!("<address type='drive' controller='{controller}'/>");
+    assert_eq!(refused(&disk("sdsbda", "")), "1: no guest has as many disks as 'sdsbda' stands for");
+    assert_eq!(refused(&disk("sda", &at(4_294_967_295))), "1: the index of a disk controller is 255 at most");
+    good(&disk("sdzz", ""));
+    good(&disk("sdzzzz", &at(255)));
+}
