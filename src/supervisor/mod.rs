@@ -7,6 +7,8 @@ mod helpers;
 pub mod hotplug;
 mod images;
 mod launch;
+#[expect(dead_code, reason = "the operations that need it come with it")]
+mod lend;
 mod lib_dir;
 pub mod live_xml;
 mod network;
