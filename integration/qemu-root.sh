@@ -33,7 +33,7 @@ libraries=$dir/usr/lib/x86_64-linux-gnu
 for program in qemu-system-x86_64 qemu-img; do
     firmware=
     if [ "$program" = qemu-system-x86_64 ]; then
-        firmware="-L '$dir/usr/share/qemu' -L '$dir/usr/share/seabios'"
+        firmware="-L '$dir/usr/share/qemu' -L '$dir/usr/share/seabios' -L '$dir/usr/lib/ipxe/qemu'"
     fi
     cat >"$dir/$program" <<WRAPPER
 #!/bin/sh

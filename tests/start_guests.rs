@@ -27,10 +27,20 @@ fn missing(xml: &str) -> Option<String> {
     if xml.contains("@VIRTIOFSD@") && virtiofsd().is_none() {
         return Some("there is no virtiofsd".to_owned());
     }
+    if xml.contains("<sound model='virtio'") && !emulator_has("virtio-sound-pci") {
+        return Some("this QEMU has no virtio-sound".to_owned());
+    }
     if xml.contains("<vsock") && !Path::new("/dev/vhost-vsock").exists() {
         return Some("this kernel has no vhost-vsock".to_owned());
     }
     None
+}
+
+/// Whether the QEMU under test has a device.
+fn emulator_has(device: &str) -> bool {
+    let emulator = env::var("VMWARD_TEST_EMULATOR").unwrap_or_else(|_| "qemu-system-x86_64".to_owned());
+    let devices = Command::new(emulator).args(["-device", "help"]).output().unwrap();
+    String::from_utf8_lossy(&devices.stdout).contains(&format!("\"{device}\""))
 }
 
 fn virtiofsd() -> Option<PathBuf> {
@@ -124,6 +134,7 @@ guests! {
     memory_in_numa_cells = "start/memory-numa.xml",
     a_processor_and_a_clock = "start/processor-clock.xml",
     character_devices = "start/character-devices.xml",
+    a_virtio_sound_card = "start/sound-virtio.xml",
     graphics_and_sound = "start/graphics-sound.xml",
     network_interfaces = "start/interfaces.xml",
     devices_behind_switches_and_bridges = "start/express-devices.xml",

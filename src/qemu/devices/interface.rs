@@ -14,6 +14,9 @@ use crate::xml::Diagnostics;
 
 use super::{Context, Placed, QemuDevice, alias, chardev, device, has_info, virtio};
 
+/// Seconds after which a lost connection to passt is tried again, as libvirt has it.
+const PASST_RECONNECT: u32 = 5;
+
 impl Placed for Interface {
     has_info!();
 
@@ -105,12 +108,17 @@ impl Interface {
                     service: Service::Network(passt.clone()),
                     span,
                 });
-                object(json!({
+                let mut stream = object(json!({
                     "type": "stream",
                     "addr": {"type": "unix", "path": socket.display().to_string()},
                     "server": false,
-                    "reconnect": 5,
-                }))
+                }));
+                // QEMU 7.2, the first to have this kind of network, does not connect again.
+                if context.capabilities.at_least(8, 0) {
+                    let (option, value) = context.capabilities.reconnect(PASST_RECONNECT);
+                    stream.put(option, value);
+                }
+                stream
             }
             Source::Ethernet => self.tap(None, context, line),
             Source::Bridge(bridge) => self.tap(Some(bridge), context, line),

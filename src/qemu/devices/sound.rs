@@ -52,6 +52,9 @@ impl QemuDevice for Sound {
             SoundModel::Usb => "usb-audio",
             SoundModel::Virtio => "virtio-sound-pci",
         };
+        if !context.capabilities.has_device(driver) {
+            diagnostics.error(self.info.span, format!("this QEMU has no '{driver}'"));
+        }
         let mut sound = JsonObject::new();
         sound.put("driver", driver);
         virtio::put(&self.virtio, &mut sound);
