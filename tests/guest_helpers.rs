@@ -194,6 +194,14 @@ fn a_guest_has_a_network_without_rights() {
     guest.sh("ip route add default dev eth0");
     reached(&mut guest, port, "hello yourself");
 
+    let status: serde_json::Value =
+        serde_json::from_slice(&guest.user.ok(&["status", "--json", "guest"], b"")).unwrap();
+    if status["version"].as_str().unwrap().starts_with("7.") {
+        println!("skipped: QEMU before 8.0 does not connect again to a passt that was lost");
+        guest.user.ok(&["shutdown", "guest"], b"");
+        assert_eq!(guest.ended().0.code(), Some(0));
+        return;
+    }
     // It comes back, and QEMU finds it again.
     let first = helper(&guest).unwrap();
     sleep(Duration::from_secs(6));
