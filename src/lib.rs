@@ -22,3 +22,7 @@ pub mod volume;
 pub mod supervisor;
 
 pub mod cli;
+
+#[cfg(test)]
+#[path = "../tests/script/mod.rs"]
+mod script;

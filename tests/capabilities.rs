@@ -1,8 +1,9 @@
 //! What a real QEMU is asked, and that it is asked once.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+mod script;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use vmward::qemu::{Capabilities, ProbeError};
@@ -21,10 +22,12 @@ fn qemu() -> Option<PathBuf> {
 /// A program that counts how often it is started, and is QEMU otherwise.
 fn counting(dir: &Path, qemu: &Path) -> (PathBuf, PathBuf) {
     let (program, count) = (dir.join("qemu"), dir.join("count"));
-    let script = format!("#!/bin/sh\necho x >> {}\nexec {} \"$@\"\n", count.display(), qemu.display());
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    script::write(&program, &counted(&count, qemu));
     (program, count)
+}
+
+fn counted(count: &Path, qemu: &Path) -> String {
+    format!("echo x >> {}\nexec {} \"$@\"", count.display(), qemu.display())
 }
 
 fn lines(path: &Path) -> usize {
@@ -53,8 +56,7 @@ fn qemu_is_asked_once() {
     assert!(fs::metadata(entry(&cache)).unwrap().len() < 32 << 10, "what is kept is small");
 
     // Another program at the same place is asked anew.
-    let again = fs::read(&program).unwrap();
-    fs::write(&program, [&again[..], b"# changed\n"].concat()).unwrap();
+    script::write(&program, &(counted(&count, &qemu) + "\n# changed"));
     Capabilities::of_program(&program, &cache).unwrap();
     assert_eq!(lines(&count), 2);
 }
@@ -95,15 +97,13 @@ fn what_is_no_qemu_is_said_to_be_none() {
     let greeting =
         r#"{"QMP":{"version":{"qemu":{"major":6,"minor":2,"micro":0},"package":""},"capabilities":[]}}"#;
     let answers =
-        format!("#!/bin/sh\necho '{greeting}'\nwhile read line; do echo '{{\"return\":[]}}'; done\n");
-    fs::write(&program, answers).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        format!("echo '{greeting}'\nwhile read line; do echo '{{\"return\":[]}}'; done");
+    script::write(&program, &answers);
     let old = Capabilities::of_program(&program, dir.path()).unwrap_err();
     assert!(matches!(old, ProbeError::TooOld { version: (6, 2, 0), .. }), "{old:?}");
     assert!(old.to_string().contains("7.2 or later"), "{old}");
     let talkative = dir.path().join("talkative");
-    fs::write(&talkative, "#!/bin/sh\necho no such option >&2\nexit 1\n").unwrap();
-    fs::set_permissions(&talkative, fs::Permissions::from_mode(0o755)).unwrap();
+    script::write(&talkative, "echo no such option >&2\nexit 1");
     let said = Capabilities::of_program(&talkative, dir.path()).unwrap_err();
     assert!(said.to_string().contains("no such option"), "{said}");
 }

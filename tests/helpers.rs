@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod bare;
+mod script;
 mod user;
 
 use std::env;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -72,9 +73,7 @@ fn define_key(host: &Host, value: &str) {
 /// A directory for the guest, and a virtiofsd that is that script.
 fn shared_by(host: &Host, script: &str) -> String {
     let program = host.path("virtiofsd");
-    fs::write(&program, format!("#!/bin/sh\n[ \"$1\" != --print-capabilities ] || exit 0\n{script}\n"))
-        .unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    script::write(&program, &format!("[ \"$1\" != --print-capabilities ] || exit 0\n{script}"));
     format!(
         "<filesystem type='mount'><driver type='virtiofs'/><binary path='{}'/><source dir='{}'/><target dir='s'/>\
          </filesystem>",

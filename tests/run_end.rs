@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod bare;
+mod script;
 mod user;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
@@ -20,11 +20,10 @@ use bare::{Host, has_qemu_img, processes_of};
 /// A QEMU that answers what it is asked for its capabilities, and hangs when it is to start a guest.
 fn stuck_qemu(host: &Host) -> PathBuf {
     let path = host.path("stuck-qemu");
-    let script = "#!/bin/sh\ncase \"$*\" in\n*master-key.aes*) exec sh -c 'read x <>\"$0\"' \"$0.fifo\" \"$@\";;\nesac\n\
-                  exec /usr/bin/qemu-system-x86_64 \"$@\"\n";
+    let script = "case \"$*\" in\n*master-key.aes*) exec sh -c 'read x <>\"$0\"' \"$0.fifo\" \"$@\";;\nesac\n\
+                  exec /usr/bin/qemu-system-x86_64 \"$@\"";
     mkfifo(&host.path("stuck-qemu.fifo"), Mode::S_IRWXU).unwrap();
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    script::write(&path, script);
     path
 }
 

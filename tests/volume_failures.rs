@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod images;
+mod script;
 mod user;
 
 use std::env;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -147,8 +148,7 @@ fn with_wrapper(images: &Images, script: &str) -> String {
     fs::create_dir(&dir).unwrap();
     let state = dir.join("state");
     let script = script.replace("REAL", real.to_str().unwrap()).replace("STATE", state.to_str().unwrap());
-    fs::write(dir.join("qemu-img"), format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")).unwrap();
-    fs::set_permissions(dir.join("qemu-img"), Permissions::from_mode(0o755)).unwrap();
+    script::write(&dir.join("qemu-img"), &format!("PATH=/usr/bin:/bin\n{script}"));
     format!("{}:{path}", dir.display())
 }
 

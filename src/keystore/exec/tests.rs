@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::keystore::file::IdentitySources;
 use crate::keystore::{Failure, Keystores};
+use crate::script;
 use crate::secret::{MAX_VALUE_LEN, SecretRef};
 use crate::xml::Span;
 
@@ -17,11 +18,10 @@ struct Script {
 }
 
 impl Script {
-    fn new(script: &str) -> Self {
+    fn new(text: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("program");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+        script::write(&path, text);
         Self { dir }
     }
 

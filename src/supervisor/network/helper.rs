@@ -68,16 +68,12 @@ fn receive(socket: impl AsFd) -> io::Result<Option<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+    use crate::script;
 
-    fn helper(script: &str) -> tempfile::TempDir {
+    fn helper(text: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("helper");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        script::write(&dir.path().join("helper"), text);
         dir
     }
 
