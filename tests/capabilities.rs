@@ -96,8 +96,7 @@ fn what_is_no_qemu_is_said_to_be_none() {
     let program = dir.path().join("old");
     let greeting =
         r#"{"QMP":{"version":{"qemu":{"major":6,"minor":2,"micro":0},"package":""},"capabilities":[]}}"#;
-    let answers =
-        format!("echo '{greeting}'\nwhile read line; do echo '{{\"return\":[]}}'; done");
+    let answers = format!("echo '{greeting}'\nwhile read line; do echo '{{\"return\":[]}}'; done");
     script::write(&program, &answers);
     let old = Capabilities::of_program(&program, dir.path()).unwrap_err();
     assert!(matches!(old, ProbeError::TooOld { version: (6, 2, 0), .. }), "{old:?}");

@@ -9,7 +9,9 @@ use crate::secret::SecretValue;
 
 use super::qemu_img::Call;
 use super::staging::Staging;
-use super::{Cipher, Image, ImageEncryption, ImageFormat, ImageLock, Interrupts, Kdf, QemuImg, VolumeError};
+use super::{
+    Cipher, Image, ImageEncryption, ImageFormat, ImageLock, Interrupts, Kdf, QemuImg, Source, VolumeError,
+};
 
 /// The id of the passphrase's secret object in qemu-img.
 const SECRET_ID: &str = "sec0";
@@ -119,8 +121,7 @@ impl NewVolume {
         if self.path.file_name().is_none() {
             return wrong("the path names no file");
         }
-        self.check_target()?;
-        self.size().map(|_| ())
+        self.check_target()
     }
 
     fn check_target(&self) -> Result<(), VolumeError> {
@@ -136,8 +137,8 @@ impl NewVolume {
         }
     }
 
-    /// What the guest will see.
-    fn size(&self) -> Result<u64, VolumeError> {
+    /// What the guest will see of an empty one.
+    pub fn empty_size(&self) -> Result<u64, VolumeError> {
         let backing = self.backing.as_ref().map(|b| b.look(&self.path)).transpose()?;
         match (self.size, backing) {
             (Some(size), _) => Ok(size),
@@ -147,20 +148,29 @@ impl NewVolume {
     }
 
     /// How qemu-img is told to make it in an open file.
-    fn call(&self, staging: &Staging, passphrase: &SecretValue) -> Result<Call, VolumeError> {
-        let mut call = Call::new("create");
-        let (driver, prefix) = match self.format {
-            VolumeFormat::Raw => ("luks", ""),
-            VolumeFormat::Qcow2 => ("qcow2", "encrypt."),
+    fn call(
+        &self,
+        staging: &Staging,
+        content: Content<'_>,
+        passphrase: Option<&SecretValue>,
+    ) -> Result<Call, VolumeError> {
+        let (mut call, format) = match content {
+            Content::Empty(_) => (Call::new("create"), "-f"),
+            Content::Image(..) => (Call::new("convert"), "-O"),
         };
-        call.arg("-q").arg("-f").arg(driver);
+        call.arg(if matches!(content, Content::Empty(_)) { "-q" } else { "-p" });
+        let (driver, prefix) = match (self.format, passphrase) {
+            (VolumeFormat::Raw, None) => ("raw", ""),
+            (VolumeFormat::Raw, Some(_)) => ("luks", ""),
+            (VolumeFormat::Qcow2, _) => ("qcow2", "encrypt."),
+        };
+        call.arg(format).arg(driver);
         if let Some(backing) = &self.backing {
             // -u: the backing image is not opened, which would take its passphrase. It was looked at above.
             call.arg("-u").arg("-b").arg(backing.name()?).arg("-F").arg(backing.driver(&self.path)?);
         }
         let mut options = Vec::new();
         if self.format == VolumeFormat::Qcow2 {
-            options.push("encrypt.format=luks".to_owned());
             options.push("compat=1.1".to_owned());
             options.extend(self.qcow2.cluster_size.map(|n| format!("cluster_size={n}")));
             if self.qcow2.lazy_refcounts {
@@ -170,16 +180,32 @@ impl NewVolume {
                 options.push("extended_l2=on".to_owned());
             }
         }
-        options.push(format!("{prefix}key-secret={SECRET_ID}"));
-        options.extend(self.cipher.options(prefix));
-        options.extend(self.kdf.iter_time(passphrase).map(|ms| format!("{prefix}iter-time={ms}")));
+        if let Some(passphrase) = passphrase {
+            if self.format == VolumeFormat::Qcow2 {
+                options.push("encrypt.format=luks".to_owned());
+            }
+            options.push(format!("{prefix}key-secret={SECRET_ID}"));
+            options.extend(self.cipher.options(prefix));
+            options.extend(self.kdf.iter_time(passphrase).map(|ms| format!("{prefix}iter-time={ms}")));
+        }
         if self.preallocation != Preallocation::Off {
             options.push(format!("preallocation={}", self.preallocation.as_str()));
         }
-        call.arg("-o").arg(options.join(","));
+        if !options.is_empty() {
+            call.arg("-o").arg(options.join(","));
+        }
+        if let Some(passphrase) = passphrase {
+            call.secret(SECRET_ID, passphrase)?;
+        }
+        if let Content::Image(source, _) = content {
+            let name = source.name(&mut call)?;
+            call.arg(name);
+        }
         let path = call.file(&staging.file)?;
-        call.secret(SECRET_ID, passphrase)?;
-        call.arg(path).arg(self.size()?.to_string());
+        call.arg(path);
+        if let Content::Empty(size) = content {
+            call.arg(size.to_string());
+        }
         Ok(call)
     }
 }
@@ -199,7 +225,7 @@ impl Backing {
         // Raw means what it says: a guest may have written a qcow2 header into its raw disk. The reverse,
         // a qcow2 image that is none, can only be a mistake.
         if said == ImageFormat::Qcow2 && image.format != said {
-            return Err(VolumeError::BackingFormat { path, found: "raw", said: "qcow2" });
+            return Err(VolumeError::OtherFormat { path, found: "raw", said: "qcow2".to_owned() });
         }
         Ok(image)
     }
@@ -223,6 +249,15 @@ impl Backing {
     }
 }
 
+/// What is to be in a new volume.
+#[derive(Clone, Copy)]
+pub(super) enum Content<'a> {
+    /// Nothing, or what it stands on: that many bytes.
+    Empty(u64),
+    /// What the guest sees of an image: that many bytes, where it is known.
+    Image(&'a Source, Option<u64>),
+}
+
 /// Makes a volume. On any failure there is no file, or the one that was there before. `progress` gets the
 /// share of the volume that is on disk where all of it is to be, and nothing else to show otherwise.
 pub async fn create(
@@ -233,19 +268,32 @@ pub async fn create(
     progress: &mut dyn FnMut(Option<f64>),
 ) -> Result<(), VolumeError> {
     volume.check()?;
-    let size = volume.size()?;
+    let size = volume.empty_size()?;
+    make(qemu_img, volume, Content::Empty(size), Some(passphrase), interrupts, progress).await.map(drop)
+}
+
+/// Makes a volume with what is to be in it; without a passphrase it is plain. Returns what the guest sees, in bytes.
+pub(super) async fn make(
+    qemu_img: &QemuImg,
+    volume: &NewVolume,
+    content: Content<'_>,
+    passphrase: Option<&SecretValue>,
+    interrupts: &mut Interrupts,
+    progress: &mut dyn FnMut(Option<f64>),
+) -> Result<u64, VolumeError> {
+    let size = match content {
+        Content::Empty(size) => Some(size),
+        Content::Image(_, size) => size,
+    };
     let everything = matches!(volume.preallocation, Preallocation::Falloc | Preallocation::Full);
     let staging = Staging::new(&volume.path)?;
-    let mut tick = || {
+    let mut tick = |share: Option<f64>| {
         let written = staging.file.metadata().map_or(0, |m| m.blocks() * 512);
-        progress(everything.then(|| (written as f64 / size as f64).min(1.0)));
+        let allocated = size.filter(|_| everything).map(|size| (written as f64 / size as f64).min(1.0));
+        progress(share.or(allocated));
     };
-    qemu_img.run(|| volume.call(&staging, passphrase), interrupts, &mut tick).await?;
-    // No word of qemu-img is taken for it.
-    let made = Image::read(&staging.file, &volume.path)?;
-    if !matches!(made.encryption, Some(ImageEncryption::Luks1(_))) || made.virtual_size != size {
-        return Err(VolumeError::CameOutPlain);
-    }
+    qemu_img.run(|| volume.call(&staging, content, passphrase), interrupts, &mut tick).await?;
+    let made = seen(volume, &staging, size, passphrase.is_some())?;
     let set = VolumeError::io(&volume.path, "given its owner and permissions");
     fchown(&staging.file, volume.owner.uid, volume.owner.gid)
         .and_then(|()| staging.file.set_permissions(Permissions::from_mode(volume.mode)))
@@ -255,7 +303,26 @@ pub async fn create(
         true => lock_existing(&volume.path)?,
         false => None,
     };
-    staging.commit(volume.replace)
+    staging.commit(volume.replace)?;
+    Ok(made)
+}
+
+/// What the guest will see of what qemu-img made. No word of it is taken for that.
+fn seen(
+    volume: &NewVolume,
+    staging: &Staging,
+    size: Option<u64>,
+    encrypted: bool,
+) -> Result<u64, VolumeError> {
+    let made = Image::read(&staging.file, &volume.path)?;
+    let is_luks = matches!(made.encryption, Some(ImageEncryption::Luks1(_)));
+    // What a guest wrote into a plain raw disk is no header of ours.
+    let plain_raw = !encrypted && volume.format == VolumeFormat::Raw;
+    let now = if plain_raw { made.file_size } else { made.virtual_size };
+    match (is_luks == encrypted || plain_raw) && size.is_none_or(|size| size == now) {
+        true => Ok(now),
+        false => Err(VolumeError::CameOutPlain),
+    }
 }
 
 /// A volume that a guest runs from is not replaced.

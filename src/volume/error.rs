@@ -95,18 +95,44 @@ pub enum VolumeError {
     /// The pipe for it could not be made.
     #[error("the passphrase could not be handed to qemu-img")]
     Handover(#[source] io::Error),
-    /// qemu-img succeeded, but what it made is not encrypted as was asked. It was thrown away.
-    #[error("what qemu-img made is not encrypted with LUKS")]
+    /// qemu-img succeeded, but what it made is not what was asked for. It was thrown away.
+    #[error("what qemu-img made is not encrypted, or not as large, as was asked for")]
     CameOutPlain,
-    /// The backing image is not what it was said to be.
+    /// It is plain, and nobody said what its bytes mean.
+    #[error("{} is not encrypted, and the format of a plain image is not guessed", .0.display())]
+    FormatNotSaid(PathBuf),
+    /// It is not in the format that was said.
     #[error("{} is {found}, not {said}", path.display())]
-    BackingFormat {
+    OtherFormat {
         /// Its path.
         path: PathBuf,
         /// What it is.
         found: &'static str,
         /// What was said.
-        said: &'static str,
+        said: String,
+    },
+    /// The passphrase opens no key slot.
+    #[error("the secret's value is not the passphrase of {0}")]
+    WrongPassphrase(String),
+    /// The end of the guest's disk would be cut off.
+    #[error("{} has {before} bytes, and {size} would cut off its end", path.display())]
+    WouldShrink {
+        /// Its path.
+        path: PathBuf,
+        /// What it has.
+        before: u64,
+        /// What was asked for.
+        size: u64,
+    },
+    /// qemu-img succeeded, but the size is another one.
+    #[error("{} has {now} bytes, not {size}", path.display())]
+    OtherSize {
+        /// Its path.
+        path: PathBuf,
+        /// What it has.
+        now: u64,
+        /// What was asked for.
+        size: u64,
     },
     /// A request that cannot be fulfilled.
     #[error("{0}")]

@@ -1,7 +1,8 @@
-//! Encrypted disk images: made, looked at and destroyed. Images are made by qemu-img, which gets each
+//! Encrypted disk images: made, looked at, resized, converted and destroyed. Images are made by qemu-img, which gets each
 //! passphrase through a pipe that only it inherits.
 
 mod cipher;
+mod convert;
 mod create;
 mod delete;
 mod error;
@@ -10,11 +11,14 @@ mod kdf;
 mod lock;
 mod qcow2;
 mod qemu_img;
+mod resize;
 mod size;
+mod source;
 mod staging;
 mod xml;
 
 pub use cipher::{Cipher, CipherMode, CipherName, HashName, IvGenerator};
+pub use convert::convert;
 pub use create::{Backing, NewVolume, Owner, Preallocation, Qcow2Options, VolumeFormat, create};
 pub use delete::{Destroyed, destroy};
 pub use error::VolumeError;
@@ -23,5 +27,7 @@ pub use kdf::Kdf;
 pub use lock::ImageLock;
 pub use qcow2::Qcow2Error;
 pub use qemu_img::{Interrupts, QemuImg};
+pub use resize::resize;
 pub use size::parse_size;
+pub use source::{Layer, Source, SourceFormat};
 pub use xml::VolumeXml;

@@ -1,5 +1,6 @@
 //! The one place that runs qemu-img.
 
+use std::cell::Cell;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,8 +16,8 @@ use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{ChildStdout, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use crate::secret::SecretValue;
@@ -153,12 +154,13 @@ impl QemuImg {
         help.is_ok_and(formats)
     }
 
-    /// Runs what `call` makes, to its end. `tick` is called now and then. A signal to vmward kills qemu-img.
+    /// Runs what `call` makes, to its end. `tick` is called now and then, with the share that
+    /// is done where the call has qemu-img say it (`-p`). A signal to vmward kills qemu-img.
     pub(super) async fn run(
         &self,
         mut call: impl FnMut() -> Result<Call, VolumeError>,
         interrupts: &mut Interrupts,
-        tick: &mut dyn FnMut(),
+        tick: &mut dyn FnMut(Option<f64>),
     ) -> Result<(), VolumeError> {
         let mut tries = 0;
         loop {
@@ -175,7 +177,7 @@ impl QemuImg {
         &self,
         call: Call,
         interrupts: &mut Interrupts,
-        tick: &mut dyn FnMut(),
+        tick: &mut dyn FnMut(Option<f64>),
     ) -> Result<(), VolumeError> {
         interrupts.check().await?;
         let spawn_failed = |source| VolumeError::Spawn { program: self.program.clone(), source };
@@ -190,7 +192,7 @@ impl QemuImg {
             .env_clear()
             .env("LC_ALL", "C")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mappings = (FIRST_FD..)
             .zip(call.inherited)
@@ -210,10 +212,12 @@ impl QemuImg {
             }
             said
         };
-        let finished = async { tokio::join!(child.wait(), said) };
+        let share = Cell::new(None);
+        let shown = follow(child.stdout.take(), &share);
+        let finished = async { tokio::join!(child.wait(), said, shown) };
         let mut finished = Box::pin(finished);
         let mut ticks = tokio::time::interval(TICK);
-        let (status, said) = loop {
+        let (status, said, ()) = loop {
             tokio::select! {
                 done = &mut finished => break done,
                 signal = interrupts.wait() => {
@@ -221,7 +225,7 @@ impl QemuImg {
                     child.kill().await.map_err(spawn_failed)?;
                     return Err(VolumeError::Interrupted(signal));
                 }
-                _ = ticks.tick() => tick(),
+                _ = ticks.tick() => tick(share.get()),
             }
         };
         let status = status.map_err(spawn_failed)?;
@@ -229,6 +233,20 @@ impl QemuImg {
             return Ok(());
         }
         Err(VolumeError::QemuImg { verb: call.verb.to_owned(), status, message: complaint(&said) })
+    }
+}
+
+/// Reads the progress that qemu-img prints, as in "    (12.34/100%)\r", to its end.
+async fn follow(stdout: Option<ChildStdout>, share: &Cell<Option<f64>>) {
+    let Some(stdout) = stdout else { return };
+    let mut stdout = BufReader::new(stdout);
+    let mut shown = Vec::new();
+    // What cannot be read of it only leaves a bar standing.
+    while matches!(stdout.read_until(b')', &mut shown).await, Ok(1..)) {
+        let text = String::from_utf8_lossy(&shown);
+        let percent = text.rsplit('(').next().and_then(|t| t.split('/').next()?.parse::<f64>().ok());
+        share.set(percent.map(|p| (p / 100.0).clamp(0.0, 1.0)).or(share.get()));
+        shown.clear();
     }
 }
 

@@ -10,7 +10,9 @@ pub(super) fn failure(error: VolumeError) -> CliError {
     let exit = match &error {
         E::NoQemuImg | E::Spawn { .. } | E::QemuImg { .. } | E::Handover(_) => Exit::Unavailable,
         E::Interrupted(_) | E::InUse(_) => Exit::TryAgain,
-        E::Request(_) | E::Exists(_) | E::NotAFile { .. } => Exit::Usage,
+        E::Request(_) | E::Exists(_) | E::NotAFile { .. } | E::FormatNotSaid(_) | E::WouldShrink { .. } => {
+            Exit::Usage
+        }
         E::Missing(_) => Exit::NoInput,
         E::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
         E::Io { .. } => Exit::Unavailable,
@@ -19,12 +21,15 @@ pub(super) fn failure(error: VolumeError) -> CliError {
         | E::Qcow2 { .. }
         | E::Passphrase(_)
         | E::PassphraseTooLong(_)
-        | E::BackingFormat { .. } => Exit::Data,
-        E::CameOutPlain => Exit::Internal,
+        | E::OtherFormat { .. } => Exit::Data,
+        E::WrongPassphrase(_) => Exit::NoPermission,
+        E::CameOutPlain | E::OtherSize { .. } => Exit::Internal,
     };
     let hint = match &error {
         E::NoQemuImg => Some("install it (Debian: qemu-utils)"),
         E::Exists(_) => Some("take another path, or say --force to replace what is there"),
+        E::FormatNotSaid(_) => Some("say it with --source-format: raw, qcow2, vmdk, vdi, vhdx or vpc"),
+        E::WouldShrink { .. } => Some("say --shrink if that is meant, once the guest uses less"),
         E::InUse(_) => Some("shut down the guest that uses it, then try again"),
         E::NotEncrypted(_) => Some("vmward destroys encrypted volumes only; remove other files with rm"),
         E::QemuImg { message, .. } if message.contains("No space left") => {

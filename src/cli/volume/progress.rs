@@ -1,38 +1,95 @@
-//! A progress bar on a terminal; elsewhere nothing.
+//! How far a command is: a bar on a terminal, lines of JSON on a descriptor.
 
+use std::cell::{Cell, RefCell};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
-/// Steps of the bar.
+use crate::cli::{CliError, Exit};
+use crate::volume::Interrupts;
+
+/// Steps of the bar, and of what is told.
 const WHOLE: u64 = 1000;
+
+/// Where a program that called vmward reads how far it is.
+#[derive(clap::Args, Clone, Copy)]
+pub(super) struct ProgressFd {
+    /// Write how far it is to this descriptor, an object per line: {"share":0.25} and at the end {"done":true}
+    #[arg(long = "progress-fd", value_name = "N", value_parser = clap::value_parser!(u32).range(3..))]
+    number: Option<u32>,
+}
 
 /// Shows that something goes on, and how far it is where that is known. indicatif draws on stderr, and only if
 /// that is a terminal.
-pub(super) struct Progress(ProgressBar);
+pub(super) struct Progress {
+    bar: ProgressBar,
+    lines: Option<RefCell<File>>,
+    told: Cell<Option<u64>>,
+}
 
 impl Progress {
-    pub(super) fn new(what: String) -> Self {
+    pub(super) fn new(what: String, fd: ProgressFd) -> Result<Self, CliError> {
+        let open = |number: u32| {
+            OpenOptions::new().write(true).open(format!("/proc/self/fd/{number}")).map_err(|e| {
+                CliError::new(Exit::Usage, format!("nothing can be written to the descriptor {number}"))
+                    .caused_by(e)
+            })
+        };
+        let lines = fd.number.map(open).transpose()?.map(RefCell::new);
         let bar = ProgressBar::new_spinner().with_message(what);
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self(bar)
+        Ok(Self { bar, lines, told: Cell::new(None) })
     }
 
     /// `None`: nobody knows how far it is.
     pub(super) fn show(&self, share: Option<f64>) {
         let Some(share) = share else { return };
-        if self.0.length().is_none()
+        let step = (share * WHOLE as f64) as u64;
+        if self.bar.length().is_none()
             && let Ok(style) = ProgressStyle::with_template("{msg} [{bar:40}] {percent}%")
         {
-            self.0.set_style(style);
-            self.0.set_length(WHOLE);
+            self.bar.set_style(style);
+            self.bar.set_length(WHOLE);
         }
-        self.0.set_position((share * WHOLE as f64) as u64);
+        self.bar.set_position(step);
+        if self.told.replace(Some(step)) != Some(step) {
+            self.tell(&json!({ "share": step as f64 / WHOLE as f64 }));
+        }
+    }
+
+    /// The last that is told.
+    pub(super) fn end(self, done: bool) {
+        self.tell(&json!({ "done": done }));
+    }
+
+    /// A reader that went away wants to know no more; what is done goes on.
+    fn tell(&self, line: &Value) {
+        if let Some(lines) = &self.lines {
+            let _ = writeln!(lines.borrow_mut(), "{line}");
+        }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
+}
+
+/// Does something that signals interrupt in an orderly way.
+pub(super) fn interruptible<T>(
+    work: impl AsyncFnOnce(&mut Interrupts) -> Result<T, CliError>,
+) -> Result<T, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::new(Exit::Internal, "vmward could not start").caused_by(e))?;
+    runtime.block_on(async {
+        let mut interrupts = Interrupts::catch()
+            .map_err(|e| CliError::new(Exit::Internal, "signals cannot be handled").caused_by(e))?;
+        work(&mut interrupts).await
+    })
 }

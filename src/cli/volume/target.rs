@@ -1,0 +1,99 @@
+//! What a new volume is to be, as options say it.
+
+use std::path::PathBuf;
+
+use nix::unistd::{Group, User};
+
+use crate::cli::CliError;
+use crate::volume::{
+    Backing, Cipher, HashName, Kdf, NewVolume, Owner, Preallocation, Qcow2Options, VolumeFormat,
+};
+use crate::xml::Keyword;
+
+use super::passphrase::{NewSecretArgs, PassphraseSource, SecretArgs};
+
+/// The options of a new volume.
+#[derive(clap::Args)]
+pub(super) struct TargetArgs {
+    /// qcow2, or raw with LUKS around it
+    #[arg(long, value_parser = keyword::<VolumeFormat>)]
+    format: Option<VolumeFormat>,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
+    #[command(flatten)]
+    pub(super) new_secret: NewSecretArgs,
+    /// NAME-BITS-MODE[-IV[:HASH]], as in aes-256-xts-plain64 (the default) or serpent-256-cbc-essiv:sha256
+    #[arg(long, value_parser = Cipher::parse)]
+    cipher: Option<Cipher>,
+    /// The hash of the key derivation: sha256 (the default), sha512, sha1, ripemd160
+    #[arg(long, value_parser = keyword::<HashName>)]
+    hash: Option<HashName>,
+    /// What opening the volume costs: auto (cheap for generated keys), fast (random keys only), slow
+    #[arg(long, value_parser = keyword::<Kdf>, default_value = "auto")]
+    pub(super) kdf: Kdf,
+    /// What is allocated from the start: off, metadata, falloc, full
+    #[arg(long, value_parser = keyword::<Preallocation>)]
+    preallocation: Option<Preallocation>,
+    /// Give the file to this user, and to a group: the one that QEMU runs as
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = owner)]
+    owner: Option<Owner>,
+    /// Replace what is there, once the new volume is complete
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+impl TargetArgs {
+    /// The volume.
+    pub(super) fn volume(&self, path: PathBuf, size: Option<u64>, backing: Option<Backing>) -> NewVolume {
+        let mut cipher = self.cipher.unwrap_or_default();
+        cipher.hash = self.hash;
+        NewVolume {
+            path,
+            format: self.format.unwrap_or_default(),
+            size,
+            cipher,
+            kdf: self.kdf,
+            preallocation: self.preallocation.unwrap_or_default(),
+            backing,
+            qcow2: Qcow2Options::default(),
+            mode: 0o600,
+            owner: self.owner.unwrap_or_default(),
+            replace: self.force,
+        }
+    }
+
+    /// Whose passphrase it gets.
+    pub(super) fn passphrase(&self) -> Result<PassphraseSource, CliError> {
+        PassphraseSource::from_args(&self.secret, &self.new_secret)
+    }
+
+    /// Whether anything is said that only an encrypted volume has.
+    pub(super) fn is_about_encryption(&self) -> bool {
+        self.secret.secret.is_some() || self.secret.generate || self.cipher.is_some() || self.hash.is_some()
+    }
+}
+
+pub(super) fn keyword<K: Keyword>(word: &str) -> Result<K, String> {
+    K::from_word(word).ok_or_else(|| format!("it takes {}", K::expected()))
+}
+
+/// Names or numbers, as `chown` takes them.
+fn owner(text: &str) -> Result<Owner, String> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let uid = match user.parse() {
+        Ok(uid) => uid,
+        Err(_) => match User::from_name(user) {
+            Ok(Some(user)) => user.uid.as_raw(),
+            _ => return Err(format!("there is no user '{user}'")),
+        },
+    };
+    let gid = match group.map(|group| (group, group.parse())) {
+        None => None,
+        Some((_, Ok(gid))) => Some(gid),
+        Some((group, Err(_))) => match Group::from_name(group) {
+            Ok(Some(group)) => Some(group.gid.as_raw()),
+            _ => return Err(format!("there is no group '{group}'")),
+        },
+    };
+    Ok(Owner { uid: Some(uid), gid })
+}
