@@ -8,7 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::cli::config::Config;
-use crate::cli::input::{Allow, Input};
+use crate::cli::input::{Allow, Input, keyword};
 use crate::cli::keystore_failure::{keystore_failure, unresolved_failure};
 use crate::cli::output;
 use crate::cli::recipients::RecipientArgs;
@@ -19,7 +19,7 @@ use crate::volume::{
     self, Backing, Cipher, HashName, Interrupts, Kdf, NewVolume, Owner, Preallocation, Qcow2Options, QemuImg,
     VolumeError, VolumeFormat, VolumeXml,
 };
-use crate::xml::{self, Diagnostics, Element, Keyword, Span};
+use crate::xml::{self, Diagnostics, Element, Span};
 
 use super::failure::failure;
 use super::progress::Progress;
@@ -91,10 +91,6 @@ struct NewSecretArgs {
     ephemeral: bool,
     #[command(flatten)]
     recipients: RecipientArgs,
-}
-
-fn keyword<K: Keyword>(word: &str) -> Result<K, String> {
-    K::from_word(word).ok_or_else(|| format!("it takes {}", K::expected()))
 }
 
 /// Names or numbers, as `chown` takes them.
