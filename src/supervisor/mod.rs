@@ -27,7 +27,7 @@ mod vcpus;
 pub use descriptors::check_devices;
 pub use error::SupervisorError;
 pub use helpers::{HelperFailure, HelperStatus, check_helpers};
-pub use images::check_images;
+pub use images::{check_images, warn_of_slow_images};
 pub use launch::{Launch, Started};
 pub use lib_dir::{LibDir, MONITOR_SOCKET};
 pub use network::{NetworkError, check_taps};
