@@ -3,6 +3,8 @@
 //! The modules are the rooms of the house, listed here from the ground up: each uses only those above it
 //! in this file, and `cli` uses them all.
 
+mod parallel;
+
 pub mod xml;
 
 pub mod secret;

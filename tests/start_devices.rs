@@ -74,7 +74,7 @@ fn start(fixture: &str) {
     fs::write(&key, master.value().expose()).unwrap();
     let arguments = line
         .render(|secret| match &secret.source {
-            SecretSource::Xml(value) => Ok(master.seal(value, &mut os_random())),
+            SecretSource::Xml(value) | SecretSource::Once(value) => Ok(master.seal(value, &mut os_random())),
             SecretSource::Keystore(_) => Err("the fixtures use no keystore"),
         })
         .unwrap();

@@ -10,7 +10,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::sha256;
+use super::{sha256, wiping_stack};
 
 /// A hash by the name that headers have for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +125,8 @@ impl Hash {
             let mut parts = out.chunks_mut(block_len * per_thread).enumerate();
             let own = parts.next();
             for (n, part) in parts {
-                scope.spawn(move || work(n * per_thread, part));
+                // The C library keeps the stacks of threads that have ended, for others.
+                scope.spawn(move || wiping_stack(|| work(n * per_thread, part)));
             }
             if let Some((_, part)) = own {
                 work(0, part);

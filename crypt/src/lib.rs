@@ -6,7 +6,9 @@ mod cipher;
 mod hash;
 mod sha256;
 mod split;
+mod stack;
 
 pub use cipher::{Cipher, Direction, KeyLength};
 pub use hash::Hash;
 pub use split::{merge, split};
+pub use stack::wiping_stack;

@@ -12,7 +12,9 @@ use serde::Deserialize;
 
 use crate::keystore::file::IdentitySources;
 use crate::keystore::{DEFAULT_TIMEOUT, Keystores, StoreOptions};
+use crate::supervisor::Unlock;
 
+use super::input::keyword;
 use super::keystore_failure::keystore_failure;
 use super::{CliError, Exit, Global};
 
@@ -40,6 +42,8 @@ struct ConfigFile {
     keystore: Option<OneOrMany>,
     /// Seconds.
     keystore_timeout: Option<NonZero<u32>>,
+    /// See [`Unlock`].
+    unlock: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,6 +62,8 @@ pub(crate) struct Config {
     pub keystores: Vec<String>,
     /// How long each of them may take to answer.
     pub keystore_timeout: Duration,
+    /// Who derives the keys of LUKS disks.
+    pub unlock: Unlock,
 }
 
 impl Paths {
@@ -144,7 +150,11 @@ impl Config {
         }
         let seconds = global.keystore_timeout.or(file.keystore_timeout);
         let keystore_timeout = seconds.map_or(DEFAULT_TIMEOUT, |s| Duration::from_secs(s.get().into()));
-        Ok(Self { paths, keystores, keystore_timeout })
+        let unlock = file.unlock.map_or(Ok(Unlock::default()), |word| keyword(&word)).map_err(|why| {
+            CliError::new(Exit::Config, format!("'unlock' in {} cannot be used", paths.config.display()))
+                .caused_by(why)
+        })?;
+        Ok(Self { paths, keystores, keystore_timeout, unlock })
     }
 
     /// The configured keystores.

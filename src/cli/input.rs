@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::xml::{self, Diagnostics, Element};
+use crate::xml::{self, Diagnostics, Element, Keyword};
 
 use super::{CliError, Exit};
 
@@ -24,6 +24,11 @@ impl Allow {
     pub fn unsupported_if(allowed: bool) -> Self {
         if allowed { Self::Unsupported } else { Self::Nothing }
     }
+}
+
+/// The value of an option that takes one of some words.
+pub(crate) fn keyword<K: Keyword>(word: &str) -> Result<K, String> {
+    K::from_word(word).ok_or_else(|| format!("it takes {}", K::expected()))
 }
 
 /// A text that was given to a command.

@@ -87,6 +87,7 @@ pub(crate) fn check(
     if let Target::Host(_) = target {
         supervisor::check_devices(&line.descriptors, diagnostics);
         supervisor::check_helpers(&line.helpers, root, user, diagnostics);
+        supervisor::warn_of_slow_images(&domain.devices.disks, diagnostics);
     }
     Some(domain)
 }

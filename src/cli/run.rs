@@ -8,11 +8,11 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use crate::secret;
-use crate::supervisor::{self, DEFAULT_USER, Ended, Ending, Launch, Outcome, User};
+use crate::supervisor::{self, DEFAULT_USER, Ended, Ending, Launch, Outcome, Unlock, User};
 use crate::xml::Diagnostics;
 
 use super::config::Config;
-use super::input::{Allow, Input};
+use super::input::{Allow, Input, keyword};
 use super::keystore_failure::unresolved_failure;
 use super::program::{self, Guest, Target};
 use super::supervisor_failure::supervisor_failure;
@@ -35,6 +35,10 @@ pub(crate) struct RunArgs {
     /// How long the guest may take to shut down before it is ended, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     stop_timeout: u32,
+    /// Who derives the keys of raw LUKS disks: auto (vmward, where QEMU would stand still for long) or qemu
+    /// [default: unlock of vmward.toml, or auto]
+    #[arg(long, value_name = "WHO", value_parser = keyword::<Unlock>)]
+    unlock: Option<Unlock>,
     /// Start the guest without what vmward does not honour in its XML
     #[arg(long)]
     allow_unsupported: bool,
@@ -62,6 +66,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         program::build(&input, Allow::unsupported_if(args.allow_unsupported), Target::Host(&config.paths))?;
     program::require_kvm(&domain)?;
     let keystores = config.open_keystores()?;
+    let unlock = args.unlock.unwrap_or(config.unlock);
     let runtime_dir = config.paths.runtime_dir;
     let stop_timeout = Duration::from_secs(args.stop_timeout.into());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -73,7 +78,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         .block_on(&runtime, async { supervisor::left_over(&runtime_dir, domain.name()) })
         .map_err(|e| supervisor_failure(e, None))?;
     let ended = if let Some(left_over) = left_over {
-        let taken = supervisor::take_back(left_over, capabilities, keystores, stop_timeout);
+        let taken = supervisor::take_back(left_over, capabilities, keystores, unlock, stop_timeout);
         local.block_on(&runtime, taken)
     } else {
         let mut diagnostics = Diagnostics::new();
@@ -99,8 +104,18 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         }
         drop(input);
         let program = program::emulator(&domain);
-        let launch =
-            Launch { domain, xml, capabilities, line, program, secrets, keystores, runtime_dir, user };
+        let launch = Launch {
+            domain,
+            xml,
+            capabilities,
+            line,
+            program,
+            secrets,
+            keystores,
+            runtime_dir,
+            user,
+            unlock,
+        };
         local.block_on(&runtime, supervisor::run(launch, stop_timeout))
     };
     Ok(exit_code(ended.map_err(|e| supervisor_failure(e, user_name.as_deref()))?))

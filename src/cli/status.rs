@@ -155,7 +155,11 @@ fn for_people(s: &Status) -> String {
     line("QEMU", &format!("{} (process {})", s.version, s.qemu));
     line("Supervisor", &format!("process {}", s.supervisor));
     for disk in &s.disks {
-        let encrypted = if disk.encrypted { ", encrypted" } else { "" };
+        let encrypted = match (disk.encrypted, disk.unlocked_outside) {
+            (true, true) => ", encrypted, unlocked by vmward",
+            (true, false) => ", encrypted",
+            (false, _) => "",
+        };
         line("Disk", &format!("{} ({}){encrypted}", disk.target, disk.alias));
     }
     for helper in &s.helpers {

@@ -4,17 +4,15 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::io;
 
-use crate::supervisor::{NetworkError, SupervisorError};
+use crate::supervisor::{LockedImage, NetworkError, SupervisorError};
 
 use super::{CliError, Exit};
 
+const WRONG_PASSPHRASE: &str = "the value of the disk's secret is not the passphrase of its image: set the right one with `vmward secret set-value`";
+
 /// What QEMU says when it cannot start, what that means, and what to do about it. The first that fits counts.
 const LAST_WORDS: [(&str, Exit, &str); 12] = [
-    (
-        "cannot unlock any keyslot",
-        Exit::NoPermission,
-        "the value of the disk's secret is not the passphrase of its image: set the right one with `vmward secret set-value`",
-    ),
+    ("cannot unlock any keyslot", Exit::NoPermission, WRONG_PASSPHRASE),
     (
         "Verification of HMAC failed",
         Exit::NoPermission,
@@ -85,6 +83,13 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         ),
         E::Network(e) if e.kind() == io::ErrorKind::PermissionDenied => (Exit::NoPermission, None),
         E::Network(_) => (Exit::Unavailable, None),
+        E::Locked(LockedImage::WrongPassphrase { .. }) => (Exit::NoPermission, Some(WRONG_PASSPHRASE.into())),
+        E::Locked(LockedImage::Changed { .. }) => (
+            Exit::TryAgain,
+            Some(
+                "another program has written a LUKS header there just now: try again when it is done".into(),
+            ),
+        ),
         E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
         E::NotRoot(_) => (Exit::NoPermission, None),
         E::NoHelper(_) => (Exit::Unavailable, None),

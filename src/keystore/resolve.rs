@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use uuid::Uuid;
 
+use crate::parallel::all_at_once;
 use crate::secret::{SecretLookup, SecretRef, SecretValue, UsageKind};
 use crate::xml::Diagnostics;
 
@@ -66,14 +64,14 @@ impl Keystores {
                 wanted.push(secret);
             }
         }
-        let found = all_at_once(&wanted, |secret| self.find(&secret.lookup, Some(secret.kind)));
+        let found = all_at_once(&wanted, AT_ONCE, |secret| self.find(&secret.lookup, Some(secret.kind)));
         let mut unique: Vec<&SecretFound<'_>> = Vec::new();
         for secret in found.iter().flatten() {
             if !unique.iter().any(|u| u.definition.uuid == secret.definition.uuid) {
                 unique.push(secret);
             }
         }
-        let values = all_at_once(&unique, |secret| secret.value());
+        let values = all_at_once(&unique, AT_ONCE, |secret| secret.value());
         let values: HashMap<Uuid, Result<SecretValue, Arc<KeystoreError>>> = unique
             .iter()
             .map(|secret| secret.definition.uuid)
@@ -116,31 +114,4 @@ fn serves(
         Some(Err(error)) => Err(Arc::clone(error)),
         _ => Ok(uuid),
     }
-}
-
-/// Does something with each of a list, some at the same time; the results are in the list's order.
-fn all_at_once<T: Sync, R: Send>(list: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    if let [only] = list {
-        return vec![work(only)];
-    }
-    let next = AtomicUsize::new(0);
-    let worker = || {
-        let mut done = Vec::new();
-        while let Some((n, item)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, list.get(n)?)))
-        {
-            done.push((n, work(item)));
-        }
-        done
-    };
-    let mut results: Vec<(usize, R)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE.min(list.len())).map(|_| scope.spawn(worker)).collect();
-        let join = |worker: thread::ScopedJoinHandle<'_, _>| match worker.join() {
-            Ok(done) => done,
-            Err(panic) => resume_unwind(panic),
-        };
-        workers.into_iter().flat_map(join).collect()
-    });
-    results.sort_unstable_by_key(|(n, _)| *n);
-    results.into_iter().map(|(_, result)| result).collect()
 }

@@ -1,11 +1,6 @@
 //! The configured keystores as one.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
-use crate::secret::{
-    DefinitionError, SecretDefinition, SecretLookup, SecretValue, UsageKind, ValueError, os_random,
-};
+use crate::secret::{DefinitionError, SecretDefinition, SecretLookup, SecretValue, UsageKind, ValueError};
 
 use super::keyring::KeyringStore;
 use super::kinds::{StoreOptions, open_object, open_store};
@@ -165,7 +160,8 @@ impl Keystores {
             Err(e) => return Err(e),
             Ok(_) => return Err(KeystoreError::Definition(DefinitionError::Exists(uuid))),
         }
-        let value = random_passphrase().map_err(|source| KeystoreError::Value { uuid, source })?;
+        let value =
+            SecretValue::random_passphrase().map_err(|source| KeystoreError::Value { uuid, source })?;
         let secret = self.secret(self.define(definition)?, definition.clone());
         if let Err(e) = secret.set_value(&value) {
             // Of the two errors the first one says what is wrong.
@@ -174,13 +170,4 @@ impl Keystores {
         }
         Ok((secret, value))
     }
-}
-
-fn random_passphrase() -> Result<SecretValue, ValueError> {
-    const RANDOM_LEN: usize = 32;
-    let random = SecretValue::random(RANDOM_LEN, &mut os_random())?;
-    let mut text = SecretValue::zeroed(RANDOM_LEN.div_ceil(3) * 4)?;
-    let len = STANDARD.encode_slice(random.expose(), text.expose_mut()).map_err(|_| ValueError::TooLong)?;
-    text.truncate(len);
-    Ok(text)
 }

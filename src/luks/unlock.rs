@@ -20,6 +20,10 @@ const ALIGNMENT: u64 = 4096;
 /// The least iterations that QEMU and cryptsetup use.
 pub const MIN_ITERATIONS: u32 = 1000;
 
+/// What QEMU does of them on a processor with SHA instructions, where 4.0 to 4.4 million iterations of two blocks each and
+/// of the digest were measured; each is one block of SHA-256.
+const ITERATIONS_PER_SECOND: f64 = 7.5e6;
+
 /// Why a container was not unlocked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnlockError {
@@ -102,13 +106,23 @@ impl Luks1Header {
     }
 
     /// How many iterations it takes at the most to open it with one passphrase: those of every active slot, and each
-    /// time those of the digest.
+    /// time those of the digest. An iteration makes one block of the hash.
     pub fn opening_cost(&self) -> u64 {
+        self.active_slots().map(|(_, slot)| self.slot_cost(slot)).sum()
+    }
+
+    /// About how long it takes to open it with the passphrase of its first active slot, the first that is tried,
+    /// in seconds; `None` where no slot is active.
+    pub fn opening_seconds(&self) -> Option<f64> {
+        let (_, slot) = self.active_slots().next()?;
+        Some(self.slot_cost(slot) as f64 / ITERATIONS_PER_SECOND)
+    }
+
+    fn slot_cost(&self, slot: &KeySlot) -> u64 {
         // A key is as many blocks of the hash; the digest is one.
         let blocks = Hash::from_name(&self.hash)
             .map_or(1, |h| (self.key_len as usize).div_ceil(h.output_len()) as u64);
-        let slot = |s: &KeySlot| u64::from(s.iterations) * blocks + u64::from(self.digest_iterations);
-        self.active_slots().map(|(_, s)| slot(s)).sum()
+        u64::from(slot.iterations) * blocks + u64::from(self.digest_iterations)
     }
 
     /// The volume key, and the slot that a passphrase opens.

@@ -10,6 +10,7 @@ use crate::secret::{MASTER_KEY_ID, SealedSecret, SecretRef, SecretValue};
 use crate::xml::{Diagnostics, Span};
 
 use super::Helper;
+use super::storage::RawLuks;
 
 /// A JSON object in the order in which it is printed.
 pub type JsonObject = Map<String, Value>;
@@ -21,6 +22,8 @@ pub enum SecretSource {
     Keystore(SecretRef),
     /// The XML itself (cookies, `passwd=`).
     Xml(Arc<SecretValue>),
+    /// Made for one opening: see [`RawLuks`].
+    Once(Arc<SecretValue>),
 }
 
 /// A `secret` object that QEMU is to have. Its value is encrypted only when it is printed or sent, each
@@ -90,6 +93,8 @@ pub struct DiskPlan {
     pub reservations: Option<Span>,
     /// That helper, with the first of these disks.
     pub helper: Option<Helper>,
+    /// The raw LUKS images among `nodes`.
+    pub luks: Vec<RawLuks>,
     /// A device of the host that a node has as its `path`, with the place in the XML. At a start QEMU gets it opened.
     pub opened: Option<(String, Span)>,
 }
@@ -209,6 +214,8 @@ pub enum Resource {
     },
     /// A device of the host, for reading and writing.
     Device(PathBuf),
+    /// What whoever starts QEMU has open already.
+    Open,
     /// What vmward does not provide yet, in words that complete "vmward does not provide ... yet".
     Unavailable(String),
 }
@@ -240,7 +247,11 @@ impl Resource {
             Self::Tap(_) | Self::VhostScsi => 3,
             Self::VhostNet => 44,
             Self::VhostVsock => 6789,
-            Self::UnixListener(_) | Self::File { .. } | Self::Device(_) | Self::Unavailable(_) => 1729,
+            Self::UnixListener(_)
+            | Self::File { .. }
+            | Self::Device(_)
+            | Self::Open
+            | Self::Unavailable(_) => 1729,
         }
     }
 }
@@ -297,6 +308,8 @@ pub struct CommandLine {
     pub preparations: Vec<Preparation>,
     /// What is to run beside QEMU.
     pub helpers: Vec<Helper>,
+    /// The raw LUKS images of the disks.
+    pub luks: Vec<RawLuks>,
 }
 
 impl CommandLine {
@@ -340,6 +353,7 @@ impl CommandLine {
         self.throttles.extend(plan.throttle);
         self.descriptors.extend(plan.descriptors);
         self.helpers.extend(plan.helper);
+        self.luks.extend(plan.luks);
     }
 
     /// Has QEMU inherit something; its number.
@@ -360,10 +374,16 @@ impl CommandLine {
 
     /// Has QEMU inherit something that it opens by a path; that path.
     pub fn fd_set(&mut self, resource: Resource, name: &str, span: Span) -> String {
-        let set = self.arguments.iter().filter(|a| matches!(a, Argument::Text("-add-fd", _))).count();
+        fd_set_path(self.add_fd_set(resource, name, span).0)
+    }
+
+    /// The set's number, and the descriptor's.
+    pub(super) fn add_fd_set(&mut self, resource: Resource, name: &str, span: Span) -> (u32, i32) {
+        let sets = self.arguments.iter().filter(|a| matches!(a, Argument::Text("-add-fd", _))).count();
+        let set = u32::try_from(sets).unwrap_or(u32::MAX);
         let fd = self.descriptor(resource, span);
         self.text("-add-fd", format!("set={set},fd={fd},opaque={name}"));
-        format!("/dev/fdset/{set}")
+        (set, fd)
     }
 
     /// Needs something that QEMU does not inherit.
@@ -417,6 +437,11 @@ impl CommandLine {
         }
         Ok(out)
     }
+}
+
+/// The path by which QEMU opens what is in a set of descriptors.
+pub(super) fn fd_set_path(set: u32) -> String {
+    format!("/dev/fdset/{set}")
 }
 
 /// The map of a `json!({...})`.

@@ -1,15 +1,18 @@
 //! The connection to a monitor.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
-use serde_json::Value;
-use tokio::io::{AsyncWriteExt, BufReader};
+use serde_json::{Value, json};
+use tokio::io::{AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -48,9 +51,17 @@ pub struct Qmp {
 
 struct Connection {
     shared: Arc<Shared>,
-    outgoing: mpsc::Sender<Zeroizing<Vec<u8>>>,
+    outgoing: mpsc::Sender<Outgoing>,
     next_id: AtomicU64,
+    /// Held from a descriptor's way out to the reply: QEMU keeps one, the last that came.
+    descriptor: tokio::sync::Mutex<()>,
     tasks: [AbortHandle; 2],
+}
+
+/// A command on its way.
+struct Outgoing {
+    line: Zeroizing<Vec<u8>>,
+    descriptor: Option<OwnedFd>,
 }
 
 struct Shared {
@@ -104,7 +115,13 @@ impl Qmp {
             tokio::spawn(receive(reader, Arc::clone(&shared))).abort_handle(),
             tokio::spawn(send(write, queue, Arc::clone(&shared))).abort_handle(),
         ];
-        let connection = Arc::new(Connection { shared, outgoing, next_id: AtomicU64::new(1), tasks });
+        let connection = Arc::new(Connection {
+            shared,
+            outgoing,
+            next_id: AtomicU64::new(1),
+            descriptor: Default::default(),
+            tasks,
+        });
         let qmp = Self { connection, version };
         qmp.execute_within(qapi::qmp::qmp_capabilities { enable: None }, deadline).await?;
         Ok(qmp)
@@ -140,7 +157,7 @@ impl Qmp {
         command: C,
         deadline: Duration,
     ) -> Result<C::Ok, QmpError> {
-        let value = self.request(C::NAME, Some(&command), deadline).await?;
+        let value = self.request(C::NAME, Some(&command), None, deadline).await?;
         serde_json::from_value(value)
             .map_err(|e| QmpError::Reply { command: C::NAME.to_owned(), source: e.into() })
     }
@@ -152,13 +169,21 @@ impl Qmp {
         arguments: Option<&impl Serialize>,
         deadline: Duration,
     ) -> Result<Value, QmpError> {
-        self.request(command, arguments, deadline).await
+        self.request(command, arguments, None, deadline).await
+    }
+
+    /// Gives QEMU a descriptor, in a set of that number (`/dev/fdset/N`); `name` tells people what it is.
+    pub async fn add_fd(&self, set: u32, name: &str, descriptor: OwnedFd) -> Result<(), QmpError> {
+        let arguments = json!({ "fdset-id": set, "opaque": name });
+        let _alone = self.connection.descriptor.lock().await;
+        self.request("add-fd", Some(&arguments), Some(descriptor), COMMAND_DEADLINE).await.map(drop)
     }
 
     async fn request(
         &self,
         command: &str,
         arguments: Option<&impl Serialize>,
+        descriptor: Option<OwnedFd>,
         deadline: Duration,
     ) -> Result<Value, QmpError> {
         let connection = &self.connection;
@@ -175,7 +200,7 @@ impl Qmp {
         };
         let _forget = Forget { shared: &connection.shared, id };
         let answered = tokio::time::timeout(deadline, async {
-            connection.outgoing.send(line).await.ok()?;
+            connection.outgoing.send(Outgoing { line, descriptor }).await.ok()?;
             reply.await.ok()
         })
         .await;
@@ -258,13 +283,17 @@ async fn receive(mut reader: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
     }
 }
 
-async fn send(
-    mut writer: OwnedWriteHalf,
-    mut queue: mpsc::Receiver<Zeroizing<Vec<u8>>>,
-    shared: Arc<Shared>,
-) {
-    while let Some(line) = queue.recv().await {
-        if let Err(e) = writer.write_all(&line).await {
+async fn send(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Outgoing>, shared: Arc<Shared>) {
+    while let Some(Outgoing { line, descriptor }) = queue.recv().await {
+        let sent = match descriptor {
+            Some(descriptor) => send_with(writer.as_ref(), &line, &descriptor).await,
+            None => Ok(0),
+        };
+        let sent = match sent {
+            Ok(sent) => writer.write_all(&line[sent..]).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = sent {
             // What QEMU said before it went (events of its end) is still to be read: the reader ends it,
             // unless the socket broke in another way.
             if e.kind() != io::ErrorKind::BrokenPipe {
@@ -273,6 +302,19 @@ async fn send(
             return;
         }
     }
+}
+
+/// Sends the start of a line together with a descriptor; how much of the line.
+async fn send_with(stream: &UnixStream, line: &[u8], descriptor: &OwnedFd) -> io::Result<usize> {
+    stream
+        .async_io(Interest::WRITABLE, || {
+            let descriptors = [descriptor.as_fd()];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+            Ok(sendmsg(stream, &[IoSlice::new(line)], &mut ancillary, SendFlags::NOSIGNAL)?)
+        })
+        .await
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,12 +5,11 @@ mod definition;
 mod locked;
 mod lookup;
 mod master_key;
-mod stack;
 mod value;
 
 pub use definition::{DefinitionError, SecretDefinition, Usage, UsageKind};
 pub use locked::all_locked;
 pub use lookup::{SecretLookup, SecretRef};
 pub use master_key::{IV_LEN, MASTER_KEY_ID, MASTER_KEY_LEN, MasterKey, SealedSecret, os_random};
-pub use stack::wiping_stack;
 pub use value::{MAX_VALUE_LEN, SecretValue, ValueError};
+pub use vmward_crypt::wiping_stack;

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::io::{self, Read};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rand::CryptoRng;
 use subtle::ConstantTimeEq;
 
 use super::locked::LockedBuffer;
+use super::os_random;
 
 /// The longest value that is taken. libvirt's limit for a secret's value is the same order; disk
 /// passphrases, tokens and keys are far shorter.
@@ -89,6 +92,17 @@ impl SecretValue {
         let mut value = Self::zeroed(len)?;
         random.fill_bytes(value.expose_mut());
         Ok(value)
+    }
+
+    /// 256 random bits as text: a passphrase that nobody guesses.
+    pub fn random_passphrase() -> Result<Self, ValueError> {
+        const RANDOM_LEN: usize = 32;
+        let random = Self::random(RANDOM_LEN, &mut os_random())?;
+        let mut text = Self::zeroed(RANDOM_LEN.div_ceil(3) * 4)?;
+        let len =
+            STANDARD.encode_slice(random.expose(), text.expose_mut()).map_err(|_| ValueError::TooLong)?;
+        text.truncate(len);
+        Ok(text)
     }
 
     /// The bytes. Whoever copies them zeroizes the copy.

@@ -104,6 +104,7 @@ fn open(
                 .collect::<io::Result<_>>()
                 .map_err(SupervisorError::io(path, "opened for the guest"));
         }
+        Resource::Open => return Ok(Vec::new()),
         Resource::ForeignTap(_) | Resource::Unavailable(_) => {
             let what = resource.unprovided().unwrap_or("this device");
             return Err(SupervisorError::Unavailable(what.to_owned()));

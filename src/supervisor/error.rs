@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::qmp::QmpError;
 use crate::secret::ValueError;
 
+use super::LockedImage;
 use super::NetworkError;
 use super::helpers::HelperFailure;
 use super::process::Ending;
@@ -62,6 +63,9 @@ pub enum SupervisorError {
     /// Only root can start QEMU as somebody else.
     #[error("only root can run QEMU as another user ('{0}')")]
     NotRoot(String),
+    /// A disk's image could not be unlocked.
+    #[error("the guest is not started")]
+    Locked(#[from] LockedImage),
     /// There is no memory for the master key.
     #[error("there is no master key")]
     MasterKey(#[source] ValueError),

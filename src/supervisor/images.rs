@@ -3,11 +3,13 @@
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use nix::fcntl::OFlag;
 
 use crate::domain::disk::Disk;
 use crate::qemu::storage::image::{self, SNIFF_LEN};
+use crate::volume;
 use crate::xml::Diagnostics;
 
 /// Reads the first bytes of the local images of these disks, and says which are not there, cannot be read,
@@ -39,6 +41,29 @@ pub fn check_images<'a>(
         }
     }
     unreadable
+}
+
+/// Says which local images take long to open, and about how long: their LUKS headers ask for so many iterations. Images
+/// that cannot be read are left to [`check_images`].
+pub fn warn_of_slow_images<'a>(disks: impl IntoIterator<Item = &'a Disk>, diagnostics: &mut Diagnostics) {
+    /// Less is not worth a word.
+    const SLOW_SECONDS: f64 = 0.5;
+    for (image, path) in disks.into_iter().flat_map(image::readable) {
+        let Some(encryption) = &image.encryption else { continue };
+        let probed = volume::Image::probe(Path::new(path)).ok();
+        let Some(seconds) = probed.and_then(|p| p.opening_seconds()).filter(|s| *s >= SLOW_SECONDS) else {
+            continue;
+        };
+        diagnostics
+            .warning(
+                encryption.span,
+                format!("{path} takes about {seconds:.1} s to open, at each start and when it is plugged in"),
+            )
+            .hint(
+                "that protects a passphrase that can be guessed; with a random key it is in vain: make the volume \
+                 with `vmward volume create --generate`",
+            );
+    }
 }
 
 /// The start of a file or block device; less than [`SNIFF_LEN`] if it is shorter.

@@ -31,8 +31,9 @@ use super::prepare::{Prepared, prepare};
 use super::process::{Process, Program, QEMU};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
+use super::unlock::{Opening, Unlocked, unlock};
 use super::user::User;
-use super::{Configuration, Order, Running, SupervisorError, vcpus};
+use super::{Configuration, Order, Running, SupervisorError, Unlock, vcpus};
 
 /// How long QEMU may take from its exec to its greeting: it derives the keys of all LUKS disks before, 2-3 s
 /// each with qemu-img's default.
@@ -60,6 +61,8 @@ pub struct Launch {
     pub runtime_dir: PathBuf,
     /// Who QEMU runs as, if not as this user.
     pub user: Option<User>,
+    /// Who derives the keys of LUKS disks.
+    pub unlock: Unlock,
 }
 
 /// A lib dir that is wiped when this is dropped.
@@ -91,7 +94,18 @@ pub struct Started {
 
 /// Starts a domain, up to where its processors run.
 pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
-    let Launch { domain, xml, capabilities, line, program, secrets, keystores, runtime_dir, user } = launch;
+    let Launch {
+        domain,
+        xml,
+        capabilities,
+        line,
+        program,
+        secrets,
+        keystores,
+        runtime_dir,
+        user,
+        unlock: how,
+    } = launch;
     let lease = Lease(Rc::new(LibDir::claim(&runtime_dir, domain.name())?));
     let lib_dir = &lease.0;
     // Left there since it was last looked at.
@@ -108,19 +122,23 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     let master_key = MasterKey::generate(&mut os_random()).map_err(SupervisorError::MasterKey)?;
     lib_dir.write_key(&master_key, user.as_ref())?;
     let options = LaunchOptions { master_key: lib_dir.path().join(MASTER_KEY_FILE), monitor_fd: MONITOR_FD };
-    let line = launch_arguments(&options, &domain, &capabilities, line);
-    let arguments = line.render(|secret| seal(secret, &secrets, &master_key))?;
+    let mut line = launch_arguments(&options, &domain, &capabilities, line);
     let control = lib_dir.listen(CONTROL_SOCKET)?;
+    let secrets = Arc::new(secrets);
     let place = Place {
         lib_dir: lib_dir.path(),
         user: user.as_ref(),
         uuid: domain.general.uuid,
         secrets: &|secret| secrets.get(secret),
     };
-    let helpers = Helpers::start(&line.helpers, &place).await?;
+    let unlocking = async { Ok(unlock(&line.luks, how, &capabilities, &secrets).await?) };
+    let (helpers, unlocked) = tokio::try_join!(Helpers::start(&line.helpers, &place), unlocking)?;
+    let mut configuration = Configuration::at_start(domain, xml, &capabilities);
+    let (mut descriptors, openings) = hand_over(unlocked, &mut line, &mut configuration);
+    let arguments = line.render(|secret| seal(secret, &secrets, &master_key))?;
     drop(secrets);
     let mut prepared = prepare(&line.preparations, user.as_ref())?;
-    let mut descriptors = open_all(&line.descriptors, lib_dir, &mut prepared)?;
+    descriptors.extend(open_all(&line.descriptors, lib_dir, &mut prepared)?);
     let monitor = lib_dir.listen(MONITOR_SOCKET)?;
     descriptors.push(FdMapping { parent_fd: monitor.into(), child_fd: MONITOR_FD });
     let process = Process::spawn(Program {
@@ -135,7 +153,6 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         lib_dir: lib_dir.path(),
     })?;
     let started = SystemTime::now();
-    let configuration = Configuration::at_start(domain, xml, &capabilities);
     let state_file = StateFile::new(
         Rc::clone(lib_dir),
         State {
@@ -151,7 +168,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         },
     );
     state_file.save_phase(Phase::Starting)?;
-    let begun = begin(&process, &line, &configuration.domain, &state_file).await;
+    let begun = begin(&process, &line, &configuration.domain, &state_file, openings).await;
     let (qmp, events) = match begun {
         Ok(begun) => begun,
         // What ended QEMU may have been said by a helper.
@@ -163,6 +180,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         capabilities,
         master_key,
         keystores: Arc::new(keystores),
+        unlock: how,
         qemu_pid: process.id().pid,
         started,
         configuration,
@@ -179,10 +197,14 @@ async fn begin(
     line: &CommandLine,
     domain: &Domain,
     state_file: &StateFile,
+    openings: Vec<Opening>,
 ) -> Result<(Qmp, Events), SupervisorError> {
     let ids = line.secrets().map(|s| s.id.clone()).collect();
     let monitor = state_file.lib_dir().join(MONITOR_SOCKET);
     let (qmp, events) = while_alive(process, hand_shake(&monitor, ids)).await?;
+    // All of them are wiped now, whatever is wrong with one.
+    let opened: Vec<_> = openings.into_iter().map(Opening::finish).collect();
+    opened.into_iter().collect::<Result<(), _>>()?;
     for limits in &line.throttles {
         let set = qmp.execute_json("block_set_io_throttle", Some(limits), COMMAND_DEADLINE);
         while_alive(process, async { set.await.map(drop) }).await?;
@@ -194,6 +216,26 @@ async fn begin(
     Ok((qmp, events))
 }
 
+/// Has QEMU open what was unlocked: what it is to inherit for that, and what is to be done afterwards.
+fn hand_over(
+    unlocked: Vec<Unlocked>,
+    line: &mut CommandLine,
+    configuration: &mut Configuration,
+) -> (Vec<FdMapping>, Vec<Opening>) {
+    let (mut descriptors, mut openings) = (Vec::new(), Vec::new());
+    for Unlocked { luks, passphrase, image, header, opening } in unlocked {
+        let inherited = line.open_with_header(&luks, &passphrase);
+        descriptors.push(FdMapping { parent_fd: image, child_fd: inherited.image });
+        descriptors.push(FdMapping { parent_fd: header, child_fd: inherited.header });
+        openings.push(opening);
+        let disk = configuration.disks.iter_mut().find(|disk| disk.nodes.contains(&luks.format));
+        if let Some(disk) = disk {
+            disk.note_unlocked(&luks, inherited.sets);
+        }
+    }
+    (descriptors, openings)
+}
+
 /// The value of a secret as QEMU gets it.
 fn seal(
     secret: &SecretObject,
@@ -202,7 +244,7 @@ fn seal(
 ) -> Result<SealedSecret, SupervisorError> {
     let value = match &secret.source {
         SecretSource::Keystore(reference) => secrets.get(reference),
-        SecretSource::Xml(value) => Some(value.as_ref()),
+        SecretSource::Xml(value) | SecretSource::Once(value) => Some(value.as_ref()),
     };
     let value = value.ok_or_else(|| SupervisorError::NoSecret(secret.id.clone()))?;
     Ok(master_key.seal(value, &mut os_random()))

@@ -20,13 +20,14 @@ mod running;
 mod signals;
 mod state;
 mod supervise;
+mod unlock;
 mod user;
 mod vcpus;
 
 pub use descriptors::check_devices;
 pub use error::SupervisorError;
 pub use helpers::{HelperFailure, HelperStatus, check_helpers};
-pub use images::check_images;
+pub use images::{check_images, warn_of_slow_images};
 pub use launch::{Launch, Started};
 pub use lib_dir::{LibDir, MONITOR_SOCKET};
 pub use network::{NetworkError, check_taps};
@@ -35,6 +36,7 @@ pub use recovery::{LeftOver, left_over, orphans};
 pub use running::{Change, Configuration, Order, Running};
 pub use signals::StopSignal;
 pub use supervise::Outcome;
+pub use unlock::{LockedImage, Unlock};
 pub use user::{DEFAULT_USER, User};
 
 use std::fs;
@@ -106,10 +108,11 @@ pub async fn take_back(
     left_over: LeftOver,
     capabilities: Capabilities,
     keystores: Keystores,
+    unlock: Unlock,
     stop_timeout: Duration,
 ) -> Result<Ended, SupervisorError> {
     let signals = Signals::catch()?;
-    let (started, over) = left_over.take_back(capabilities, keystores).await?;
+    let (started, over) = left_over.take_back(capabilities, keystores, unlock).await?;
     tracing::info!(
         "the guest '{}' is taken back (QEMU is process {})",
         started.running.name(),

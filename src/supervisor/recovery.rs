@@ -27,7 +27,7 @@ use super::prepare::Prepared;
 use super::process::{Ending, Process, ProcessId, QEMU};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
-use super::{Configuration, Running, SupervisorError, live_xml};
+use super::{Configuration, Running, SupervisorError, Unlock, live_xml};
 
 /// How long the monitor of a guest that is to be taken back may take to answer.
 const MONITOR_DEADLINE: Duration = Duration::from_secs(30);
@@ -123,6 +123,7 @@ impl LeftOver {
         self,
         capabilities: Capabilities,
         keystores: Keystores,
+        unlock: Unlock,
     ) -> Result<(Started, Option<ShutdownCause>), SupervisorError> {
         let Self { lib_dir, process, state } = self;
         let pid = state.process.pid;
@@ -152,6 +153,7 @@ impl LeftOver {
             capabilities,
             master_key,
             keystores: Arc::new(keystores),
+            unlock,
             qemu_pid: pid,
             started,
             configuration,

@@ -18,7 +18,7 @@ use crate::xml::Element;
 use super::helpers::Helpers;
 use super::hotplug::DiskParts;
 use super::state::StateFile;
-use super::{HelperStatus, SupervisorError, live_xml};
+use super::{HelperStatus, SupervisorError, Unlock, live_xml};
 
 /// What somebody wants of the guest as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub struct Running {
     pub master_key: MasterKey,
     /// Where hotplug finds secrets. Those of the start are gone by now.
     pub keystores: Arc<Keystores>,
+    /// Who derives the keys of LUKS disks that are plugged in.
+    pub unlock: Unlock,
     /// QEMU's process id.
     pub qemu_pid: u32,
     /// When QEMU was started.
@@ -87,6 +89,7 @@ pub(super) struct Parts {
     pub(super) capabilities: Capabilities,
     pub(super) master_key: MasterKey,
     pub(super) keystores: Arc<Keystores>,
+    pub(super) unlock: Unlock,
     pub(super) qemu_pid: u32,
     pub(super) started: SystemTime,
     pub(super) configuration: Configuration,
@@ -103,12 +106,13 @@ pub struct Change<'a> {
 impl Running {
     /// A domain that has just been started, or taken back.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { qmp, capabilities, master_key, keystores, qemu_pid, started, .. } = parts;
+        let Parts { qmp, capabilities, master_key, keystores, unlock, qemu_pid, started, .. } = parts;
         Self {
             qmp,
             capabilities,
             master_key,
             keystores,
+            unlock,
             qemu_pid,
             started,
             configuration: RefCell::new(parts.configuration),
@@ -132,6 +136,13 @@ impl Running {
     /// The guest as it is now. Not to be held over an `await`.
     pub fn configuration(&self) -> Ref<'_, Configuration> {
         self.configuration.borrow()
+    }
+
+    /// Whether vmward has unlocked the disk with that target: QEMU does not know its key slots then, and never amends
+    /// them. They are in the image's own header, which the guest cannot reach.
+    pub fn is_unlocked_outside(&self, target: &str) -> bool {
+        let configuration = self.configuration();
+        configuration.disks.iter().any(|disk| disk.target == target && disk.unlocked_outside.is_some())
     }
 
     /// How the programs beside QEMU are.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::cli::config::Config;
+use crate::cli::input::keyword;
 use crate::cli::output;
 use crate::cli::{CliError, Exit, Global};
 use crate::volume::{self, QemuImg, Source, SourceFormat};
@@ -14,7 +15,7 @@ use super::failure::failure;
 use super::opening::unlock;
 use super::passphrase::{Passphrase, PassphraseSource, ended, named};
 use super::progress::{Progress, ProgressFd, interruptible};
-use super::target::{TargetArgs, keyword};
+use super::target::TargetArgs;
 
 /// Arguments of `vmward volume convert`.
 #[derive(clap::Args)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::cli::config::Config;
-use crate::cli::input::{Allow, Input};
+use crate::cli::input::{Allow, Input, keyword};
 use crate::cli::output;
 use crate::cli::{CliError, Exit, Global};
 use crate::volume::{self, Backing, NewVolume, QemuImg, VolumeFormat, VolumeXml};
@@ -15,7 +15,7 @@ use crate::xml::{self, Diagnostics, Element};
 use super::failure::failure;
 use super::passphrase::{NewSecret, Passphrase, PassphraseSource, ended};
 use super::progress::{Progress, ProgressFd, interruptible};
-use super::target::{TargetArgs, keyword};
+use super::target::TargetArgs;
 
 /// Arguments of `vmward volume create`.
 #[derive(clap::Args)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cli::config::Config;
+use crate::cli::input::keyword;
 use crate::cli::{CliError, Exit, Global};
 use crate::volume::{self, QemuImg, Source, SourceFormat};
 
@@ -11,7 +12,6 @@ use super::failure::failure;
 use super::opening::unlock;
 use super::passphrase::{ended, named};
 use super::progress::interruptible;
-use super::target::keyword;
 
 /// Arguments of `vmward volume resize`.
 #[derive(clap::Args)]

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use nix::unistd::{Group, User};
 
 use crate::cli::CliError;
+use crate::cli::input::keyword;
 use crate::volume::{
     Backing, Cipher, HashName, Kdf, NewVolume, Owner, Preallocation, Qcow2Options, VolumeFormat,
 };
-use crate::xml::Keyword;
 
 use super::passphrase::{NewSecretArgs, PassphraseSource, SecretArgs};
 
@@ -71,10 +71,6 @@ impl TargetArgs {
     pub(super) fn is_about_encryption(&self) -> bool {
         self.secret.secret.is_some() || self.secret.generate || self.cipher.is_some() || self.hash.is_some()
     }
-}
-
-pub(super) fn keyword<K: Keyword>(word: &str) -> Result<K, String> {
-    K::from_word(word).ok_or_else(|| format!("it takes {}", K::expected()))
 }
 
 /// Names or numbers, as `chown` takes them.

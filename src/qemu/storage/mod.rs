@@ -6,8 +6,11 @@
 mod filter;
 mod frontend;
 pub mod image;
+mod luks;
 mod node;
 mod protocol;
+
+pub use luks::{FdSets, Inherited, RawLuks};
 
 use serde::{Deserialize, Serialize};
 

@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::domain::disk::{Backing, CacheFlags, Disk, Driver, Encryption, Engine, Format, Image, Kind};
+use crate::domain::disk::{
+    Backing, CacheFlags, Disk, Driver, Encryption, Engine, Format, Image, Kind, Source,
+};
 use crate::qemu::plan::object;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource};
 
-use super::protocol;
+use super::{RawLuks, protocol};
 use crate::qemu::properties::Properties;
 
 /// Adds the nodes of all images of a disk to the plan; the name of the topmost is the result.
@@ -133,6 +135,7 @@ impl Layer<'_> {
             _ => {}
         }
         plan.nodes.push(format);
+        plan.luks.extend(self.raw_luks());
         self.names.format()
     }
 
@@ -143,6 +146,27 @@ impl Layer<'_> {
 
     fn qemu_encryption(&self) -> Option<&Encryption> {
         self.image.encryption.as_ref().filter(|e| e.engine == Engine::Qemu)
+    }
+
+    /// What is to be known of a raw LUKS image on this host to open it with another header.
+    fn raw_luks(&self) -> Option<RawLuks> {
+        let encryption = self.qemu_encryption().filter(|_| self.image.format == Format::Raw)?;
+        let (Source::File(path) | Source::Block { path, .. }) = &self.image.source else { return None };
+        // The header of a slice is where the slice begins. What is behind an overlay is opened for writing only when the
+        // overlay is committed, and cannot be if it is opened once and for all; media of drives come and go.
+        if self.image.slice.is_some() || !self.is_top || self.kind != Kind::Disk {
+            return None;
+        }
+        Some(RawLuks {
+            path: path.clone(),
+            read_only: self.image.readonly,
+            direct: self.cache.is_some_and(|cache| cache.direct),
+            storage: self.names.storage(),
+            format: self.names.format(),
+            secret_id: self.names.encryption_secret(Engine::Qemu, 0),
+            secret: encryption.secrets.first()?.clone(),
+            span: encryption.span,
+        })
     }
 
     /// What the topmost node of an image says of the image.

@@ -45,7 +45,9 @@ fn told(source: &str) -> Vec<String> {
             let objects = plan.objects.iter().map(|o| match o {
                 QemuObject::Secret(s) => match &s.source {
                     SecretSource::Keystore(secret) => format!("secret {} = {}", s.id, secret.lookup),
-                    SecretSource::Xml(value) => format!("secret {} of {} bytes", s.id, value.expose().len()),
+                    SecretSource::Xml(value) | SecretSource::Once(value) => {
+                        format!("secret {} of {} bytes", s.id, value.expose().len())
+                    }
                 },
                 QemuObject::Plain(o) => text(o),
             });

@@ -58,6 +58,8 @@ pub struct DiskStatus {
     pub alias: String,
     /// Whether a layer of it is encrypted.
     pub encrypted: bool,
+    /// Whether vmward has derived its key instead of QEMU, which has a LUKS header of one opening beside the image.
+    pub unlocked_outside: bool,
 }
 
 /// A disk that was plugged in.

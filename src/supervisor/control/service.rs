@@ -56,6 +56,7 @@ impl Service {
                     target: disk.target.clone(),
                     alias: alias(&disk.target),
                     encrypted: disk.is_encrypted(),
+                    unlocked_outside: running.is_unlocked_outside(&disk.target),
                 })
                 .collect(),
             helpers: running

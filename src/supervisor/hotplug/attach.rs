@@ -1,13 +1,17 @@
 //! Plugging a disk in.
 
+use std::sync::Arc;
+
 use crate::domain::disk::Disk;
 use crate::keystore::ResolvedSecrets;
+use crate::qemu::storage::FdSets;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, addresses, storage};
 use crate::secret::{SecretRef, os_random};
+use crate::supervisor::unlock::{Opening, Unlocked, unlock};
 use crate::supervisor::{Running, SupervisorError, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
-use super::steps::{self, Failed, Parts};
+use super::steps::{self, Descriptor, Failed, Making};
 use super::{DiskParts, HotplugError, Step};
 
 /// A disk that was plugged in.
@@ -46,16 +50,27 @@ pub async fn attach(
     let Some(prepared) = prepared.filter(|_| !diagnostics.has_errors()) else {
         return Err(HotplugError::Xml(diagnostics));
     };
-    let Prepared { disk, mut element, plan, numbers } = prepared;
+    let Prepared { disk, mut element, mut plan, numbers } = prepared;
 
-    let secrets = resolve(running, &plan).await?;
+    let secrets = Arc::new(resolve(running, &plan).await?);
+    let unlocked = unlock(&plan.luks, running.unlock, &running.capabilities, &secrets).await?;
     let mut parts = DiskParts::of(&disk.target, &plan);
+    let (descriptors, openings) = hand_over(running, unlocked, &mut plan, &mut parts).await?;
     // An object that a disk before this one brought (a helper, a throttle group) serves both.
     let shared = |id: &str| running.configuration().disks.iter().any(|d| d.objects.iter().any(|o| o == id));
     let objects = plan.objects.iter().filter(|o| !shared(o.id()));
-    let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<_, _>>()?;
-    let made = steps::make(&running.qmp, &Parts { objects, plan: &plan }).await;
-    drop(secrets);
+    let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<Vec<_>, _>>()?;
+    let mut making = Making::new(&running.qmp);
+    let mut made = making.backend(&objects, descriptors, &plan).await;
+    drop((secrets, objects));
+    // All of them are wiped now, whatever is wrong with one.
+    let opened: Vec<_> = openings.into_iter().map(Opening::finish).collect();
+    if made.is_ok() {
+        if let Err(source) = opened.into_iter().collect::<Result<(), _>>() {
+            return Err(HotplugError::Changed { undone: making.undo().await, source });
+        }
+        made = making.frontend(&plan).await;
+    }
     match made {
         Ok(()) => {}
         Err(Failed { step, source, .. }) if source.is_disconnect() => {
@@ -140,6 +155,30 @@ async fn resolve(running: &Running, plan: &DiskPlan) -> Result<ResolvedSecrets, 
         .map_err(HotplugError::Secrets)
 }
 
+/// Has a disk opened with what was unlocked: what QEMU is to get for that, and what is to be done afterwards.
+async fn hand_over(
+    running: &Running,
+    unlocked: Vec<Unlocked>,
+    plan: &mut DiskPlan,
+    parts: &mut DiskParts,
+) -> Result<(Vec<Descriptor>, Vec<Opening>), HotplugError> {
+    let (mut descriptors, mut openings) = (Vec::new(), Vec::new());
+    if unlocked.is_empty() {
+        return Ok((descriptors, openings));
+    }
+    let mut free = steps::free_fd_sets(&running.qmp).await.map_err(HotplugError::Descriptors)?;
+    for Unlocked { luks, passphrase, image, header, opening } in unlocked {
+        let (Some(image_set), Some(header_set)) = (free.next(), free.next()) else { continue };
+        let sets = FdSets { image: image_set, header: header_set };
+        plan.open_with_header(&luks, sets, &passphrase);
+        parts.note_unlocked(&luks, sets);
+        descriptors.push(Descriptor { set: sets.image, name: luks.storage.clone(), fd: image });
+        descriptors.push(Descriptor { set: sets.header, name: luks.header_node(), fd: header });
+        openings.push(opening);
+    }
+    Ok((descriptors, openings))
+}
+
 /// An object as it is sent, a secret's value sealed.
 fn properties(
     running: &Running,
@@ -152,7 +191,7 @@ fn properties(
     };
     let value = match &secret.source {
         SecretSource::Keystore(reference) => secrets.get(reference).ok_or(HotplugError::Aborted)?,
-        SecretSource::Xml(value) => value,
+        SecretSource::Xml(value) | SecretSource::Once(value) => value,
     };
     Ok(secret.properties(&running.master_key.seal(value, &mut os_random())))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::keystore::Unresolved;
 use crate::qmp::QmpError;
-use crate::supervisor::SupervisorError;
+use crate::supervisor::{LockedImage, SupervisorError};
 use crate::xml::Diagnostics;
 
 use super::{Step, Undone};
@@ -18,6 +18,21 @@ pub enum HotplugError {
     /// Secrets are missing.
     #[error("not all of the disk's secrets are to be had")]
     Secrets(Vec<Unresolved>),
+    /// The passphrase does not unlock the image.
+    #[error("the disk is not plugged in")]
+    Locked(#[from] LockedImage),
+    /// The image was changed while it was being opened.
+    #[error("the disk is not plugged in; {undone}")]
+    Changed {
+        /// What became of the steps that had been done.
+        undone: Undone,
+        /// Which image.
+        #[source]
+        source: LockedImage,
+    },
+    /// QEMU did not say which descriptors it has.
+    #[error("QEMU cannot be given the disk's descriptors")]
+    Descriptors(#[source] QmpError),
     /// A step failed, and what had been done was undone.
     #[error("{step} could not be made in QEMU; {undone}")]
     Step {
@@ -81,6 +96,10 @@ pub enum HotplugError {
     Aborted,
 }
 
+const WRONG_KEY: &str =
+    "the secret's value is not this image's passphrase: set the right one with `vmward secret set-value`";
+const CHANGED: &str = "another program has written a LUKS header there just now: try again when it is done";
+
 /// What a refusal of QEMU comes down to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -114,12 +133,10 @@ impl HotplugError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Locked(_) => WRONG_KEY.into(),
+            Self::Changed { .. } => CHANGED.into(),
             Self::Step { source, .. } => match self.refusal()? {
-                Refusal::WrongKey => {
-                    "the secret's value is not this image's passphrase: set the right one with \
-                     `vmward secret set-value`"
-                        .into()
-                }
+                Refusal::WrongKey => WRONG_KEY.into(),
                 Refusal::InUse => {
                     "another guest or program has the image open; if that is meant to be, both need \
                      <shareable/>"

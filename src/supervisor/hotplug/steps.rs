@@ -1,12 +1,14 @@
 //! The single steps in QEMU: making a disk's parts one after the other, undoing them in reverse.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::domain::Domain;
+use crate::qemu::storage::{FdSets, RawLuks};
 use crate::qemu::{Capabilities, DiskPlan, JsonObject, QemuObject, storage};
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::xml::Diagnostics;
@@ -27,6 +29,13 @@ pub struct DiskParts {
     pub objects: Vec<String>,
     /// The block nodes, base image first.
     pub nodes: Vec<String>,
+    /// The sets of descriptors through which QEMU has opened some of them.
+    #[serde(default)]
+    pub fd_sets: Vec<u32>,
+    /// Its luks node, if vmward has unlocked the image: the header that QEMU has beside it was for that opening alone,
+    /// and what is done with it (amending it, above all) does nothing to the image.
+    #[serde(default)]
+    pub unlocked_outside: Option<String>,
 }
 
 impl DiskParts {
@@ -38,7 +47,15 @@ impl DiskParts {
             chardev: plan.chardev.as_ref().map(|c| c.id.clone()),
             objects: plan.objects.iter().map(|o| o.id().to_owned()).collect(),
             nodes: plan.nodes.iter().map(|n| text(n, "node-name")).collect(),
+            fd_sets: Vec::new(),
+            unlocked_outside: None,
         }
+    }
+
+    /// Notes that one of the images was unlocked outside QEMU.
+    pub fn note_unlocked(&mut self, luks: &RawLuks, sets: FdSets) {
+        self.fd_sets.extend([sets.image, sets.header]);
+        self.unlocked_outside = Some(luks.format.clone());
     }
 
     /// The parts of all disks that a guest was started with. Its secret objects are gone by then.
@@ -57,8 +74,9 @@ impl DiskParts {
     /// The steps that made it, without the device.
     fn steps(&self, keep: impl Fn(&str) -> bool) -> Vec<Step> {
         let objects = self.objects.iter().filter(|id| !keep(id)).cloned().map(Step::Object);
+        let fd_sets = self.fd_sets.iter().copied().map(Step::FdSet);
         let chardev = self.chardev.iter().cloned().map(Step::Chardev);
-        objects.chain(chardev).chain(self.nodes.iter().cloned().map(Step::Node)).collect()
+        objects.chain(fd_sets).chain(chardev).chain(self.nodes.iter().cloned().map(Step::Node)).collect()
     }
 }
 
@@ -67,6 +85,8 @@ impl DiskParts {
 pub enum Step {
     /// `object-add`.
     Object(String),
+    /// `add-fd`, into a set of its own.
+    FdSet(u32),
     /// `chardev-add`.
     Chardev(String),
     /// `blockdev-add`.
@@ -81,6 +101,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object(id) => write!(f, "object {id}"),
+            Self::FdSet(number) => write!(f, "descriptor set {number}"),
             Self::Chardev(id) => write!(f, "character device {id}"),
             Self::Node(name) => write!(f, "block node {name}"),
             Self::Device(alias) => write!(f, "device {alias}"),
@@ -123,43 +144,97 @@ pub(super) struct Failed {
     pub undone: Undone,
 }
 
-/// What is to be made in QEMU, with the secrets sealed.
-pub(super) struct Parts<'a> {
-    pub objects: Vec<JsonObject>,
-    pub plan: &'a DiskPlan,
+/// A descriptor for QEMU.
+pub(super) struct Descriptor {
+    /// The set that it is to be in.
+    pub set: u32,
+    /// What people are told that it is.
+    pub name: String,
+    /// The descriptor.
+    pub fd: OwnedFd,
 }
 
-/// Makes all of it, or, where a step fails, none.
-pub(super) async fn make(qmp: &Qmp, parts: &Parts<'_>) -> Result<(), Failed> {
-    let objects = parts.objects.iter().map(|o| (Step::Object(text(o, "id")), o));
-    let plan = parts.plan;
-    let chardev = plan.chardev.as_ref().map(|c| (c.id.clone(), c.properties()));
-    let chardev = chardev.iter().map(|(id, properties)| (Step::Chardev(id.clone()), properties));
-    let nodes = plan.nodes.iter().map(|n| (Step::Node(text(n, "node-name")), n));
-    let device = (Step::Device(text(&plan.device, "id")), &plan.device);
-    let throttle = plan.throttle.iter().map(|t| (Step::Throttle(text(t, "id")), t));
-    let mut made = Vec::new();
-    for (step, arguments) in objects.chain(chardev).chain(nodes).chain([device]).chain(throttle) {
+/// A disk that is being made in QEMU. A step that fails undoes all of them.
+pub(super) struct Making<'a> {
+    qmp: &'a Qmp,
+    made: Vec<Step>,
+}
+
+impl<'a> Making<'a> {
+    /// Nothing of it yet.
+    pub(super) fn new(qmp: &'a Qmp) -> Self {
+        Self { qmp, made: Vec::new() }
+    }
+
+    /// Makes what the device needs; `objects` with their secrets sealed.
+    pub(super) async fn backend(
+        &mut self,
+        objects: &[JsonObject],
+        descriptors: Vec<Descriptor>,
+        plan: &DiskPlan,
+    ) -> Result<(), Failed> {
+        for object in objects {
+            self.make(Step::Object(text(object, "id")), object).await?;
+        }
+        for Descriptor { set, name, fd } in descriptors {
+            let added = self.qmp.add_fd(set, &name, fd).await;
+            self.done(Step::FdSet(set), added).await?;
+        }
+        if let Some(chardev) = &plan.chardev {
+            self.make(Step::Chardev(chardev.id.clone()), &chardev.properties()).await?;
+        }
+        for node in &plan.nodes {
+            self.make(Step::Node(text(node, "node-name")), node).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the device.
+    pub(super) async fn frontend(&mut self, plan: &DiskPlan) -> Result<(), Failed> {
+        self.make(Step::Device(text(&plan.device, "id")), &plan.device).await?;
+        match &plan.throttle {
+            Some(limits) => self.make(Step::Throttle(text(limits, "id")), limits).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Undoes it all.
+    pub(super) async fn undo(&mut self) -> Undone {
+        undo(self.qmp, std::mem::take(&mut self.made)).await
+    }
+
+    async fn make(&mut self, step: Step, arguments: &JsonObject) -> Result<(), Failed> {
         let (command, deadline) = match step {
             Step::Object(_) => ("object-add", COMMAND_DEADLINE),
             // Derives a LUKS key, or waits for a server.
             Step::Node(_) => ("blockdev-add", SLOW_COMMAND_DEADLINE),
+            Step::FdSet(_) => ("add-fd", COMMAND_DEADLINE),
             Step::Chardev(_) => ("chardev-add", COMMAND_DEADLINE),
             Step::Device(_) => ("device_add", COMMAND_DEADLINE),
             Step::Throttle(_) => ("block_set_io_throttle", COMMAND_DEADLINE),
         };
-        match qmp.execute_json(command, Some(arguments), deadline).await {
-            Ok(_) => made.push(step),
-            Err(source) => {
-                // QEMU may carry out later what it did not answer in time.
-                if matches!(source, QmpError::Timeout { .. }) {
-                    made.push(step.clone());
-                }
-                return Err(Failed { step, undone: undo(qmp, made).await, source });
-            }
-        }
+        let made = self.qmp.execute_json(command, Some(arguments), deadline).await;
+        self.done(step, made.map(drop)).await
     }
-    Ok(())
+
+    async fn done(&mut self, step: Step, made: Result<(), QmpError>) -> Result<(), Failed> {
+        let Err(source) = made else {
+            self.made.push(step);
+            return Ok(());
+        };
+        // QEMU may carry out later what it did not answer in time.
+        if matches!(source, QmpError::Timeout { .. }) {
+            self.made.push(step.clone());
+        }
+        Err(Failed { step, undone: self.undo().await, source })
+    }
+}
+
+/// Numbers for sets of descriptors, none of which is there yet.
+pub(super) async fn free_fd_sets(qmp: &Qmp) -> Result<impl Iterator<Item = u32>, QmpError> {
+    let sets = qmp.execute(qapi::qmp::query_fdsets {}).await?;
+    let highest = sets.iter().filter_map(|set| u32::try_from(set.fdset_id).ok()).max();
+    Ok(highest.map_or(0, |n| n.saturating_add(1))..)
 }
 
 /// Undoes steps, the last first. One that fails does not keep the others from being tried.
@@ -179,6 +254,7 @@ pub(super) async fn undo(qmp: &Qmp, made: Vec<Step>) -> Undone {
 async fn remove(qmp: &Qmp, step: &Step) -> Result<(), QmpError> {
     let (command, arguments): (_, Value) = match step {
         Step::Object(id) => ("object-del", json!({ "id": id })),
+        Step::FdSet(number) => ("remove-fd", json!({ "fdset-id": number })),
         Step::Chardev(id) => ("chardev-remove", json!({ "id": id })),
         Step::Node(name) => ("blockdev-del", json!({ "node-name": name })),
         Step::Device(alias) => {

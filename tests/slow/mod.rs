@@ -1,0 +1,125 @@
+//! Raw LUKS images whose headers ask for many iterations: as slow as a test wants them, whatever the machine.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use vmward::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader};
+use vmward::secret::{SecretValue, os_random};
+
+use crate::bare::{Host, PASSPHRASE, Run, SECRET};
+
+/// Worth being unlocked by vmward, and done in a moment.
+pub const WORTHWHILE: u32 = 500_000;
+/// Enough to do something meanwhile.
+pub const LONG: u32 = 12_000_000;
+
+/// The header of an image.
+pub fn header(image: &Path) -> Luks1Header {
+    let mut bytes = vec![0; LUKS1_HEADER_LEN];
+    File::open(image).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+    let LuksHeader::V1(header) = LuksHeader::parse(&bytes).unwrap() else { panic!("not LUKS1") };
+    *header
+}
+
+/// An image of qemu-img's whose passphrase takes that many iterations.
+pub fn image(host: &Host, name: &str, iterations: u32) -> PathBuf {
+    let path = host.image(name, "raw", true);
+    let passphrase = SecretValue::copy_of(PASSPHRASE.as_bytes()).unwrap();
+    let image = File::options().read(true).write(true).open(&path).unwrap();
+    let mut header = header(&path);
+    let (_, key) = header.unlock(&image, &passphrase, 2).unwrap();
+    let material = header.fill_slot(0, &key, &passphrase, iterations, 2, &mut os_random()).unwrap();
+    image.write_all_at(material.expose(), header.material(&header.slots[0]).start).unwrap();
+    image.write_all_at(&header.encode(), 0).unwrap();
+    path
+}
+
+/// The XML of a virtio disk on such an image.
+pub fn disk(image: &Path, target: &str) -> String {
+    crate::bare::disk(image, "raw", Some(SECRET)).replace("'vda'", &format!("'{target}'"))
+}
+
+/// Whether the QEMU of these tests opens LUKS with a header beside the image; a test that needs it says so.
+pub fn can_unlock(host: &Host) -> bool {
+    if !crate::bare::has_qemu_img() {
+        return false;
+    }
+    let program =
+        std::env::var("VMWARD_TEST_EMULATOR").unwrap_or_else(|_| "/usr/bin/qemu-system-x86_64".into());
+    let cache = host.path("cache");
+    let can = vmward::qemu::Capabilities::of_program(Path::new(&program), &cache)
+        .unwrap()
+        .has_detached_luks_headers();
+    if !can {
+        println!("skipped: detached LUKS headers came with QEMU 9.0");
+    }
+    can
+}
+
+/// What QEMU answers.
+pub fn qmp(host: &Host, guest: &str, command: &str, arguments: Value) -> Value {
+    let text = json!({ "execute": command, "arguments": arguments }).to_string();
+    serde_json::from_slice(&host.user.ok(&["qmp", guest, &text], b"")).unwrap()
+}
+
+/// The disks of a guest, as `vmward status` has them: target and whether vmward has unlocked it.
+pub fn unlocked(host: &Host, guest: &str) -> Vec<(String, bool)> {
+    let status: Value = serde_json::from_slice(&host.user.ok(&["status", "--json", guest], b"")).unwrap();
+    let disks = status["disks"].as_array().unwrap().iter();
+    disks
+        .map(|d| (d["target"].as_str().unwrap().to_owned(), d["unlocked_outside"].as_bool().unwrap()))
+        .collect()
+}
+
+/// The headers of one opening that a process has open, by what is in them.
+pub fn headers_beside(process: i32) -> Vec<Vec<u8>> {
+    let entries = fs::read_dir(format!("/proc/{process}/fd")).unwrap().filter_map(Result::ok);
+    let ours = entries.filter(|e| {
+        fs::read_link(e.path()).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:luks-header"))
+    });
+    ours.map(|e| fs::read(e.path()).unwrap()).collect()
+}
+
+/// Waits until a supervisor derives keys.
+pub fn deriving(supervisor: i32) {
+    wait_until("no key is derived", || is_deriving(supervisor));
+}
+
+fn is_deriving(supervisor: i32) -> bool {
+    let threads =
+        fs::read_dir(format!("/proc/{supervisor}/task")).into_iter().flatten().filter_map(Result::ok);
+    let mut names = threads.map(|t| fs::read_to_string(t.path().join("comm")).unwrap_or_default());
+    names.any(|name| name == "unlock\n")
+}
+
+/// Waits for what takes a while.
+pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(120), "{what}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// Everything that a disk could leave in QEMU.
+pub fn inventory(host: &Host, run: &Run, guest: &str) -> Vec<Value> {
+    let mut all: Vec<Value> = vec![
+        qmp(host, guest, "query-named-block-nodes", json!({ "flat": true }))
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|n| n["node-name"].clone())
+            .collect(),
+        qmp(host, guest, "qom-list", json!({ "path": "/objects" })),
+        qmp(host, guest, "qom-list", json!({ "path": "/machine/peripheral" })),
+        qmp(host, guest, "query-fdsets", json!({})),
+    ];
+    all.push(json!(headers_beside(run.qemu()).len()));
+    all
+}
