@@ -126,10 +126,41 @@ promise "the guest goes on" equal "$(guest_is qemu) $(guest_is state)" "$qemu ru
 promise "and disks are plugged in with it" systemd_run vmward attach-device web1 /run/hot.xml
 ctl stop vmward@web1
 
-# The watchdog. Plugging in a disk whose key takes long is no reason for it.
+# Times. A disk whose key takes longer than each of the unit's limits.
+late=/var/lib/vmward/late.luks
+systemd_run vmward secret generate --usage-volume $late >/dev/null
+systemd_run sh -c "umask 077; vmward secret get-value $late >/run/late"
+systemd_run qemu-img create -q -f luks --object secret,id=s,file=/run/late -o key-secret=s,iter-time=9000 $late 16M
+systemd_run chown vmward-qemu $late
+systemd_run sh -c 'cat >/run/late.xml' < <(guest_xml web1 $late "usage='$late'" | sed -n '/<disk/,/<.disk>/s/vda/vdb/;/<disk/,/<.disk>/p')
+drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 8"
+TimeoutStartSec=3
+TimeoutStopSec=3
+WatchdogSec=4'
+promise "a guest with a watchdog starts" ctl start vmward@web1
+supervisor=$(of MainPID) qemu=$(guest_is qemu)
+begin=$SECONDS
+promise "a disk whose key takes longer than the watchdog is plugged in" systemd_run vmward attach-device web1 /run/late.xml
+took=$((SECONDS - begin))
+promise "(it took $took s, the watchdog waits for 4)" test $took -gt 4
+promise "with the same supervisor and QEMU" equal "$(of MainPID) $(guest_is qemu)" "$supervisor $qemu"
+begin=$SECONDS
+promise "a stop takes as long as the guest may" ctl stop vmward@web1
+promise "(8 s, the unit's own limit is 3)" test $((SECONDS - begin)) -ge 8
+promise "and has gone well" equal "$(of Result)" success
+systemd_run cp /etc/vmward/guests/web1.xml /run/web1.xml
+guest_xml web1 $late "usage='$late'" | systemd_run sh -c 'cat >/etc/vmward/guests/web1.xml'
+begin=$SECONDS
+promise "a guest with such a disk starts" ctl start vmward@web1
+promise "($((SECONDS - begin)) s, the unit's own limit is 3)" test $((SECONDS - begin)) -gt 3
+ctl stop vmward@web1
+systemd_run cp /run/web1.xml /etc/vmward/guests/web1.xml
+promise "nothing of it is left" nothing_left
+
+# A QEMU that hangs.
 drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1"
 WatchdogSec=8'
-promise "a guest with a watchdog starts" ctl start vmward@web1
+ctl start vmward@web1
 supervisor=$(of MainPID) qemu=$(guest_is qemu)
 systemd_run kill -STOP "$qemu"
 until_true 120 restarted "$supervisor"
@@ -141,8 +172,16 @@ ctl stop vmward@web1
 promise "nothing of it is left" nothing_left
 
 # What fails.
-drop_in 'Environment="VMWARD_OPTIONS=--keystore kmip://127.0.0.1:1?ca=/etc/hostname"'
-systemd_run vmward secret define /dev/stdin >/dev/null 2>&1 <<<"" || true
+systemd_run sh -c 'printf "#!/bin/sh\nexit 75\n" >/usr/local/sbin/not-yet; chmod 755 /usr/local/sbin/not-yet'
+drop_in 'Environment="VMWARD_OPTIONS=--keystore exec:/usr/local/sbin/not-yet --stop-timeout 1"'
+refused "a guest whose keystore is not there yet does not start" 1 "" ctl start vmward@web1
+promise "with code 75" equal "$(of ExecMainStatus)" 75
+promise "and is tried again" equal "$(of ActiveState)" activating
+value=$(systemd_run vmward secret get-value $image)
+systemd_run sh -c "printf '#!/bin/sh\nprintf %s $value\n' >/usr/local/sbin/not-yet"
+until_true 60 bash -c "$(declare -f of ctl systemd_run); SYSTEMD_INIT=$SYSTEMD_INIT; [ \"\$(of ActiveState)\" = active ]"
+promise "until the keystore answers" equal "$(guest_is state)" running
+ctl stop vmward@web1
 systemd_run sh -c 'sed s/web1/bad/ /etc/vmward/guests/web1.xml | sed "s/<memory/<nonsense\/><memory/" >/etc/vmward/guests/bad.xml'
 refused "bad XML is not tried again" 1 "" ctl start vmward@bad
 promise "it has failed with code 65" equal "$(of ExecMainStatus vmward@bad) $(of NRestarts vmward@bad)" "65 0"

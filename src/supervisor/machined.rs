@@ -53,7 +53,7 @@ trait MachineProxy {
 /// Enters this guest in the register, if there is one. Only for a supervisor that is a service: the end of a machine
 /// is to be the end of its unit, and not of the session that somebody typed `vmward run` in.
 pub(super) async fn register(name: &str, uuid: Uuid, control_socket: &Path) -> bool {
-    if !manager::is_there() {
+    if !manager::started_this() {
         return false;
     }
     let socket = varlink_socket();

@@ -10,9 +10,10 @@ use sd_notify::NotifyState;
 /// What the master key is called in the service manager's descriptor store.
 const MASTER_KEY: &str = "master-key";
 
-/// Whether this process is a service.
-pub(super) fn is_there() -> bool {
-    std::env::var_os("NOTIFY_SOCKET").is_some()
+/// Whether this process is what the service manager started, and not one that some service started (`SYSTEMD_EXEC_PID` in
+/// systemd.exec(5)).
+pub(super) fn started_this() -> bool {
+    std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == std::process::id().to_string())
 }
 
 /// Says what happens, for `systemctl status`.
