@@ -188,6 +188,45 @@ promise "it has failed with code 65" equal "$(of ExecMainStatus vmward@bad) $(of
 refused "nor a guest that is not there" 1 "" ctl start vmward@nobody
 promise "it has failed with code 66" equal "$(of ExecMainStatus vmward@nobody) $(of NRestarts vmward@nobody)" "66 0"
 
+# What the sandbox has no room for by default, and a drop-in has.
+for virtiofsd in /usr/libexec/virtiofsd /usr/lib/qemu/virtiofsd "$TARGET/virtiofsd/bin/virtiofsd" ""; do
+    [ -z "$virtiofsd" ] || [ ! -x "$virtiofsd" ] || break
+done
+if [ -n "$virtiofsd" ]; then
+    cp "$virtiofsd" "$WORK/virtiofsd"
+    chmod 755 "$WORK" "$WORK/virtiofsd"
+    systemd_run sh -c 'mkdir -p /srv/share; cat >/etc/vmward/guests/web1.xml' <<XML
+<domain type='qemu'>
+  <name>web1</name>
+  <memory unit='MiB'>64</memory>
+  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    <filesystem type='mount'>
+      <driver type='virtiofs'/><binary path='/usr/local/sbin/virtiofsd'/>
+      <source dir='/srv/share'/><target dir='share'/>
+    </filesystem>
+  </devices>
+</domain>
+XML
+    systemd_run cp "$WORK/virtiofsd" /usr/local/sbin/virtiofsd
+    drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1"'
+    refused "a guest with virtiofs does not start without its drop-in" 1 "" ctl start vmward@web1
+    promise "and it is virtiofsd that cannot" bash -c "grep -q virtiofsd" <<<"$(systemd_run journalctl --no-pager -u vmward@web1 -n 20)"
+    promise "nothing of it is left" nothing_left
+    systemd_run cp /usr/local/share/doc/vmward/systemd/helpers.conf "/etc/systemd/system/vmward@web1.service.d/helpers.conf"
+    ctl daemon-reload
+    promise "with the example of one it does" ctl start vmward@web1
+    promise "and runs" equal "$(guest_is state)" running
+    ctl stop vmward@web1
+    promise "nothing of it is left then either" nothing_left
+    systemd_run rm "/etc/systemd/system/vmward@web1.service.d/helpers.conf"
+    systemd_run cp /run/web1.xml /etc/vmward/guests/web1.xml
+else
+    echo "  skipped: virtiofs under a unit: there is no virtiofsd"
+fi
+
 # What a lost machine left.
 drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1"'
 ctl start vmward@web1
