@@ -70,6 +70,8 @@ promise "enable --now is all it takes" ctl enable --now vmward@web1
 promise "then the guest runs" equal "$(guest_is state)" running
 promise "its unit says so" equal "$(of StatusText)" runs
 promise "QEMU runs as its own user" equal "$(systemd_run stat -c %U "/proc/$(guest_is qemu)")" vmward-qemu
+filters() { systemd_run sed -n 's/^Seccomp_filters:[^0-9]*//p' "/proc/$1/status"; }
+promise "and has a seccomp filter more than its supervisor" test "$(filters "$(guest_is qemu)")" -gt "$(filters "$(of MainPID)")"
 journal() { systemd_run journalctl --no-pager -o json "$@"; }
 promise "the journal has the guest's name" bash -c "grep -q '\"VMWARD_GUEST\":\"web1\"'" <<<"$(journal -u vmward@web1)"
 promise "and which secret came from where" bash -c "grep '\"VMWARD_SECRET\":\"[0-9a-f-]\{36\}\"' |

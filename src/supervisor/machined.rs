@@ -36,7 +36,6 @@ struct Done {}
 
 #[zlink::proxy("io.systemd.Machine")]
 trait MachineProxy {
-    #[expect(clippy::too_many_arguments, reason = "the interface is systemd's")]
     async fn register(
         &mut self,
         name: &str,
