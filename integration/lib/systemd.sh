@@ -1,8 +1,10 @@
-# A systemd of its own as PID 1, over this machine's own root, of which it changes nothing. To be sourced; needs
-# scenario.sh. What it sees: this machine's programs, the scenario's $WORK, vmward, and the units in $SYSTEMD_UNITS.
+# A systemd of its own as PID 1, over this machine's own root or that in $SYSTEMD_ROOT (systemd-root.sh makes one), of which it
+# changes nothing. To be sourced; needs scenario.sh. What it sees: that root's programs, the scenario's $WORK, vmward, and the
+# units in $SYSTEMD_UNITS.
 
 SYSTEMD_UNITS=$WORK/units
 SYSTEMD_PROGRAM=/lib/systemd/systemd
+SYSTEMD_ROOT=$(realpath "${SYSTEMD_ROOT:-/}")
 # Not the machine's business in here: devices, logins, time, network.
 SYSTEMD_MASKED="systemd-udevd.service systemd-udev-trigger.service systemd-udevd-kernel.socket systemd-udevd-control.socket
     systemd-logind.service systemd-networkd.service systemd-resolved.service systemd-timesyncd.service getty.target
@@ -14,7 +16,7 @@ SYSTEMD_OUTER= SYSTEMD_INIT=
 systemd_impossible() {
     if [ "$(id -u)" != 0 ]; then
         echo "booting a systemd takes root"
-    elif [ ! -x $SYSTEMD_PROGRAM ]; then
+    elif [ ! -x "$SYSTEMD_ROOT$SYSTEMD_PROGRAM" ]; then
         echo "there is no systemd"
     elif [ -z "$(systemd_cgroup)" ]; then
         echo "there is no cgroup2 file system"
@@ -52,7 +54,7 @@ systemd_up() {
         echo "$BASHPID" >"$cgroup/cgroup.procs"
         exec unshare --mount --pid --fork --kill-child --uts --ipc --net --cgroup --propagation private \
             bash -euc 'WORK=$2; . "$1"; systemd_inside "${@:2}"' systemd \
-            "${BASH_SOURCE[0]}" "$WORK" "$vmward" "$SYSTEMD_UNITS" "$SYSTEMD_PROGRAM"
+            "${BASH_SOURCE[0]}" "$WORK" "$vmward" "$SYSTEMD_UNITS" "$SYSTEMD_PROGRAM" "$SYSTEMD_ROOT"
     ) >"$WORK/systemd.log" 2>&1 </dev/null &
     outer=$!
     SYSTEMD_OUTER=$outer
@@ -68,13 +70,13 @@ systemd_up() {
     done
 }
 
-# systemd_inside WORK VMWARD UNITS PROGRAM: becomes that systemd, in the namespaces.
+# systemd_inside WORK VMWARD UNITS PROGRAM LOWER: becomes that systemd, in the namespaces.
 systemd_inside() {
-    local work=$1 vmward=$2 units=$3 program=$4 root=$1/overlay/root node
+    local work=$1 vmward=$2 units=$3 program=$4 lower=$5 root=$1/overlay/root node
     ip link set lo up 2>/dev/null || true
     mount -t tmpfs tmpfs "$work/overlay"
     mkdir "$work"/overlay/{upper,work,root}
-    mount -t overlay overlay -o "lowerdir=/,upperdir=$work/overlay/upper,workdir=$work/overlay/work" "$root"
+    mount -t overlay overlay -o "lowerdir=$lower,upperdir=$work/overlay/upper,workdir=$work/overlay/work" "$root"
     mount -t proc proc "$root/proc"
     mount -t sysfs -o ro sysfs "$root/sys"
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"

@@ -8,8 +8,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Sends messages to the journal where stderr goes there anyway, so that they keep their priority, and to
-/// stderr elsewhere.
-pub(crate) fn init(verbose: u8) {
+/// stderr elsewhere. In the journal each has the guest's name in `VMWARD_GUEST`, and what else is known of it in fields
+/// of that kind: `journalctl VMWARD_GUEST=web1 -o verbose`.
+pub(crate) fn init(verbose: u8, guest: &str) {
     let level = match verbose {
         0 => LevelFilter::INFO,
         1 => LevelFilter::DEBUG,
@@ -21,7 +22,8 @@ pub(crate) fn init(verbose: u8) {
     if stderr_is_journal()
         && let Ok(journal) = tracing_journald::layer()
     {
-        registry.with(journal).init();
+        let journal = journal.with_field_prefix(Some("VMWARD".to_owned()));
+        registry.with(journal.with_custom_fields([("VMWARD_GUEST", guest)])).init();
     } else {
         let to_stderr = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)

@@ -9,6 +9,7 @@ mod device;
 mod doctor;
 mod error;
 mod input;
+mod install_units;
 mod keystore_failure;
 mod log;
 mod monitor;
@@ -87,6 +88,8 @@ enum Command {
     Events(control::GuestArgs),
     /// Check whether this machine can keep vmward's promises
     Doctor(doctor::DoctorArgs),
+    /// Install systemd's units for guests
+    InstallUnits(install_units::InstallUnitsArgs),
     /// Print completions for a shell, or the manual page
     Completions(completions::CompletionsArgs),
     /// Make, show and remove secrets
@@ -122,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Qmp(args) => monitor::qmp(&args),
         Command::Events(args) => monitor::events(&args),
         Command::Doctor(args) => doctor::run(&cli.global, &args),
+        Command::InstallUnits(args) => install_units::run(&args),
         Command::Completions(args) => completions::run(Cli::command(), &args),
         Command::Secret(args) => secret::run(&cli.global, args),
         Command::Volume(args) => volume::run(&cli.global, args),

@@ -1,15 +1,15 @@
 //! `vmward run`.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::unistd::geteuid;
 
 use crate::secret;
-use crate::supervisor::{self, DEFAULT_USER, Ended, Ending, Launch, Outcome, Unlock, User};
-use crate::xml::Diagnostics;
+use crate::supervisor::{self, DEFAULT_USER, Ended, Ending, KeyPlace, Launch, Outcome, Unlock, User};
+use crate::xml::{self, Diagnostics};
 
 use super::config::Config;
 use super::input::{Allow, Input, keyword};
@@ -22,6 +22,15 @@ use super::{CliError, Exit, Global, log};
 const KILLED: i32 = 128;
 /// The exit code of a guest that crashed, and of a QEMU that ended nobody knows how.
 const FAILED: i32 = 1;
+
+/// Where the master key is to be.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum MasterKey {
+    /// In a file of the guest's directory, which is on a tmpfs
+    File,
+    /// On no file system: QEMU inherits it, and systemd keeps it for the next supervisor
+    Memory,
+}
 
 /// Arguments of `vmward run`.
 #[derive(clap::Args)]
@@ -39,6 +48,9 @@ pub(crate) struct RunArgs {
     /// [default: unlock of vmward.toml, or auto]
     #[arg(long, value_name = "WHO", value_parser = keyword::<Unlock>)]
     unlock: Option<Unlock>,
+    /// Where the guest's master key is while it runs
+    #[arg(long, value_name = "PLACE", value_enum, default_value_t = MasterKey::File)]
+    master_key: MasterKey,
     /// Start the guest without what vmward does not honour in its XML
     #[arg(long)]
     allow_unsupported: bool,
@@ -49,10 +61,11 @@ pub(crate) struct RunArgs {
 
 /// Runs a guest until it ends.
 pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError> {
-    supervisor::close_inherited()
-        .and_then(|()| supervisor::harden())
+    let kept_key = supervisor::close_inherited()
+        .and_then(|kept| supervisor::harden().map(|()| kept))
         .map_err(|e| supervisor_failure(e, None))?;
-    log::init(args.verbose);
+    let input = Input::read(&args.guest)?;
+    log::init(args.verbose, &name_in(&input));
     let config = Config::load(global)?;
     let user = User::for_qemu(args.user.as_deref()).map_err(|e| supervisor_failure(e, None))?;
     if user.is_none() && args.user.is_none() && geteuid().is_root() {
@@ -61,7 +74,6 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         );
     }
     let user_name = user.as_ref().map(|u| u.name.clone());
-    let input = Input::read(&args.guest)?;
     let Guest { xml, domain, capabilities, line } =
         program::build(&input, Allow::unsupported_if(args.allow_unsupported), Target::Host(&config.paths))?;
     program::require_kvm(&domain)?;
@@ -75,10 +87,13 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         .map_err(|e| CliError::new(Exit::Internal, "the main loop cannot be set up").caused_by(e))?;
     let local = tokio::task::LocalSet::new();
     let left_over = local
-        .block_on(&runtime, async { supervisor::left_over(&runtime_dir, domain.name()) })
+        .block_on(&runtime, async {
+            wipe_left_overs(&runtime_dir);
+            supervisor::left_over(&runtime_dir, domain.name())
+        })
         .map_err(|e| supervisor_failure(e, None))?;
     let ended = if let Some(left_over) = left_over {
-        let taken = supervisor::take_back(left_over, capabilities, keystores, unlock, stop_timeout);
+        let taken = supervisor::take_back(left_over, capabilities, keystores, unlock, kept_key, stop_timeout);
         local.block_on(&runtime, taken)
     } else {
         let mut diagnostics = Diagnostics::new();
@@ -104,6 +119,10 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         }
         drop(input);
         let program = program::emulator(&domain);
+        let key_place = match args.master_key {
+            MasterKey::File => KeyPlace::File,
+            MasterKey::Memory => KeyPlace::Memory,
+        };
         let launch = Launch {
             domain,
             xml,
@@ -115,10 +134,26 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
             runtime_dir,
             user,
             unlock,
+            key_place,
         };
-        local.block_on(&runtime, supervisor::run(launch, stop_timeout))
+        local.block_on(&runtime, supervisor::run(launch, kept_key, stop_timeout))
     };
     Ok(exit_code(ended.map_err(|e| supervisor_failure(e, user_name.as_deref()))?))
+}
+
+/// The name that a document gives its guest, whatever else is wrong with it.
+fn name_in(input: &Input) -> String {
+    let xml = xml::parse(&input.source, &mut Diagnostics::new());
+    xml.and_then(|xml| xml.child_text("name").map(str::to_owned)).unwrap_or_default()
+}
+
+/// Wipes what other guests have left. This one starts all the same if that cannot be done.
+fn wipe_left_overs(runtime_dir: &Path) {
+    for cleared in supervisor::wipe_left_overs(runtime_dir) {
+        if let Err(e) = cleared.result {
+            tracing::warn!("what is left in {} cannot be wiped: {e}", cleared.path.display());
+        }
+    }
 }
 
 /// The exit code of a guest, and a word about it where it is not 0.

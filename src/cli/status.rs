@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use zlink::futures_util::stream::{self, StreamExt};
 
 use crate::cli::output;
 use crate::supervisor::control::DomainProxy;
@@ -17,6 +18,9 @@ use super::{CliError, Exit};
 
 /// How long `list` waits for each guest: one that is busy must not hold up the others.
 const LIST_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How many guests are asked at the same time.
+const AT_ONCE: usize = 64;
 
 /// Arguments of `vmward list`.
 #[derive(clap::Args)]
@@ -47,12 +51,11 @@ enum Found {
 pub(crate) fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
     let names = names()?;
     let found: Vec<(String, Found)> = block_on(async {
-        let mut found = Vec::with_capacity(names.len());
-        for name in names {
+        let looks = names.into_iter().map(|name| async move {
             let state = look(&name).await;
-            found.push((name, state));
-        }
-        Ok(found)
+            (name, state)
+        });
+        Ok(stream::iter(looks).buffered(AT_ONCE).collect().await)
     })?;
     if args.json {
         let list: Vec<Value> = found

@@ -104,7 +104,7 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         E::NoSecret(_) | E::MasterKey(_) | E::NoMasterKey(_) | E::Harden(_) | E::Signals(_) => {
             (Exit::Internal, None)
         }
-        E::Io { .. } | E::DamagedState { .. } | E::Spawn { .. } | E::Watch { .. } => {
+        E::Io { .. } | E::DamagedState { .. } | E::NewKey(_) | E::Spawn { .. } | E::Watch { .. } => {
             (Exit::Unavailable, None)
         }
     };

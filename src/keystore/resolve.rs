@@ -72,6 +72,7 @@ impl Keystores {
             }
         }
         let values = all_at_once(&unique, AT_ONCE, |secret| secret.value());
+        unique.iter().zip(&values).filter(|(_, value)| value.is_ok()).for_each(|(secret, _)| record(secret));
         let values: HashMap<Uuid, Result<SecretValue, Arc<KeystoreError>>> = unique
             .iter()
             .map(|secret| secret.definition.uuid)
@@ -93,6 +94,18 @@ impl Keystores {
         resolved.values = values.into_iter().filter_map(|(uuid, value)| Some((uuid, value.ok()?))).collect();
         Ok(resolved)
     }
+}
+
+/// Says for the journal which secret was fetched from where. Not its value, and not what a URI has behind its path, where
+/// a token's PIN may be.
+fn record(secret: &SecretFound<'_>) {
+    let place = secret.definition.value_uri.as_deref().unwrap_or(secret.store.uri());
+    tracing::info!(
+        secret = %secret.definition.uuid,
+        secret_usage = secret.definition.usage.as_ref().map(ToString::to_string),
+        secret_store = place.split('?').next(),
+        "a secret was fetched"
+    );
 }
 
 /// Whether two places want the same of the same secret.

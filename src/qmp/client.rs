@@ -66,10 +66,17 @@ struct Outgoing {
 
 struct Shared {
     /// `None` once the connection has ended: nothing would ever answer.
-    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
+    waiting: Mutex<Option<HashMap<u64, Waiting>>>,
     /// `None` once the connection has ended, so that listeners learn of it.
     events: Mutex<Option<broadcast::Sender<Arc<Event>>>>,
     end: Arc<OnceLock<QmpError>>,
+}
+
+/// Who waits for a reply.
+struct Waiting {
+    reply: oneshot::Sender<Reply>,
+    /// Whether it may take longer than an ordinary command.
+    slow: bool,
 }
 
 #[derive(Serialize)]
@@ -143,6 +150,11 @@ impl Qmp {
         Events { receiver, end: Arc::clone(&shared.end) }
     }
 
+    /// Whether QEMU is busy with a command that may take longer than [`COMMAND_DEADLINE`]: it may answer nobody meanwhile.
+    pub fn has_slow_command(&self) -> bool {
+        lock(&self.connection.shared.waiting).as_ref().is_some_and(|all| all.values().any(|w| w.slow))
+    }
+
     /// Carries out a command within [`COMMAND_DEADLINE`].
     ///
     /// Cancel-safe: a command whose future is dropped is either not sent at all, or carried out with nobody
@@ -195,7 +207,7 @@ impl Qmp {
         line.push(b'\n');
         let (sender, reply) = oneshot::channel();
         match lock(&connection.shared.waiting).as_mut() {
-            Some(waiting) => waiting.insert(id, sender),
+            Some(waiting) => waiting.insert(id, Waiting { reply: sender, slow: deadline > COMMAND_DEADLINE }),
             None => return Err(connection.end()),
         };
         let _forget = Forget { shared: &connection.shared, id };
@@ -250,10 +262,10 @@ impl Shared {
     }
 
     fn answer(&self, id: Option<u64>, reply: Reply) {
-        let sender = id.and_then(|id| lock(&self.waiting).as_mut()?.remove(&id));
-        match sender {
+        let waiting = id.and_then(|id| lock(&self.waiting).as_mut()?.remove(&id));
+        match waiting {
             // Nobody may wait any more: that is the meaning of a deadline.
-            Some(sender) => drop(sender.send(reply)),
+            Some(waiting) => drop(waiting.reply.send(reply)),
             None => tracing::debug!("a reply of QEMU that nobody waits for"),
         }
     }
@@ -402,6 +414,19 @@ mod tests {
         assert!(matches!(stop(&qmp, SHORT).await, Err(QmpError::Timeout { .. })));
         assert_eq!(lock(&qmp.connection.shared.waiting).as_ref().unwrap().len(), 0);
         assert!(stop(&qmp, LONG).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_command_that_may_take_long_is_known_while_it_does() {
+        let qmp = Qmp::over(peer(|_, _| Some(String::new())), LONG).await.unwrap();
+        assert!(stop(&qmp, SHORT).await.is_err());
+        assert!(!qmp.has_slow_command());
+        let slow = stop(&qmp, SLOW_COMMAND_DEADLINE);
+        tokio::select! {
+            answer = slow => panic!("{answer:?}"),
+            () = tokio::time::sleep(SHORT) => assert!(qmp.has_slow_command()),
+        }
+        assert!(!qmp.has_slow_command());
     }
 
     #[tokio::test]

@@ -72,6 +72,9 @@ pub enum SupervisorError {
     /// The file with the master key does not hold one.
     #[error("{} does not hold a master key", .0.display())]
     NoMasterKey(PathBuf),
+    /// QEMU did not take a new master key.
+    #[error("QEMU did not take a new master key")]
+    NewKey(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A secret that the command line needs was not resolved.
     #[error("there is no value for QEMU's secret object {0}")]
     NoSecret(String),

@@ -1,7 +1,6 @@
 //! The start of a domain. Whatever goes wrong, and whenever its future is dropped: QEMU is killed, and nothing
 //! is left in the lib dir or of it.
 
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,18 +21,20 @@ use crate::qmp::{COMMAND_DEADLINE, Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE}
 use crate::secret::{MasterKey, SealedSecret, os_random};
 use crate::xml::Element;
 
-use super::control::CONTROL_SOCKET;
+use super::control::Sockets;
 use super::descriptors::open_all;
 use super::helpers::{Helpers, Place};
+use super::key::{self, KeyInMemory, KeyPlace};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
 use super::pinning::pin;
 use super::prepare::{Prepared, prepare};
 use super::process::{Process, Program, QEMU};
+use super::recovery::boot_id;
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
 use super::unlock::{Opening, Unlocked, unlock};
 use super::user::User;
-use super::{Configuration, Order, Running, SupervisorError, Unlock, vcpus};
+use super::{Configuration, Order, Running, SupervisorError, Unlock, manager, vcpus};
 
 /// How long QEMU may take from its exec to its greeting: it derives the keys of all LUKS disks before, 2-3 s
 /// each with qemu-img's default.
@@ -63,6 +64,8 @@ pub struct Launch {
     pub user: Option<User>,
     /// Who derives the keys of LUKS disks.
     pub unlock: Unlock,
+    /// Where the master key is meanwhile.
+    pub key_place: KeyPlace,
 }
 
 /// A lib dir that is wiped when this is dropped.
@@ -87,8 +90,9 @@ pub struct Started {
     pub(super) process: Process,
     pub(super) helpers: Helpers,
     /// Where clients connect.
-    pub(super) control: UnixListener,
+    pub(super) control: Sockets,
     pub(super) lease: Lease,
+    pub(super) key_in_memory: Option<KeyInMemory>,
     pub(super) prepared: Prepared,
 }
 
@@ -105,6 +109,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         runtime_dir,
         user,
         unlock: how,
+        key_place,
     } = launch;
     let lease = Lease(Rc::new(LibDir::claim(&runtime_dir, domain.name())?));
     let lib_dir = &lease.0;
@@ -120,10 +125,15 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         );
     }
     let master_key = MasterKey::generate(&mut os_random()).map_err(SupervisorError::MasterKey)?;
-    lib_dir.write_key(&master_key, user.as_ref())?;
+    let key_in_memory = match key_place {
+        KeyPlace::File => lib_dir.write_key(&master_key, user.as_ref()).map(|()| None)?,
+        KeyPlace::Memory => {
+            Some(KeyInMemory::new(&master_key).map_err(SupervisorError::io("a memfd", "made"))?)
+        }
+    };
     let options = LaunchOptions { master_key: lib_dir.path().join(MASTER_KEY_FILE), monitor_fd: MONITOR_FD };
     let mut line = launch_arguments(&options, &domain, &capabilities, line);
-    let control = lib_dir.listen(CONTROL_SOCKET)?;
+    let control = Sockets::listen(lib_dir)?;
     let secrets = Arc::new(secrets);
     let place = Place {
         lib_dir: lib_dir.path(),
@@ -141,6 +151,14 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     descriptors.extend(open_all(&line.descriptors, lib_dir, &mut prepared)?);
     let monitor = lib_dir.listen(MONITOR_SOCKET)?;
     descriptors.push(FdMapping { parent_fd: monitor.into(), child_fd: MONITOR_FD });
+    if let Some(key) = &key_in_memory {
+        let number = descriptors.iter().map(|d| d.child_fd).max().unwrap_or(MONITOR_FD) + 1;
+        key::link(lib_dir, number)?;
+        let parent_fd = key.for_reading().map_err(SupervisorError::io("a memfd", "opened"))?;
+        descriptors.push(FdMapping { parent_fd, child_fd: number });
+    }
+    manager::status("QEMU opens its disks");
+    manager::more_time(GREETING_DEADLINE + LEAVE_DEADLINE);
     let process = Process::spawn(Program {
         name: QEMU,
         path: &program,
@@ -158,6 +176,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         State {
             phase: Phase::Starting,
             uuid: configuration.domain.general.uuid,
+            boot: boot_id(),
             process: process.id(),
             started: started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             helpers: helpers.state(),
@@ -188,7 +207,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         orders: sender,
     }));
     running.show_helpers(&helpers);
-    Ok(Started { running, events, orders, process, helpers, control, lease, prepared })
+    Ok(Started { running, events, orders, process, helpers, control, lease, key_in_memory, prepared })
 }
 
 /// From QEMU's first word to where its processors run.

@@ -7,8 +7,10 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -19,6 +21,7 @@ use crate::qemu::MASTER_KEY_FILE;
 use crate::secret::{MasterKey, SecretValue};
 
 use super::SupervisorError;
+use super::control::CONTROL_SOCKET;
 use super::user::User;
 
 /// The monitor's socket in the lib dir.
@@ -26,6 +29,9 @@ pub const MONITOR_SOCKET: &str = "monitor.sock";
 
 /// `linux/magic.h`.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+/// How long somebody may look into a lib dir that has no supervisor, to see what is left in it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// More than a state file ever has; what is longer was not written by vmward.
 const MAX_FILE_LEN: u64 = 16 << 20;
@@ -44,6 +50,7 @@ impl LibDir {
     pub fn claim(runtime_dir: &Path, name: &str) -> Result<Self, SupervisorError> {
         make_runtime_dir(runtime_dir)?;
         let path = runtime_dir.join(name);
+        let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
             match DirBuilder::new().mode(0o700).create(&path) {
                 Err(e) if e.kind() != ErrorKind::AlreadyExists => {
@@ -63,6 +70,10 @@ impl LibDir {
             };
             match lock.try_lock() {
                 Ok(()) => {}
+                Err(TryLockError::WouldBlock) if !is_served(&path) && Instant::now() < deadline => {
+                    sleep(Duration::from_millis(20));
+                    continue;
+                }
                 Err(TryLockError::WouldBlock) => {
                     return Err(SupervisorError::AlreadyRunning { name: name.to_owned() });
                 }
@@ -183,6 +194,11 @@ impl LibDir {
         self.clear()?;
         fs::remove_dir(&self.path).map_err(SupervisorError::io(&self.path, "removed"))
     }
+}
+
+/// Whether a supervisor answers there.
+fn is_served(path: &Path) -> bool {
+    UnixStream::connect(path.join(CONTROL_SOCKET)).is_ok()
 }
 
 /// The directory of all lib dirs. Where QEMU may run as another user, others may pass through it.

@@ -6,11 +6,14 @@ mod error;
 mod helpers;
 pub mod hotplug;
 mod images;
+mod key;
 mod launch;
 #[expect(dead_code, reason = "the operations that need it come with it")]
 mod lend;
 mod lib_dir;
 pub mod live_xml;
+mod machined;
+mod manager;
 mod network;
 mod pinning;
 mod prepare;
@@ -23,23 +26,27 @@ mod supervise;
 mod unlock;
 mod user;
 mod vcpus;
+mod watchdog;
 
 pub use descriptors::check_devices;
 pub use error::SupervisorError;
 pub use helpers::{HelperFailure, HelperStatus, check_helpers};
 pub use images::{check_images, warn_of_slow_images};
+use key::KeyInMemory;
+pub use key::KeyPlace;
 pub use launch::{Launch, Started};
 pub use lib_dir::{LibDir, MONITOR_SOCKET};
 pub use network::{NetworkError, check_taps};
 pub use process::{Ending, ProcessId};
-pub use recovery::{LeftOver, left_over, orphans};
+pub use recovery::{Clearance, Cleared, LeftOver, left_over, orphans, wipe_left_overs};
 pub use running::{Change, Configuration, Order, Running};
 pub use signals::StopSignal;
 pub use supervise::Outcome;
 pub use unlock::{LockedImage, Unlock};
 pub use user::{DEFAULT_USER, User};
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -74,23 +81,34 @@ pub fn harden() -> Result<(), SupervisorError> {
 }
 
 /// Closes what is no standard stream: left open by whoever started this process, and not for QEMU to inherit. Comes
-/// before anything is opened.
-pub fn close_inherited() -> Result<(), SupervisorError> {
+/// before anything is opened. Returns the master key that the service manager has kept for this guest.
+pub fn close_inherited() -> Result<Option<File>, SupervisorError> {
+    let kept = manager::kept_key().unwrap_or_else(|e| {
+        eprintln!("warning: what the service manager has kept cannot be used: {e}");
+        None
+    });
+    let keep = kept.as_ref().map(AsRawFd::as_raw_fd);
     let numbers: Vec<i32> = fs::read_dir("/proc/self/fd")
         .map_err(|e| SupervisorError::Harden(Errno::from_raw(e.raw_os_error().unwrap_or(0))))?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|number| *number > 2)
+        .filter(|number| *number > 2 && Some(*number) != keep)
         .collect();
     for number in numbers {
         // The directory that was just read is among them, and closed already.
         let _ = close(number);
     }
-    Ok(())
+    Ok(kept)
 }
 
-/// Starts a domain and stays with it until its end.
-pub async fn run(launch: Launch, stop_timeout: Duration) -> Result<Ended, SupervisorError> {
+/// Starts a domain and stays with it until its end. `kept_key`: what an earlier supervisor had kept, whose guest is
+/// gone.
+pub async fn run(
+    launch: Launch,
+    kept_key: Option<File>,
+    stop_timeout: Duration,
+) -> Result<Ended, SupervisorError> {
     let mut signals = Signals::catch()?;
+    drop(kept_key.map(KeyInMemory::stale));
     let started = tokio::select! {
         started = launch::launch(launch) => started?,
         signal = signals.stop() => return Ok(Ended::Interrupted(signal)),
@@ -109,10 +127,11 @@ pub async fn take_back(
     capabilities: Capabilities,
     keystores: Keystores,
     unlock: Unlock,
+    kept_key: Option<File>,
     stop_timeout: Duration,
 ) -> Result<Ended, SupervisorError> {
     let signals = Signals::catch()?;
-    let (started, over) = left_over.take_back(capabilities, keystores, unlock).await?;
+    let (started, over) = left_over.take_back(capabilities, keystores, unlock, kept_key).await?;
     tracing::info!(
         "the guest '{}' is taken back (QEMU is process {})",
         started.running.name(),

@@ -1,9 +1,9 @@
 //! Coming back to a guest whose supervisor was killed, or wiping what is left of it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -19,7 +19,7 @@ use crate::qemu::{self, Capabilities, HELPER_SOCKET, Helper, MASTER_KEY_FILE};
 use crate::qmp::Qmp;
 use crate::xml::{self, Diagnostics};
 
-use super::control::CONTROL_SOCKET;
+use super::control::Sockets;
 use super::helpers::{Helpers, end_left_over};
 use super::launch::{Lease, Started};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
@@ -27,7 +27,7 @@ use super::prepare::Prepared;
 use super::process::{Ending, Process, ProcessId, QEMU};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
-use super::{Configuration, Running, SupervisorError, Unlock, live_xml};
+use super::{Configuration, Running, SupervisorError, Unlock, key, live_xml};
 
 /// How long the monitor of a guest that is to be taken back may take to answer.
 const MONITOR_DEADLINE: Duration = Duration::from_secs(30);
@@ -53,6 +53,8 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
         None
     });
     let state = match state {
+        // Process numbers of another boot are those of others.
+        Some(state) if state.boot != boot_id() => Some(State { helpers: Vec::new(), ..state }),
         Some(state) if state.phase == Phase::Running => match Process::find(QEMU, state.process)? {
             Some(process) if !is_ending(&process, state.process) => {
                 return Ok(Some(LeftOver { lib_dir, process, state }));
@@ -73,6 +75,55 @@ pub fn left_over(runtime_dir: &Path, name: &str) -> Result<Option<LeftOver>, Sup
         lib_dir.path().display()
     );
     Ok(None)
+}
+
+/// What [`wipe_left_overs`] found in one lib dir without a supervisor.
+#[derive(Debug)]
+pub struct Clearance {
+    /// The lib dir.
+    pub path: PathBuf,
+    /// What became of it.
+    pub result: Result<Cleared, SupervisorError>,
+}
+
+/// What became of a lib dir without a supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleared {
+    /// Its guest was gone: nothing of it is left.
+    Wiped,
+    /// Its guest runs: it waits for the next supervisor of its own, and is nobody else's.
+    Runs {
+        /// QEMU's process id.
+        qemu: u32,
+    },
+}
+
+/// Wipes what guests have left whose supervisor and QEMU are gone: keys, directories, helpers, half a start. The main
+/// loop is to be there.
+pub fn wipe_left_overs(runtime_dir: &Path) -> Vec<Clearance> {
+    let entries = fs::read_dir(runtime_dir).into_iter().flatten().filter_map(Result::ok);
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
+    let mut found = Vec::new();
+    for name in dirs.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let path = runtime_dir.join(&name);
+        // One that a supervisor holds is not even opened for longer than this.
+        if File::open(&path).is_ok_and(|dir| dir.try_lock_shared().is_err()) {
+            continue;
+        }
+        let result = match left_over(runtime_dir, &name) {
+            Err(SupervisorError::AlreadyRunning { .. }) => continue,
+            Err(e) => Err(e),
+            Ok(None) => Ok(Cleared::Wiped),
+            Ok(Some(left)) => Ok(Cleared::Runs { qemu: left.state.process.pid }),
+        };
+        found.push(Clearance { path, result });
+    }
+    found
+}
+
+/// Tells this boot of the host from all others.
+pub(super) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Whether a process has ended but for what the kernel still takes apart, and then waits for that: the network devices
@@ -124,6 +175,7 @@ impl LeftOver {
         capabilities: Capabilities,
         keystores: Keystores,
         unlock: Unlock,
+        kept_key: Option<File>,
     ) -> Result<(Started, Option<ShutdownCause>), SupervisorError> {
         let Self { lib_dir, process, state } = self;
         let pid = state.process.pid;
@@ -137,8 +189,8 @@ impl LeftOver {
             }
             Err(why) => return Err(SupervisorError::Stranded { pid, why }),
         };
-        let master_key = lib_dir.read_key()?;
-        let control = lib_dir.listen(CONTROL_SOCKET)?;
+        let (master_key, key_in_memory) = key::take_back(&lib_dir, kept_key, &qmp).await?;
+        let control = Sockets::listen(&lib_dir)?;
         process.own();
         let lib_dir = Rc::new(lib_dir);
         let lease = Lease(Rc::clone(&lib_dir));
@@ -161,7 +213,10 @@ impl LeftOver {
             orders: sender,
         }));
         running.show_helpers(&helpers);
-        Ok((Started { running, events, orders, process, helpers, control, lease, prepared }, over))
+        Ok((
+            Started { running, events, orders, process, helpers, control, lease, key_in_memory, prepared },
+            over,
+        ))
     }
 }
 

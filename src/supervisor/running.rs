@@ -1,6 +1,7 @@
 //! The state of one running domain, as its parts share it.
 
 use std::cell::{Ref, RefCell};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,6 +16,7 @@ use crate::qmp::Qmp;
 use crate::secret::MasterKey;
 use crate::xml::Element;
 
+use super::control::MACHINE_SOCKET;
 use super::helpers::Helpers;
 use super::hotplug::DiskParts;
 use super::state::StateFile;
@@ -131,6 +133,11 @@ impl Running {
     /// The guest's UUID.
     pub fn uuid(&self) -> Uuid {
         self.configuration().domain.general.uuid
+    }
+
+    /// Where systemd's tools connect.
+    pub(super) fn machine_socket(&self) -> PathBuf {
+        self.state_file.lib_dir().join(MACHINE_SOCKET)
     }
 
     /// The guest as it is now. Not to be held over an `await`.

@@ -1,4 +1,4 @@
-//! The signals that end a guest, or do not.
+//! The signals that mean something to a supervisor.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::SupervisorError;
 
-/// What was received.
+/// A signal that ends the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopSignal {
     /// SIGTERM.
@@ -25,11 +25,26 @@ impl StopSignal {
     }
 }
 
+/// What somebody asks for by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// The end.
+    Stop(StopSignal),
+    /// The power button, as `machinectl poweroff` presses it (SIGRTMIN+4, systemd(1)).
+    PowerOff,
+    /// Certificates are to be read anew (SIGHUP). A terminal that goes away says the same, which does no harm.
+    Reload,
+    /// The service manager's watchdog was not fed (SIGABRT, `WatchdogSignal=` in systemd.service(5)).
+    Abort,
+}
+
 /// The signals from now on.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    power_off: Signal,
     hangup: Signal,
+    abort: Signal,
 }
 
 impl Signals {
@@ -39,20 +54,32 @@ impl Signals {
             Ok::<_, io::Error>(Self {
                 terminate: signal(SignalKind::terminate())?,
                 interrupt: signal(SignalKind::interrupt())?,
+                power_off: signal(SignalKind::from_raw(nix::libc::SIGRTMIN() + 4))?,
                 hangup: signal(SignalKind::hangup())?,
+                abort: signal(SignalKind::from_raw(nix::libc::SIGABRT))?,
             })
         };
         catch().map_err(SupervisorError::Signals)
     }
 
-    /// The next one that asks for the end. Cancel-safe.
+    /// The next one. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Request {
+        tokio::select! {
+            Some(()) = self.terminate.recv() => Request::Stop(StopSignal::Terminate),
+            Some(()) = self.interrupt.recv() => Request::Stop(StopSignal::Interrupt),
+            Some(()) = self.power_off.recv() => Request::PowerOff,
+            Some(()) = self.hangup.recv() => Request::Reload,
+            Some(()) = self.abort.recv() => Request::Abort,
+        }
+    }
+
+    /// The next one that asks for the end of a guest that does not run yet. Cancel-safe.
     pub(super) async fn stop(&mut self) -> StopSignal {
         loop {
-            tokio::select! {
-                Some(()) = self.terminate.recv() => return StopSignal::Terminate,
-                Some(()) = self.interrupt.recv() => return StopSignal::Interrupt,
-                // A terminal that goes away is no reason to end a guest.
-                Some(()) = self.hangup.recv() => tracing::debug!("SIGHUP is ignored"),
+            match self.next().await {
+                Request::Stop(signal) => return signal,
+                Request::PowerOff | Request::Abort => return StopSignal::Terminate,
+                Request::Reload => {}
             }
         }
     }

@@ -35,6 +35,8 @@ pub(super) enum Phase {
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) uuid: Uuid,
+    /// The host's boot that the processes are of (`/proc/sys/kernel/random/boot_id`).
+    pub(super) boot: String,
     /// QEMU.
     pub(super) process: ProcessId,
     /// When QEMU was started, in seconds since 1970.

@@ -1,25 +1,32 @@
 //! The main loop of a running domain, and every way to its end.
 
+use std::cell::Cell;
 use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use qapi::qmp::{
-    GUEST_PANICKED, GuestPanicAction, SHUTDOWN, ShutdownCause, cont, quit, system_powerdown, system_reset,
+    GUEST_PANICKED, GuestPanicAction, RESUME, SHUTDOWN, STOP, ShutdownCause, cont, quit, system_powerdown,
+    system_reset,
 };
+use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use crate::domain::lifecycle::LifecycleAction;
-use crate::qmp::{Event, QmpError};
+use crate::qmp::{COMMAND_DEADLINE, Event, QmpError};
 
 use super::launch::Started;
 use super::process::{Ending, Process};
-use super::signals::Signals;
-use super::{Ended, Order, Running, control};
+use super::signals::{Request, Signals, StopSignal};
+use super::{Ended, Order, Running, control, machined, manager, watchdog};
 
 /// How long QEMU may take to write out its caches and end once it is told to quit.
 const QUIT_DEADLINE: Duration = Duration::from_secs(15);
+/// What remains to be done then: QEMU and its helpers killed, the lib dir wiped.
+const WIPE_DEADLINE: Duration = Duration::from_secs(45);
+/// The guest runs, and nothing is wrong with it.
+const RUNNING: &str = "runs";
 
 /// How a domain that ran has ended.
 #[derive(Debug)]
@@ -57,6 +64,10 @@ struct Supervision<'a> {
     /// The guest is to start again when it has powered off.
     reboot: bool,
     crashed: bool,
+    /// Whether the end has begun.
+    ending: Rc<Cell<bool>>,
+    /// Whether the host's register of machines has it.
+    registered: Rc<Cell<bool>>,
 }
 
 /// Stays with a guest until its end. `over`: the guest has ended already, and QEMU waits to be told.
@@ -74,6 +85,7 @@ pub(super) async fn supervise(
         mut helpers,
         control,
         lease,
+        key_in_memory,
         prepared: _prepared,
     } = started;
     let mut control = pin!(control::serve(control, Rc::clone(&running)));
@@ -86,8 +98,12 @@ pub(super) async fn supervise(
         deadline: None,
         reboot: false,
         crashed: false,
+        ending: Rc::default(),
+        registered: Rc::default(),
     };
-    notify(sd_notify::NotifyState::Ready);
+    manager::ready(RUNNING);
+    supervision.register();
+    let mut watchdog = pin!(watchdog::feed(Rc::clone(&running), Rc::clone(&supervision.ending)));
     if let Some(reason) = over {
         supervision.guest_ended(reason);
     }
@@ -102,13 +118,8 @@ pub(super) async fn supervise(
         });
         tokio::select! {
             ending = process.ended() => break ending,
-            signal = signals.stop() => {
-                tracing::info!("{signal:?} received");
-                supervision.stop(match supervision.stage {
-                    Stage::Running => Stage::PowerButton,
-                    _ => Stage::Quit,
-                });
-            }
+            request = signals.next() => supervision.request(request),
+            () = &mut watchdog => {}
             Some(order) = orders.recv() => supervision.order(order),
             death = helpers.death() => {
                 // Of a QEMU that is told to quit they are gone first.
@@ -139,10 +150,54 @@ pub(super) async fn supervise(
     let last_words = if intended { Vec::new() } else { process.last_words().await };
     drop(helpers);
     drop(lease);
+    drop(key_in_memory);
     Ended::Ran(Outcome { ending, crashed, intended, last_words })
 }
 
 impl Supervision<'_> {
+    /// Has the guest entered in the host's register of machines.
+    fn register(&self) {
+        let (running, registered) = (Rc::clone(self.running), Rc::clone(&self.registered));
+        tokio::task::spawn_local(async move {
+            let socket = running.machine_socket();
+            registered.set(machined::register(&running.name(), running.uuid(), &socket).await);
+        });
+    }
+
+    fn request(&mut self, request: Request) {
+        tracing::info!("{request:?} received");
+        match request {
+            // What `machinectl reboot` sends.
+            Request::Stop(StopSignal::Interrupt) if self.registered.get() => self.order(Order::Reboot),
+            Request::Stop(_) => self.stop(match self.stage {
+                Stage::Running => Stage::PowerButton,
+                _ => Stage::Quit,
+            }),
+            Request::PowerOff => self.order(Order::Shutdown),
+            Request::Reload => self.reload(),
+            Request::Abort => {
+                tracing::error!("QEMU's monitor has not answered the watchdog: QEMU is killed");
+                self.stop(Stage::Kill);
+            }
+        }
+    }
+
+    /// Has QEMU read its certificates anew.
+    fn reload(&self) {
+        manager::reloading();
+        let running = Rc::clone(self.running);
+        let status = if self.stage == Stage::Running { RUNNING } else { "ends" };
+        tokio::task::spawn_local(async move {
+            let what = json!({"type": "vnc", "tls-certs": true});
+            match running.qmp.execute_json("display-reload", Some(&what), COMMAND_DEADLINE).await {
+                Ok(_) => tracing::info!("QEMU has read the certificates of VNC anew"),
+                // It has none.
+                Err(e) => tracing::debug!("QEMU did not read certificates anew: {e}"),
+            }
+            manager::ready(status);
+        });
+    }
+
     fn order(&mut self, order: Order) {
         match order {
             Order::Shutdown => {
@@ -165,22 +220,26 @@ impl Supervision<'_> {
             return;
         }
         self.stage = stage;
-        if self.deadline.is_none() {
-            notify(sd_notify::NotifyState::Stopping);
-        }
+        self.ending.set(true);
         let patience = match stage {
             Stage::Running => return,
             Stage::PowerButton => {
+                manager::stopping(
+                    &format!("the guest is asked to power off within {} s", self.stop_timeout.as_secs()),
+                    self.stop_timeout + QUIT_DEADLINE + WIPE_DEADLINE,
+                );
                 self.tell("system_powerdown", |running| async move {
                     running.qmp.execute(system_powerdown {}).await.map(drop)
                 });
                 self.stop_timeout
             }
             Stage::Quit => {
+                manager::stopping("QEMU is told to quit", QUIT_DEADLINE + WIPE_DEADLINE);
                 self.tell("quit", |running| async move { running.qmp.execute(quit {}).await.map(drop) });
                 QUIT_DEADLINE
             }
             Stage::Kill => {
+                manager::stopping("QEMU is killed", WIPE_DEADLINE);
                 self.process.kill();
                 self.deadline = None;
                 return;
@@ -215,6 +274,10 @@ impl Supervision<'_> {
             if action == GuestPanicAction::pause {
                 self.guest_ended(ShutdownCause::guest_panic);
             }
+        } else if event.get::<STOP>().is_some() && self.stage == Stage::Running {
+            manager::status("is paused");
+        } else if event.get::<RESUME>().is_some() && self.stage == Stage::Running {
+            manager::status(RUNNING);
         } else {
             tracing::debug!("event {}", event.name);
         }
@@ -263,12 +326,5 @@ impl Supervision<'_> {
                 _ => {}
             }
         });
-    }
-}
-
-/// Tells the service manager, if there is one.
-pub(super) fn notify(state: sd_notify::NotifyState<'_>) {
-    if let Err(e) = sd_notify::notify(&[state]) {
-        tracing::debug!("the service manager was not told: {e}");
     }
 }

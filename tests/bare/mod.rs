@@ -204,14 +204,27 @@ fn processes_with(needle: &str) -> Vec<i32> {
 impl Run {
     /// Waits until the service manager is told that the guest runs.
     pub fn ready(&mut self) {
-        let mut buffer = [0; 256];
-        let len = self.notify.recv(&mut buffer).unwrap_or_else(|e| {
-            let mut child = self.child.take().unwrap();
-            let _ = child.kill();
-            let output = child.wait_with_output().unwrap();
-            panic!("not ready ({e}): {}", String::from_utf8_lossy(&output.stderr))
-        });
-        assert_eq!(std::str::from_utf8(&buffer[..len]).unwrap().trim(), "READY=1");
+        self.told("READY=1");
+        // It reads all that it is told, and whoever tells it would wait for that.
+        let socket = self.notify.try_clone().unwrap();
+        std::thread::spawn(move || while socket.recv(&mut [0; 256]).is_ok() {});
+    }
+
+    /// Waits until the service manager is told something; returns all the lines of that message.
+    pub fn told(&mut self, what: &str) -> String {
+        loop {
+            let mut buffer = [0; 256];
+            let len = self.notify.recv(&mut buffer).unwrap_or_else(|e| {
+                let mut child = self.child.take().unwrap();
+                let _ = child.kill();
+                let output = child.wait_with_output().unwrap();
+                panic!("not told {what} ({e}): {}", String::from_utf8_lossy(&output.stderr))
+            });
+            let text = std::str::from_utf8(&buffer[..len]).unwrap();
+            if text.lines().any(|line| line.starts_with(what)) {
+                return text.to_owned();
+            }
+        }
     }
 
     pub fn lib_dir(&self) -> &Path {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::cli::output;
 use crate::supervisor;
 
-use super::config::Config;
+use super::config::{Config, Paths};
 use super::{CliError, Exit, Global};
 
 /// Arguments of `vmward doctor`.
@@ -21,6 +21,9 @@ pub(crate) struct DoctorArgs {
     /// Print an array of objects
     #[arg(long)]
     json: bool,
+    /// Wipe what guests have left whose supervisor and QEMU are gone, and check nothing else
+    #[arg(long)]
+    fix: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,15 +83,22 @@ impl Finding {
     }
 }
 
-/// Runs `vmward doctor`.
-pub(crate) fn run(global: &Global, args: &DoctorArgs) -> Result<ExitCode, CliError> {
-    // A value of each keystore is read.
-    supervisor::harden().map_err(|e| CliError::new(Exit::Internal, e.to_string()))?;
-    let config = Config::load(global)?;
+fn findings(config: &Config) -> Result<Vec<Finding>, CliError> {
     let mut findings = keystores::findings(config.open_keystores()?, config.keystore_timeout);
     findings.extend(runtime::findings(&config.paths));
     findings.extend(exposure::findings());
     findings.extend(qemu::findings(&config.paths));
+    Ok(findings)
+}
+
+/// Runs `vmward doctor`.
+pub(crate) fn run(global: &Global, args: &DoctorArgs) -> Result<ExitCode, CliError> {
+    // A value of each keystore is read.
+    supervisor::harden().map_err(|e| CliError::new(Exit::Internal, e.to_string()))?;
+    let findings = match args.fix {
+        true => runtime::fix(&Paths::from_environment()?)?,
+        false => findings(&Config::load(global)?)?,
+    };
     if args.json {
         let list: Vec<Value> = findings.iter().map(Finding::as_json).collect();
         output::line(format_args!("{:#}", Value::Array(list)))?;

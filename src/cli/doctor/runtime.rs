@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 
 use crate::cli::config::Paths;
-use crate::supervisor;
+use crate::cli::{CliError, Exit};
+use crate::supervisor::{self, Clearance, Cleared};
 
 use super::Finding;
 
 /// `linux/magic.h`.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+const LEFT_OVERS: &str = "left-overs";
 
 /// What is said about the runtime directory.
 pub(super) fn findings(paths: &Paths) -> [Finding; 2] {
@@ -36,9 +39,41 @@ fn in_memory(paths: &Paths) -> Finding {
     }
 }
 
+/// Wipes what guests that are gone have left.
+pub(super) fn fix(paths: &Paths) -> Result<Vec<Finding>, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::new(Exit::Internal, "the runtime cannot start").caused_by(e))?;
+    let wiped = tokio::task::LocalSet::new()
+        .block_on(&runtime, async { supervisor::wipe_left_overs(&paths.runtime_dir) });
+    if wiped.is_empty() {
+        return Ok(vec![nothing_left()]);
+    }
+    let say = |cleared: Clearance| {
+        let dir = cleared.path.display();
+        match cleared.result {
+            Ok(Cleared::Wiped) => Finding::ok(LEFT_OVERS, format!("{dir} was wiped: its guest is gone")),
+            Ok(Cleared::Runs { qemu }) => Finding::warning(
+                LEFT_OVERS,
+                format!("{dir} has a guest that runs without a supervisor (QEMU is process {qemu})"),
+            )
+            .hint("`vmward run` with the guest's XML takes it over"),
+            Err(e) => {
+                let cause = std::error::Error::source(&e).map_or(String::new(), |e| format!(" ({e})"));
+                Finding::error(LEFT_OVERS, format!("{dir} cannot be wiped: {e}{cause}"))
+            }
+        }
+    };
+    Ok(wiped.into_iter().map(say).collect())
+}
+
+fn nothing_left() -> Finding {
+    Finding::ok(LEFT_OVERS, "no guest has left anything behind")
+}
+
 /// Lib dirs that no supervisor holds a lock on.
 fn left_overs(paths: &Paths) -> Finding {
-    const ABOUT: &str = "left-overs";
     let is_left = |dir: &PathBuf| {
         let unlocked = File::open(dir).is_ok_and(|d| d.try_lock_shared().is_ok());
         unlocked && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
@@ -55,8 +90,8 @@ fn left_overs(paths: &Paths) -> Finding {
     let mut left: Vec<_> = dirs.filter(is_left).map(describe).collect();
     left.sort();
     if left.is_empty() {
-        return Finding::ok(ABOUT, "no guest has left anything behind");
+        return nothing_left();
     }
-    Finding::warning(ABOUT, format!("a supervisor died and left {}", left.join(", ")))
-        .hint("`vmward run` of the same guest takes it over or wipes it")
+    Finding::warning(LEFT_OVERS, format!("a supervisor died and left {}", left.join(", ")))
+        .hint("`vmward run` of the same guest takes it over or wipes it; `vmward doctor --fix` wipes what has no QEMU")
 }

@@ -1,4 +1,5 @@
-//! The control socket: the varlink service `org.vmward.Domain`, for vmward's own commands and anything else.
+//! The control socket: the varlink service `org.vmward.Domain`, for vmward's own commands and anything else, and
+//! `io.systemd.MachineInstance`, for systemd's.
 //!
 //! zlink's server serves all its connections from one task and one call at a time, so a guest that takes half
 //! a minute to let go of a disk would hold up everybody else's calls. Here every connection has a server of
@@ -8,6 +9,7 @@
 pub mod api;
 mod client;
 mod failure;
+mod machine;
 mod service;
 
 pub use client::DomainProxy;
@@ -23,26 +25,56 @@ use tokio::task::LocalSet;
 use zlink::tokio::unix::Stream;
 use zlink::{ReadyListener, Server};
 
+use machine::Machine;
 use service::Service;
 
-use super::Running;
+use super::lib_dir::LibDir;
+use super::{Running, SupervisorError};
 
 /// The control socket's name in the lib dir.
 pub const CONTROL_SOCKET: &str = "control.sock";
+/// The name of the socket for systemd's tools.
+pub const MACHINE_SOCKET: &str = "machine.sock";
 
 /// Connections that are served at once. Each costs a buffer of some kilobytes; people and their tools need a
 /// handful.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Serves clients as long as it is polled. Dropping it drops all connections, and the changes they asked for.
-pub async fn serve(listener: std::os::unix::net::UnixListener, running: Rc<Running>) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = UnixListener::from_std(listener)?;
-    LocalSet::new().run_until(accept(listener, running)).await
+/// Where clients connect.
+pub struct Sockets {
+    control: std::os::unix::net::UnixListener,
+    machine: std::os::unix::net::UnixListener,
 }
 
-async fn accept(listener: UnixListener, running: Rc<Running>) -> io::Result<()> {
-    tokio::task::spawn_local(super::hotplug::watch(Rc::clone(&running)));
+impl Sockets {
+    /// Makes them.
+    pub(super) fn listen(lib_dir: &LibDir) -> Result<Self, SupervisorError> {
+        Ok(Self { control: lib_dir.listen(CONTROL_SOCKET)?, machine: lib_dir.listen(MACHINE_SOCKET)? })
+    }
+}
+
+/// Serves clients as long as it is polled. Dropping it drops all connections, and the changes they asked for.
+pub async fn serve(sockets: Sockets, running: Rc<Running>) -> io::Result<()> {
+    let listeners = [sockets.control, sockets.machine].map(|listener| {
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener)
+    });
+    let [control, machine] = listeners;
+    let (control, machine) = (control?, machine?);
+    let serve = async {
+        tokio::task::spawn_local(super::hotplug::watch(Rc::clone(&running)));
+        tokio::try_join!(
+            accept(control, || Service { running: Rc::clone(&running) }),
+            accept(machine, || Machine { running: Rc::clone(&running) }),
+        )
+    };
+    LocalSet::new().run_until(serve).await.map(drop)
+}
+
+async fn accept<S>(listener: UnixListener, service: impl Fn() -> S) -> io::Result<()>
+where
+    S: zlink::Service<Stream> + 'static,
+{
     let open = Rc::new(Cell::new(0));
     loop {
         let (stream, _) = match listener.accept().await {
@@ -64,7 +96,7 @@ async fn accept(listener: UnixListener, running: Rc<Running>) -> io::Result<()> 
             continue;
         }
         let place = Place::take(&open);
-        let service = Service { running: Rc::clone(&running) };
+        let service = service();
         tokio::task::spawn_local(async move {
             if let Err(e) = converse(stream, service).await {
                 tracing::debug!("a client of the control socket: {e}");
@@ -91,7 +123,7 @@ impl Drop for Place {
 }
 
 /// Serves one client until it goes away.
-async fn converse(stream: UnixStream, service: Service) -> zlink::Result<()> {
+async fn converse(stream: UnixStream, service: impl zlink::Service<Stream>) -> zlink::Result<()> {
     let stream = stream.into_std()?;
     let watch = UnixStream::from_std(stream.try_clone()?)?;
     let listener = ReadyListener::new(Stream::try_from(stream)?);
