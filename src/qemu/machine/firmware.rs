@@ -14,6 +14,9 @@ use super::descriptors::{self, Found};
 /// Where libvirt keeps the variables of guests that say nothing: a guest that moves here keeps its own.
 const NVRAM_DIR: &str = "/var/lib/libvirt/qemu/nvram";
 
+/// What the names of the nodes and objects of a firmware's variables begin with.
+pub const FIRMWARE_VARIABLES: &str = "libvirt-pflash1";
+
 /// A firmware that has been decided on.
 pub(super) struct Chosen {
     path: String,
@@ -184,7 +187,7 @@ impl Variables {
             FirmwareFormat::Qcow2 => Format::Qcow2,
         };
         let image = Image::plain(self.source.clone(), format, self.span);
-        let (objects, nodes, _) = storage::plan_image(&image, "libvirt-pflash1");
+        let (objects, nodes, _) = storage::plan_image(&image, FIRMWARE_VARIABLES);
         objects.into_iter().for_each(|o| line.object(o));
         nodes.into_iter().for_each(|n| line.json("-blockdev", n));
     }

@@ -22,6 +22,7 @@ use super::properties::Properties;
 use super::{Argument, Capabilities, CommandLine};
 
 pub(super) use boot::assign_boot_order;
+pub use firmware::FIRMWARE_VARIABLES;
 
 /// Adds the options of the machine.
 pub(super) fn arguments(
