@@ -29,15 +29,21 @@ ${1:-}"
 # secret KIND ID VALUE: defines a secret of a usage (volume, iscsi, ceph, tls); its UUID is ${SECRET[ID]}, its value is
 # in right/ID as well.
 secret() {
+    printf %s "$3" >"$WORK/value"
+    secret_file "$1" "$2" "$WORK/value"
+}
+
+# secret_file KIND ID FILE: the same with the value in a file, which may be any bytes.
+secret_file() {
     SECRET[$2]=$("$vmward" secret generate "--usage-$1" "$2")
     mkdir -p "$WORK/right"
-    printf %s "$3" >"$WORK/right/$2"
+    cp "$3" "$WORK/right/$2"
     secret_right "$2"
 }
 
-# secret_right ID and secret_wrong ID [VALUE]: gives a secret its value, or another one.
+# secret_right ID and secret_wrong ID [VALUE [OPTION]]: gives a secret its value, or another one.
 secret_right() { "$vmward" secret set-value --keep-newline --file "$WORK/right/$1" "${SECRET[$1]}"; }
-secret_wrong() { printf %s "${2:-not-the-right-one}" | "$vmward" secret set-value "${SECRET[$1]}"; }
+secret_wrong() { printf %s "${2:-not-the-right-one}" | "$vmward" secret set-value ${3:-} "${SECRET[$1]}"; }
 
 # luks_image FILE ID [FORMAT]: an encrypted image with the value of a secret as its passphrase, which opens fast.
 luks_image() {
@@ -79,6 +85,8 @@ linux_xml() {
   </os>
   <features><acpi/></features>
   <devices>
+    <controller type='pci' model='pcie-root'/>
+    $(printf "<controller type='pci' model='pcie-root-port'/>%.0s" 1 2 3 4 5 6 7 8)
     $2
     <serial type='unix'><source mode='bind' path='$WORK/$1.sock'/></serial>
   </devices>

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::secret::SecretLookup;
+
 use super::{SecretObject, SecretSource};
 
 /// What a refusal comes down to.
@@ -51,7 +53,7 @@ const TLS_KEY: &str = "the key in client-key.pem is encrypted, and the value of 
                        is not its passphrase, or none is named";
 
 /// The words and what they mean. The first that fit count: what is said by many comes last.
-const WORDS: [(&str, Cause, &str); 28] = [
+const WORDS: [(&str, Cause, &str); 31] = [
     // crypto/block-luks.c
     ("cannot unlock any keyslot", Cause::WrongSecret(Credential::Passphrase), PASSPHRASE),
     // block/rbd.c, with librbd's codes
@@ -73,6 +75,12 @@ const WORDS: [(&str, Cause, &str); 28] = [
     ),
     ("error connecting: Permission denied", Cause::WrongSecret(Credential::Login), LOGIN),
     ("error connecting: Operation not permitted", Cause::WrongSecret(Credential::Login), LOGIN),
+    (
+        "error connecting: Invalid argument",
+        Cause::Data,
+        "Ceph's library takes the value of the disk's cephx secret for no key, or cannot use ceph.conf: the value is what the key's \
+         base64 stands for (`ceph auth print-key client.NAME | vmward secret set-value --base64`)",
+    ),
     // libiscsi's lib/socket.c and iscsi.h: login status 0x0201 and 0x0202 (RFC 7143, 11.13.5)
     ("Authentication failure(513)", Cause::WrongSecret(Credential::Login), LOGIN),
     (
@@ -131,10 +139,20 @@ const WORDS: [(&str, Cause, &str); 28] = [
     ),
     // block/ssh.c
     (
+        "no host key was found in known_hosts",
+        Cause::Forbidden,
+        "put the server's host key (`ssh-keyscan`) into ~/.ssh/known_hosts of QEMU's user, once you know that it is the server's",
+    ),
+    (
+        "does not match the one in known_hosts",
+        Cause::Forbidden,
+        "the server is another one than QEMU's user knows, or has a new key: ~/.ssh/known_hosts",
+    ),
+    (
         "failed to authenticate using publickey",
         Cause::Forbidden,
-        "the server accepts none of the keys in ~/.ssh of QEMU's user, nor of the agent that SSH_AUTH_SOCK of \
-         <qemu:env> names",
+        "the server accepts none of the keys in ~/.ssh of QEMU's user (each needs its .pub beside it), nor of the agent that \
+         SSH_AUTH_SOCK of <qemu:env> names",
     ),
     (
         "Permission denied",
@@ -182,13 +200,13 @@ impl WrongSecret {
         secrets: impl IntoIterator<Item = (&'a SecretObject, String)>,
     ) -> Option<Self> {
         let Cause::WrongSecret(credential) = meaning(said)?.cause else { return None };
-        let is_it = |id: &str| credential.has(id) && said.contains(&format!("\"{id}\""));
-        let (secret, of) = secrets.into_iter().find(|(secret, _)| is_it(&secret.id))?;
-        let secret = match &secret.source {
-            SecretSource::Keystore(reference) => Some(reference.lookup.to_string()),
-            SecretSource::Xml(_) => None,
-        };
-        Some(Self { credential, secret, of })
+        let suspects: Vec<_> = secrets.into_iter().filter(|(secret, _)| credential.has(&secret.id)).collect();
+        let told = suspects.iter().find(|(secret, _)| said.contains(&format!("\"{}\"", secret.id)));
+        // Of objects QEMU does not repeat what it was told. It makes them in order.
+        let (secret, of) = told.or(suspects.first().filter(|(first, _)| {
+            suspects.iter().all(|(other, _)| other.named().is_some() && other.named() == first.named())
+        }))?;
+        Some(Self { credential, secret: secret.named().map(ToString::to_string), of: of.clone() })
     }
 
     /// What to do about it.
@@ -196,6 +214,16 @@ impl WrongSecret {
         match self.secret {
             Some(_) => "set the right value with `vmward secret set-value`",
             None => "write the right one in the XML",
+        }
+    }
+}
+
+impl SecretObject {
+    /// How the XML or `vmward.toml` names it, if its value is in a keystore.
+    fn named(&self) -> Option<&SecretLookup> {
+        match &self.source {
+            SecretSource::Keystore(reference) => Some(&reference.lookup),
+            SecretSource::Xml(_) => None,
         }
     }
 }
@@ -229,7 +257,7 @@ impl fmt::Display for WrongSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::{SecretLookup, SecretRef, UsageKind};
+    use crate::secret::{SecretRef, UsageKind};
     use crate::xml::Span;
 
     /// What QEMU 10.0 said, with the librbd of Ceph 16, libiscsi 1.19, libcurl 7.88 and GnuTLS 3.7.

@@ -32,7 +32,7 @@ pub(super) fn arguments(
     diagnostics: &mut Diagnostics,
 ) {
     let firmware = firmware::choose(domain, &capabilities.host, diagnostics);
-    firmware::nodes(firmware.as_ref(), line, diagnostics);
+    firmware::nodes(firmware.as_ref(), &capabilities.host.tls, line, diagnostics);
     platform::machine(domain, firmware.as_ref(), capabilities, line, diagnostics);
     processors::arguments(domain, capabilities, line, diagnostics);
     firmware::rom(firmware.as_ref(), line);
