@@ -52,8 +52,10 @@ const LOGIN: &str = "the server does not accept the user and the secret of <auth
 const TLS_KEY: &str = "the key in client-key.pem is encrypted, and the value of the secret that vmward.toml names for it under [tls] \
                        is not its passphrase, or none is named";
 
+const NOT_ON_SERVER: &str = "the server has no such file: check name= in <source>";
+
 /// The words and what they mean. The first that fit count: what is said by many comes last.
-const WORDS: [(&str, Cause, &str); 31] = [
+const WORDS: [(&str, Cause, &str); 33] = [
     // crypto/block-luks.c
     ("cannot unlock any keyslot", Cause::WrongSecret(Credential::Passphrase), PASSPHRASE),
     // block/rbd.c, with librbd's codes
@@ -91,7 +93,7 @@ const WORDS: [(&str, Cause, &str); 31] = [
     // libcurl's CURLE_HTTP_RETURNED_ERROR
     ("URL returned error: 401", Cause::WrongSecret(Credential::Login), LOGIN),
     ("URL returned error: 403", Cause::WrongSecret(Credential::Login), LOGIN),
-    ("URL returned error: 404", Cause::Missing, "the server has no such file: check name= in <source>"),
+    ("URL returned error: 404", Cause::Missing, NOT_ON_SERVER),
     // crypto/tlscredsx509.c with GNUTLS_E_DECRYPTION_FAILED
     ("Decryption has failed", Cause::WrongSecret(Credential::TlsKey), TLS_KEY),
     (
@@ -154,6 +156,12 @@ const WORDS: [(&str, Cause, &str); 31] = [
         "the server accepts none of the keys in ~/.ssh of QEMU's user (each needs its .pub beside it), nor of the agent that \
          SSH_AUTH_SOCK of <qemu:env> names",
     ),
+    (
+        "SFTP server: Permission denied",
+        Cause::Forbidden,
+        "the user of <identity> may not open the file on the server",
+    ),
+    ("SFTP server: No such file", Cause::Missing, NOT_ON_SERVER),
     (
         "Permission denied",
         Cause::Forbidden,

@@ -32,6 +32,9 @@ impl From<HotplugError> for ControlError {
             E::Step { .. } | E::Unplug { .. } => match error.refusal().map(|meaning| meaning.cause) {
                 Some(Cause::WrongSecret(_)) => Self::WrongKey(failure),
                 Some(Cause::InUse) => Self::ImageInUse(failure),
+                Some(Cause::Forbidden) => Self::StorageForbidden(failure),
+                Some(Cause::Missing) => Self::StorageMissing(failure),
+                Some(Cause::Data) => Self::StorageMismatch(failure),
                 _ => Self::QemuRefused(failure),
             },
             E::Ended { .. } => Self::QemuUnavailable(failure),
