@@ -18,6 +18,17 @@ cryptsetup cryptsetup-bin
 swtpm swtpm
 swtpm_setup swtpm-tools
 passt passt"
+# The servers that the scenarios storage-*.sh start themselves.
+PACKAGES_ISCSI="tgtd tgt"
+PACKAGES_NBD="nbdkit nbdkit
+certtool gnutls-bin"
+PACKAGES_HTTP="nginx nginx-light
+curl curl"
+PACKAGES_SSH="sshd openssh-server
+ssh-agent openssh-client"
+PACKAGES_CEPH="ceph-mon ceph-mon
+ceph-osd ceph-osd
+rbd ceph-common"
 
 # A rustup that was installed by hand is often only on the PATH of login shells; debugfs is in sbin.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin
@@ -45,6 +56,12 @@ packages_install() {
         apt_install "${missing[@]}" || qemu_install_matching "${missing[@]}" ||
             die "apt-get could not install ${missing[*]}"
     fi
+}
+
+# qemu_drivers_install: QEMU's drivers for storage servers, which Debian packs apart.
+qemu_drivers_install() {
+    compgen -G "/usr/lib/*/qemu/block-rbd.so" >/dev/null || qemu_install_matching qemu-block-extra ||
+        apt_install qemu-block-extra || die "apt-get could not install qemu-block-extra"
 }
 
 # qemu_install_matching PACKAGE...: the same from the release's backports, for a machine that has one half of QEMU from

@@ -124,7 +124,7 @@ certificate() {
         -subj "/CN=$3" 2>/dev/null
     {
         echo "basicConstraints=critical,CA:FALSE"
-        echo "keyUsage=critical,digitalSignature"
+        echo "keyUsage=critical,digitalSignature,keyEncipherment"
         echo "extendedKeyUsage=$4"
         echo "subjectAltName=DNS:$3,IP:127.0.0.1"
     } >"$dir/$name.ext"

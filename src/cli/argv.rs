@@ -37,11 +37,11 @@ pub(crate) struct ArgvArgs {
 pub(crate) fn run(global: &Global, args: &ArgvArgs) -> Result<ExitCode, CliError> {
     let input = Input::read(&args.guest)?;
     let config = Config::load(global)?;
-    let target = if args.assume_latest { Target::Latest } else { Target::Host(&config.paths) };
+    let target = if args.assume_latest { Target::Latest } else { Target::Host(&config) };
     let allow = if args.allow_unsupported { Allow::Unsupported } else { Allow::OutsideQemu };
     let Guest { domain, capabilities, line, .. } = program::build(&input, allow, target)?;
     if !args.placeholder_secrets {
-        program::require_secrets(&domain, &config, &input)?;
+        program::require_secrets(&program::secrets(&domain, &line), &config, &input)?;
     }
     let options = LaunchOptions {
         master_key: capabilities.host.lib_dir(domain.name()).join(MASTER_KEY_FILE),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::supervisor::{self, User};
 
-use super::config::{Config, Paths};
+use super::config::Config;
 use super::input::{Allow, Input};
 use super::program::{self, Target};
 use super::{CliError, Exit, Global};
@@ -30,16 +30,16 @@ pub(crate) struct CheckArgs {
 /// Says everything that is wrong with a guest's XML.
 pub(crate) fn run(global: &Global, args: &CheckArgs) -> Result<ExitCode, CliError> {
     let input = Input::read(&args.guest)?;
-    let paths = Paths::from_environment()?;
-    let target = if args.assume_latest { Target::Latest } else { Target::Host(&paths) };
+    let config = Config::load(global)?;
+    let target = if args.assume_latest { Target::Latest } else { Target::Host(&config) };
     // Whom QEMU would run as, if nobody is named.
     let user = User::for_qemu(None).unwrap_or_default();
-    let domain = input.understand(Allow::unsupported_if(args.allow_unsupported), |root, diagnostics| {
+    let secrets = input.understand(Allow::unsupported_if(args.allow_unsupported), |root, diagnostics| {
         program::check(root, target, user.as_ref(), diagnostics)
     })?;
     if args.secrets {
         supervisor::harden().map_err(|e| CliError::new(Exit::Internal, e.to_string()))?;
-        program::require_secrets(&domain, &Config::load(global)?, &input)?;
+        program::require_secrets(&secrets, &config, &input)?;
     }
     Ok(ExitCode::SUCCESS)
 }

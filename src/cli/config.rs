@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 use serde::Deserialize;
+use uuid::Uuid;
 
 use crate::keystore::file::IdentitySources;
 use crate::keystore::{DEFAULT_TIMEOUT, Keystores, StoreOptions};
+use crate::qemu::{Tls, TlsCredentials};
+use crate::secret::SecretLookup;
 use crate::supervisor::Unlock;
 
 use super::input::keyword;
@@ -44,6 +47,53 @@ struct ConfigFile {
     keystore_timeout: Option<NonZero<u32>>,
     /// See [`Unlock`].
     unlock: Option<String>,
+    tls: Option<TlsSection>,
+}
+
+/// `[tls]`: the certificates of this host.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsSection {
+    directory: Option<String>,
+    /// A UUID or a usage.
+    secret: Option<String>,
+    nbd: Option<NbdSection>,
+}
+
+/// `[tls.nbd]`: what NBD disks have instead.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct NbdSection {
+    directory: String,
+    secret: Option<String>,
+    psk_user: Option<String>,
+}
+
+impl TlsSection {
+    fn understood(self) -> Result<Tls, &'static str> {
+        let usual = TlsCredentials::default();
+        let usual = credentials(self.directory.unwrap_or(usual.directory), self.secret, None)?;
+        let nbd = self.nbd.map(|nbd| credentials(nbd.directory, nbd.secret, nbd.psk_user)).transpose()?;
+        Ok(Tls { usual, nbd })
+    }
+}
+
+fn credentials(
+    directory: String,
+    secret: Option<String>,
+    psk_user: Option<String>,
+) -> Result<TlsCredentials, &'static str> {
+    if !directory.starts_with('/') {
+        return Err("the directory of [tls] has to begin with '/'");
+    }
+    if secret.is_some() && psk_user.is_some() {
+        return Err("[tls.nbd] has certificates, whose key a secret may decrypt, or a psk-user, not both");
+    }
+    let lookup = |name: String| match Uuid::try_parse(&name) {
+        Ok(uuid) => SecretLookup::Uuid(uuid),
+        Err(_) => SecretLookup::Usage(name),
+    };
+    Ok(TlsCredentials { directory, secret: secret.map(lookup), psk_user })
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,6 +114,8 @@ pub(crate) struct Config {
     pub keystore_timeout: Duration,
     /// Who derives the keys of LUKS disks.
     pub unlock: Unlock,
+    /// What TLS connections of guests prove who they are with.
+    pub tls: Tls,
 }
 
 impl Paths {
@@ -154,7 +206,10 @@ impl Config {
             CliError::new(Exit::Config, format!("'unlock' in {} cannot be used", paths.config.display()))
                 .caused_by(why)
         })?;
-        Ok(Self { paths, keystores, keystore_timeout, unlock })
+        let tls = file.tls.unwrap_or_default().understood().map_err(|why| {
+            CliError::new(Exit::Config, format!("{} cannot be used: {why}", paths.config.display()))
+        })?;
+        Ok(Self { paths, keystores, keystore_timeout, unlock, tls })
     }
 
     /// The configured keystores.

@@ -215,12 +215,14 @@ fn lost(name: &str, error: zlink::Error) -> CliError {
 fn refused(error: &ControlError, input: Option<&Input>) -> CliError {
     use ControlError as E;
     let exit = match error {
-        E::InvalidXml(_) | E::SecretUnusable(_) => Exit::Data,
-        E::SecretUnavailable(_) | E::NoSuchDevice(_) => Exit::NoInput,
+        E::InvalidXml(_) | E::SecretUnusable(_) | E::StorageMismatch(_) => Exit::Data,
+        E::SecretUnavailable(_) | E::NoSuchDevice(_) | E::StorageMissing(_) => Exit::NoInput,
         E::DeviceStillThere(_) | E::ImageInUse(_) | E::StillInUse(_) | E::KeystoreNotReady(_) => {
             Exit::TryAgain
         }
-        E::WrongKey(_) | E::NotAllowed(_) | E::SecretForbidden(_) => Exit::NoPermission,
+        E::WrongKey(_) | E::NotAllowed(_) | E::SecretForbidden(_) | E::StorageForbidden(_) => {
+            Exit::NoPermission
+        }
         E::GuestRefused(_) | E::QemuRefused(_) | E::QemuUnavailable(_) | E::KeystoreUnavailable(_) => {
             Exit::Unavailable
         }

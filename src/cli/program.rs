@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::general::DomainType;
 use crate::domain::{Domain, disk};
-use crate::qemu::{self, Capabilities, CommandLine, ProbeError};
+use crate::qemu::{self, Capabilities, CommandLine, ProbeError, SecretSource};
+use crate::secret::SecretRef;
 use crate::supervisor::{self, User};
 use crate::xml::{Diagnostics, Element};
 
-use super::config::{Config, Paths};
+use super::config::Config;
 use super::input::{Allow, Input};
 use super::keystore_failure::unresolved_failure;
 use super::{CliError, Exit};
@@ -35,7 +36,7 @@ pub(crate) struct Guest {
 #[derive(Clone, Copy)]
 pub(crate) enum Target<'a> {
     /// That of this host.
-    Host(&'a Paths),
+    Host(&'a Config),
     /// QEMU 9.1 with everything in it, on a host that is not looked at.
     Latest,
 }
@@ -67,19 +68,28 @@ pub(crate) fn build(input: &Input, allow: Allow, target: Target<'_>) -> Result<G
     }
 }
 
+/// All that a start fetches from the keystores: what the XML names, and what `vmward.toml` names for it.
+pub(crate) fn secrets(domain: &Domain, line: &CommandLine) -> Vec<SecretRef> {
+    let of_line = line.secrets().filter_map(|secret| match &secret.source {
+        SecretSource::Keystore(reference) => Some(reference.clone()),
+        SecretSource::Xml(_) => None,
+    });
+    domain.secrets().into_iter().chain(of_line).collect()
+}
+
 /// Fetches a guest's secrets as a start does, and drops them: it counts that they are there.
-pub(crate) fn require_secrets(domain: &Domain, config: &Config, input: &Input) -> Result<(), CliError> {
-    let resolved = config.open_keystores()?.resolve(&domain.secrets());
+pub(crate) fn require_secrets(wanted: &[SecretRef], config: &Config, input: &Input) -> Result<(), CliError> {
+    let resolved = config.open_keystores()?.resolve(wanted);
     resolved.map(drop).map_err(|unresolved| unresolved_failure(&unresolved, &input.name, &input.source))
 }
 
-/// Says what is wrong with a guest; a host without QEMU is no fault of its XML.
+/// Says what is wrong with a guest; a host without QEMU is no fault of its XML. The result is what a start would fetch.
 pub(crate) fn check(
     root: &Element,
     target: Target<'_>,
     user: Option<&User>,
     diagnostics: &mut Diagnostics,
-) -> Option<Domain> {
+) -> Option<Vec<SecretRef>> {
     let mut domain = Domain::from_xml(root, diagnostics)?;
     let capabilities = capabilities(&domain, target).unwrap_or_else(|_| Capabilities::latest());
     let line = qemu::build(&mut domain, &capabilities, diagnostics)?;
@@ -89,16 +99,16 @@ pub(crate) fn check(
         supervisor::check_helpers(&line.helpers, root, user, diagnostics);
         supervisor::warn_of_slow_images(&domain.devices.disks, diagnostics);
     }
-    Some(domain)
+    Some(secrets(&domain, &line))
 }
 
 /// What the program that runs a guest can do.
 fn capabilities(domain: &Domain, target: Target<'_>) -> Result<Capabilities, CliError> {
-    let paths = match target {
-        Target::Host(paths) => paths,
+    let config = match target {
+        Target::Host(config) => config,
         Target::Latest => return Ok(Capabilities::latest()),
     };
-    let found = Capabilities::of_program(&emulator(domain), &paths.cache_dir);
+    let found = Capabilities::of_program(&emulator(domain), &config.paths.cache_dir);
     let mut capabilities = found.map_err(|e| {
         let hint = match e {
             ProbeError::Missing(_) => "install QEMU (Debian: qemu-system-x86), or name it in <emulator>",
@@ -106,7 +116,8 @@ fn capabilities(domain: &Domain, target: Target<'_>) -> Result<Capabilities, Cli
         };
         CliError::new(Exit::Unavailable, "there is no QEMU to run the guest").caused_by(e).hint(hint)
     })?;
-    capabilities.host.runtime_dir.clone_from(&paths.runtime_dir);
+    capabilities.host.runtime_dir.clone_from(&config.paths.runtime_dir);
+    capabilities.host.tls.clone_from(&config.tls);
     Ok(capabilities)
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     }
     let user_name = user.as_ref().map(|u| u.name.clone());
     let Guest { xml, domain, capabilities, line } =
-        program::build(&input, Allow::unsupported_if(args.allow_unsupported), Target::Host(&config.paths))?;
+        program::build(&input, Allow::unsupported_if(args.allow_unsupported), Target::Host(&config))?;
     program::require_kvm(&domain)?;
     let keystores = config.open_keystores()?;
     let unlock = args.unlock.unwrap_or(config.unlock);
@@ -112,7 +112,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
             ..e
         })?;
         let secrets = keystores
-            .resolve(&domain.secrets())
+            .resolve(&program::secrets(&domain, &line))
             .map_err(|unresolved| unresolved_failure(&unresolved, &input.name, &input.source))?;
         if !secret::all_locked() {
             tracing::warn!("not all secrets are in locked memory (see ulimit -l): they could reach the swap");

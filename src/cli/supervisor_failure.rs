@@ -4,55 +4,10 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::io;
 
+use crate::qemu::refusal::{self, Cause};
 use crate::supervisor::{LockedImage, NetworkError, SupervisorError};
 
 use super::{CliError, Exit};
-
-const WRONG_PASSPHRASE: &str = "the value of the disk's secret is not the passphrase of its image: set the right one with `vmward secret set-value`";
-
-/// What QEMU says when it cannot start, what that means, and what to do about it. The first that fits counts.
-const LAST_WORDS: [(&str, Exit, &str); 12] = [
-    ("cannot unlock any keyslot", Exit::NoPermission, WRONG_PASSPHRASE),
-    (
-        "Verification of HMAC failed",
-        Exit::NoPermission,
-        "the value of the TPM's secret is not the key of its state: set the right one with `vmward secret set-value`",
-    ),
-    (
-        "Could not find plain data",
-        Exit::Data,
-        "the TPM's state is encrypted: name its key in the guest's XML, <encryption secret='UUID'/>",
-    ),
-    (
-        "Wrong decryption key",
-        Exit::Data,
-        "the TPM's state is not encrypted, and the guest's XML says that it is (<encryption>): remove one or the other",
-    ),
-    (
-        "Could not access KVM kernel module",
-        Exit::Unavailable,
-        "write <domain type='qemu'> for a host without KVM, or let QEMU's user open /dev/kvm (group kvm)",
-    ),
-    (
-        "\" lock",
-        Exit::TryAgain,
-        "another guest or qemu-img has the image open: end that first (`vmward list` shows the guests)",
-    ),
-    (
-        "Permission denied",
-        Exit::NoPermission,
-        "QEMU's user ('{user}') must be able to open the file, and to pass all directories above it",
-    ),
-    ("No such file or directory", Exit::NoInput, "check the path in the guest's XML"),
-    ("annot allocate memory", Exit::TryAgain, "the host has not enough free memory for this guest"),
-    (
-        "Address already in use",
-        Exit::TryAgain,
-        "another program listens there: choose another port or socket in the guest's XML",
-    ),
-    ("Connection refused", Exit::Unavailable, "the server of the disk does not answer"),
-    ("Image is not in", Exit::Data, "the <driver type='...'> of the disk must be the format of its image"),
-];
 
 /// A supervisor's failure as a command's. `user` is whom QEMU was to run as.
 pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> CliError {
@@ -83,7 +38,7 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         ),
         E::Network(e) if e.kind() == io::ErrorKind::PermissionDenied => (Exit::NoPermission, None),
         E::Network(_) => (Exit::Unavailable, None),
-        E::Locked(LockedImage::WrongPassphrase { .. }) => (Exit::NoPermission, Some(WRONG_PASSPHRASE.into())),
+        E::Locked(LockedImage::WrongPassphrase { .. }) => (Exit::NoPermission, Some(refusal::PASSPHRASE.into())),
         E::Locked(LockedImage::Changed { .. }) => (
             Exit::TryAgain,
             Some(
@@ -95,9 +50,15 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         E::NoHelper(_) => (Exit::Unavailable, None),
         E::LongKey(_) => (Exit::Data, None),
         E::Helper { last_words, .. } | E::Died { last_words, .. } | E::Start { last_words, .. } => {
-            let (exit, hint) = meaning(last_words);
-            (exit, hint.map(|hint| hint.replace("{user}", user.unwrap_or("your own")).into()))
+            match refusal::meaning_of_any(last_words) {
+                None => (Exit::Unavailable, None),
+                Some(meaning) => {
+                    let named = format!("QEMU's user ('{}')", user.unwrap_or("your own"));
+                    (exit_of(meaning.cause), Some(meaning.hint.replace("QEMU's user", &named).into()))
+                }
+            }
         }
+        E::WrongSecret { wrong, .. } => (Exit::NoPermission, Some(wrong.hint().into())),
         E::Stranded { pid, .. } => {
             (Exit::Unavailable, Some(format!("`kill {pid}` ends it; then start the guest anew").into()))
         }
@@ -120,30 +81,13 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
     failure
 }
 
-fn meaning(last_words: &[String]) -> (Exit, Option<&'static str>) {
-    let said = |words: &str| last_words.iter().any(|line| line.contains(words));
-    match LAST_WORDS.into_iter().find(|(words, ..)| said(words)) {
-        Some((_, exit, hint)) => (exit, Some(hint)),
-        None => (Exit::Unavailable, None),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn qemus_words_have_a_meaning() {
-        for (line, exit) in [
-            ("qemu: -blockdev {...}: Invalid password, cannot unlock any keyslot", Exit::NoPermission),
-            ("qemu: -device {...}: Failed to get \"write\" lock", Exit::TryAgain),
-            ("qemu: Could not access KVM kernel module: Permission denied", Exit::Unavailable),
-            ("qemu: -blockdev {...}: Could not open '/x': Permission denied", Exit::NoPermission),
-            ("qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory", Exit::TryAgain),
-            ("swtpm: Verification of HMAC failed. Data integrity is compromised", Exit::NoPermission),
-            ("qemu: something new", Exit::Unavailable),
-        ] {
-            assert_eq!(meaning(&["a warning".to_owned(), line.to_owned()]).0, exit, "{line}");
-        }
+/// The exit code of what QEMU refuses.
+fn exit_of(cause: Cause) -> Exit {
+    match cause {
+        Cause::WrongSecret(_) | Cause::Forbidden => Exit::NoPermission,
+        Cause::InUse | Cause::TryAgain => Exit::TryAgain,
+        Cause::Data => Exit::Data,
+        Cause::Missing => Exit::NoInput,
+        Cause::Unavailable => Exit::Unavailable,
     }
 }

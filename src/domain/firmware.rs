@@ -3,7 +3,7 @@
 use crate::keywords;
 use crate::xml::{Diagnostics, Element, Span};
 
-use super::disk::Source;
+use super::disk::{Format, Image, Source};
 
 keywords! {
     /// How QEMU is given the firmware.
@@ -82,8 +82,8 @@ pub struct Loader {
 pub struct Nvram {
     /// Where it stands.
     pub span: Span,
-    /// Where they are kept; `None`: where libvirt keeps them.
-    pub source: Option<Source>,
+    /// The image that they are kept in, whose format is in `format`; `None`: where libvirt keeps them.
+    pub image: Option<Image>,
     /// What they are copied from if they are not there.
     pub template: Option<String>,
     /// The format of their image.
@@ -201,14 +201,15 @@ impl Nvram {
     fn from_xml(os: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
         let element = os.only_child("nvram", diagnostics)?;
         let path = element.text();
-        let source = if element.attribute("type").is_some() {
+        let image = if element.attribute("type").is_some() {
             if !path.is_empty() {
                 diagnostics.error(element.text_place(), "an <nvram> with a type has its place in <source>");
             }
             let source = element.only_child("source", diagnostics);
-            Source::of_nvram(element, source, diagnostics)
+            Image::of_nvram(element, source, diagnostics)
         } else {
-            Some(path).filter(|p| !p.is_empty()).map(|p| Source::File(p.to_owned()))
+            let file = Some(path).filter(|p| !p.is_empty()).map(|p| Source::File(p.to_owned()));
+            file.map(|source| Image::plain(source, Format::Raw, element.span))
         };
         let format = element.keyword("format", diagnostics);
         let of_template: Option<FirmwareFormat> = element.keyword("templateFormat", diagnostics);
@@ -218,9 +219,16 @@ impl Nvram {
                 "vmward copies the template as it is: its format is that of the variables",
             );
         }
+        if let Some(template) = element.attribute("template")
+            && image.as_ref().is_some_and(|image| image.encryption.is_some())
+        {
+            diagnostics
+                .unsupported(template.name_span, "vmward copies no template into encrypted variables")
+                .hint("copy it once: qemu-img convert -n, into a volume of vmward volume create");
+        }
         Some(Self {
             span: element.span,
-            source,
+            image,
             template: element.get("template").map(str::to_owned),
             format: format.or(of_template),
         })

@@ -141,12 +141,12 @@ impl Domain {
 
     /// Every secret that the guest's devices use, in the order of the XML.
     pub fn secrets(&self) -> Vec<SecretRef> {
-        let variables = self.os.firmware.nvram.as_ref().and_then(|nvram| nvram.source.as_ref()?.auth());
-        let variables = variables.map(|auth| auth.secret.clone());
+        let variables = self.os.firmware.nvram.iter().filter_map(|nvram| nvram.image.as_ref());
+        let variables = variables.flat_map(disk::Image::secrets);
         let disks = self.devices.disks.iter().flat_map(disk::Disk::secrets);
         let hostdevs = self.devices.hostdevs.iter().filter_map(|h| h.secret().cloned());
         let tpms = self.devices.tpms.iter().filter_map(|t| t.secret().cloned());
-        variables.into_iter().chain(disks).chain(hostdevs).chain(tpms).collect()
+        variables.chain(disks).chain(hostdevs).chain(tpms).collect()
     }
 }
 

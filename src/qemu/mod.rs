@@ -12,6 +12,7 @@ mod launch;
 mod machine;
 mod plan;
 mod properties;
+pub mod refusal;
 pub mod storage;
 mod tls;
 
@@ -19,7 +20,9 @@ pub use build::build;
 pub use capabilities::{Capabilities, HELPER_SOCKET, Host, ProbeError};
 pub use helper::{Helper, Reservations, Service, SharedDirectory};
 pub use launch::{LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, launch_arguments};
+pub use machine::FIRMWARE_VARIABLES;
 pub use plan::{
     Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Macvtap, Preparation, QemuObject, Resource,
     SecretObject, SecretSource, SocketChardev, SocketPath, Tap,
 };
+pub use tls::{Tls, TlsCredentials};

@@ -99,6 +99,19 @@ pub struct DiskPlan {
     pub opened: Option<(String, Span)>,
 }
 
+impl DiskPlan {
+    /// What QEMU is told of the object or node of that name.
+    pub fn told(&self, name: &str) -> Option<&JsonObject> {
+        let objects = self.objects.iter().filter_map(|o| match o {
+            QemuObject::Plain(properties) => Some((o.id(), properties)),
+            QemuObject::Secret(_) => None,
+        });
+        let nodes =
+            self.nodes.iter().map(|n| (n.get("node-name").and_then(Value::as_str).unwrap_or_default(), n));
+        objects.chain(nodes).find(|(id, _)| *id == name).map(|(_, told)| told)
+    }
+}
+
 /// A character device that connects to a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketChardev {

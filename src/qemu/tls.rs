@@ -1,20 +1,71 @@
-//! X.509 credentials for TLS.
+//! Credentials for TLS.
 
 use serde_json::json;
 
-use super::QemuObject;
+use crate::secret::{SecretLookup, SecretRef, UsageKind};
+use crate::xml::Span;
+
 use super::plan::object;
+use super::properties::Properties;
+use super::{QemuObject, SecretObject, SecretSource};
 
 /// Where QEMU looks for certificates, as libvirt's `default_tls_x509_cert_dir` is set where nobody changed it.
-pub(super) const DIRECTORY: &str = "/etc/pki/qemu";
+const DIRECTORY: &str = "/etc/pki/qemu";
 
-/// The object with the host's certificates, of one end of a connection. The other end has to show one as well.
-pub(super) fn x509(id: String, server: bool) -> QemuObject {
-    QemuObject::Plain(object(json!({
-        "qom-type": "tls-creds-x509",
-        "id": id,
-        "dir": DIRECTORY,
-        "endpoint": if server { "server" } else { "client" },
-        "verify-peer": true,
-    })))
+/// What one end of a TLS connection proves who it is with. QEMU fixes the names of the files in the directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsCredentials {
+    /// Where the files are: `ca-cert.pem` with `client-cert.pem` and `client-key.pem`, or those of `server-`; with a
+    /// `psk_user` it is `keys.psk` alone.
+    pub directory: String,
+    /// The passphrase of the private key.
+    pub secret: Option<SecretLookup>,
+    /// Whose pre-shared key it is, instead of certificates.
+    pub psk_user: Option<String>,
+}
+
+impl Default for TlsCredentials {
+    fn default() -> Self {
+        Self { directory: DIRECTORY.to_owned(), secret: None, psk_user: None }
+    }
+}
+
+/// What the host has for TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tls {
+    /// For whatever has nothing of its own.
+    pub usual: TlsCredentials,
+    /// For NBD disks.
+    pub nbd: Option<TlsCredentials>,
+}
+
+impl Tls {
+    /// What NBD disks have.
+    pub(super) fn of_nbd(&self) -> &TlsCredentials {
+        self.nbd.as_ref().unwrap_or(&self.usual)
+    }
+}
+
+impl TlsCredentials {
+    /// The objects of one end of a connection; that with this id, which stands for the credentials, is the last. The other
+    /// end has to show a certificate as well. `span` is what asks for TLS.
+    pub(super) fn objects(&self, id: &str, server: bool, span: Span) -> Vec<QemuObject> {
+        let mut credentials = object(json!({
+            "qom-type": if self.psk_user.is_some() { "tls-creds-psk" } else { "tls-creds-x509" },
+            "id": id,
+            "dir": self.directory,
+            "endpoint": if server { "server" } else { "client" },
+        }));
+        if let Some(user) = &self.psk_user {
+            credentials.put("username", user.as_str());
+            return vec![QemuObject::Plain(credentials)];
+        }
+        credentials.put("verify-peer", true);
+        let secret = self.secret.clone().map(|lookup| SecretObject {
+            id: format!("{id}-secret0"),
+            source: SecretSource::Keystore(SecretRef { lookup, kind: UsageKind::Tls, text: true, span }),
+        });
+        credentials.put_some("passwordid", secret.as_ref().map(|s| s.id.clone()));
+        secret.map(QemuObject::Secret).into_iter().chain([QemuObject::Plain(credentials)]).collect()
+    }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::qemu::SecretObject;
+use crate::qemu::refusal::WrongSecret;
 use crate::qmp::QmpError;
 use crate::secret::ValueError;
 
@@ -137,6 +139,14 @@ pub enum SupervisorError {
         /// The last lines of what it said besides.
         last_words: Vec<String>,
     },
+    /// A disk did not open with its secret.
+    #[error("QEMU did not start the guest: {wrong}{}", said(last_words))]
+    WrongSecret {
+        /// Which one.
+        wrong: WrongSecret,
+        /// The last lines of what QEMU said.
+        last_words: Vec<String>,
+    },
     /// There is a QEMU from before, and it cannot be taken back.
     #[error(
         "QEMU (process {pid}) of an earlier vmward still runs this guest, and cannot be taken back: {why}"
@@ -175,5 +185,19 @@ impl SupervisorError {
             last_words.extend(words);
         }
         self
+    }
+
+    /// With the secret that is to blame, if that is what was said. `secrets` are all that QEMU got, with whose they are.
+    pub(super) fn blaming<'a>(self, secrets: impl IntoIterator<Item = (&'a SecretObject, String)>) -> Self {
+        let said = match &self {
+            Self::Died { last_words, .. } | Self::Start { last_words, .. } => last_words.concat(),
+            _ => return self,
+        };
+        match (WrongSecret::find(&said, secrets), self) {
+            (Some(wrong), Self::Died { last_words, .. } | Self::Start { last_words, .. }) => {
+                Self::WrongSecret { wrong, last_words }
+            }
+            (_, this) => this,
+        }
     }
 }

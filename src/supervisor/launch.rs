@@ -1,6 +1,7 @@
 //! The start of a domain. Whatever goes wrong, and whenever its future is dropped: QEMU is killed, and nothing
 //! is left in the lib dir or of it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use zlink::futures_util::future::try_join_all;
 use crate::domain::Domain;
 use crate::keystore::{Keystores, ResolvedSecrets};
 use crate::qemu::{
-    Capabilities, CommandLine, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, SecretObject, SecretSource,
-    launch_arguments,
+    Capabilities, CommandLine, FIRMWARE_VARIABLES, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, SecretObject,
+    SecretSource, launch_arguments, storage,
 };
 use crate::qmp::{COMMAND_DEADLINE, Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{MasterKey, SealedSecret, os_random};
-use crate::xml::Element;
+use crate::xml::{Diagnostics, Element};
 
 use super::control::Sockets;
 use super::descriptors::open_all;
@@ -191,7 +192,10 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     let (qmp, events) = match begun {
         Ok(begun) => begun,
         // What ended QEMU may have been said by a helper.
-        Err(e) => return Err(e.with_words(helpers.last_words().await)),
+        Err(e) => {
+            let secrets = owned_secrets(&line, &configuration.domain, &capabilities);
+            return Err(e.with_words(helpers.last_words().await).blaming(secrets));
+        }
     };
     let (sender, orders) = mpsc::unbounded_channel();
     let running = Rc::new(Running::new(Parts {
@@ -253,6 +257,27 @@ fn hand_over(
         }
     }
     (descriptors, openings)
+}
+
+/// The secrets that QEMU gets, with whose they are.
+fn owned_secrets<'a>(
+    line: &'a CommandLine,
+    domain: &Domain,
+    capabilities: &Capabilities,
+) -> impl Iterator<Item = (&'a SecretObject, String)> {
+    let plans = storage::plan_disks(domain, capabilities, &mut Diagnostics::new());
+    let mut disks = HashMap::new();
+    for (disk, plan) in domain.devices.disks.iter().zip(&plans) {
+        disks.extend(plan.objects.iter().map(|o| (o.id().to_owned(), format!("the disk '{}'", disk.target))));
+    }
+    line.secrets().map(move |secret| {
+        let of =
+            disks.remove(&secret.id).unwrap_or_else(|| match secret.id.starts_with(FIRMWARE_VARIABLES) {
+                true => "the firmware's variables".to_owned(),
+                false => "a device of the guest".to_owned(),
+            });
+        (secret, of)
+    })
 }
 
 /// The value of a secret as QEMU gets it.

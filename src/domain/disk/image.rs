@@ -178,6 +178,20 @@ impl Image {
         Self::from_parts(disk, Some(disk), format, cache, readonly, diagnostics)
     }
 
+    /// The image that a firmware's variables are in: the `<source>` of an `<nvram>`. Its format is not said there.
+    pub(in crate::domain) fn of_nvram(
+        parent: &Element,
+        element: Option<&Element>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
+        let source = Source::from_xml(parent, None, element, diagnostics).ok().flatten()?;
+        let element = element?;
+        let mut image = Self::plain(source, Format::Raw, element.span);
+        image.encryption = Encryption::from_places(None, Some(element), diagnostics).ok()?;
+        image.check(diagnostics).ok()?;
+        Some(image)
+    }
+
     /// The image of a `<backingStore>`.
     fn backing_from_xml(store: &Element, diagnostics: &mut Diagnostics) -> Result<Option<Self>, Refused> {
         let Some(e) = store.only_child("format", diagnostics) else {

@@ -129,15 +129,6 @@ impl Source {
         })
     }
 
-    /// Reads the `<source>` of an `<nvram>`, `parent`: what is refused has been said.
-    pub(in crate::domain) fn of_nvram(
-        parent: &Element,
-        element: Option<&Element>,
-        diagnostics: &mut Diagnostics,
-    ) -> Option<Self> {
-        Self::from_xml(parent, None, element, diagnostics).ok().flatten()
-    }
-
     /// The credentials that it is opened with.
     pub fn auth(&self) -> Option<&Auth> {
         match self {

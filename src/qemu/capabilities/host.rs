@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::domain::id_set::IdSet;
 use crate::domain::size::{KIB, MIB};
+use crate::qemu::Tls;
 
 use super::FirmwareDescriptor;
 
@@ -52,6 +53,8 @@ pub struct Host {
     pub now: i64,
     /// How many seconds its local time is ahead of UTC.
     pub utc_offset: i64,
+    /// What TLS connections prove who they are with.
+    pub tls: Tls,
     /// Whether the host's files are not to be looked at.
     assumed: bool,
 }
@@ -70,6 +73,7 @@ impl Host {
             nodes: IdSet::first(4),
             now: 1_234_567_890,
             utc_offset: -30 * 60,
+            tls: Tls::default(),
             assumed: true,
         }
     }
@@ -89,6 +93,7 @@ impl Host {
             nodes: IdSet::parse(read(NODES).trim()).unwrap_or_else(|| IdSet::first(1)),
             now: now.as_second(),
             utc_offset: TimeZone::system().to_offset(now).seconds().into(),
+            tls: Tls::default(),
             assumed: false,
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::domain::devices::chardev::{Backend, Chardev, Endpoint, MouseMode, SocketMode};
 use crate::qemu::plan::{SocketPath, comma_escaped};
-use crate::qemu::{CommandLine, Resource, tls};
+use crate::qemu::{CommandLine, Resource};
 
 use super::Context;
 
@@ -68,9 +68,11 @@ fn backend(chardev: &Chardev, id: &str, alias: &str, context: &Context, line: &m
                 told.push_str(",server=on,wait=off");
             }
             if *tls == Some(true) {
-                let credentials = tls::x509(format!("obj{id}_tls0"), *mode == SocketMode::Bind);
-                told.push_str(&format!(",tls-creds={}", credentials.id()));
-                line.object(credentials);
+                let credentials = format!("obj{id}_tls0");
+                told.push_str(&format!(",tls-creds={credentials}"));
+                let usual = &context.capabilities.host.tls.usual;
+                let objects = usual.objects(&credentials, *mode == SocketMode::Bind, chardev.span);
+                objects.into_iter().for_each(|o| line.object(o));
             }
             told + &reconnecting(context, *reconnect)
         }

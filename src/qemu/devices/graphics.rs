@@ -6,7 +6,7 @@ use crate::domain::devices::graphics::{
     ChannelSecurity, Graphics, GraphicsKind, Listen, Password, Port, Spice, SpiceChannel, Vnc,
 };
 use crate::qemu::plan::comma_escaped;
-use crate::qemu::{CommandLine, QemuObject, Resource, SecretObject, SecretSource, tls};
+use crate::qemu::{CommandLine, QemuObject, Resource, SecretObject, SecretSource};
 use crate::xml::{Diagnostics, Span};
 
 use super::{Context, audio};
@@ -197,7 +197,10 @@ fn tell_spice(graphics: &Graphics, spice: &Spice, context: &Context, line: &mut 
             }
             if let Some(port) = spice.tls_port.number_or(FIRST_SPICE_PORT + 1) {
                 told.push(format!("tls-port={port}"));
-                told.push(format!("x509-dir={}", tls::DIRECTORY));
+                told.push(format!(
+                    "x509-dir={}",
+                    comma_escaped(&context.capabilities.host.tls.usual.directory)
+                ));
             }
             let address = match &graphics.listen {
                 Listen::Address(address) => address.as_deref().unwrap_or(DEFAULT_ADDRESS),

@@ -3,16 +3,19 @@
 use serde_json::json;
 
 use crate::domain::Domain;
-use crate::domain::disk::{Format, Image, Source};
+use crate::domain::disk::{Engine, Format, Image, Source};
 use crate::domain::firmware::{FirmwareFormat, LoaderType};
 use crate::qemu::plan::object;
-use crate::qemu::{CommandLine, Host, JsonObject, Preparation, storage};
+use crate::qemu::{CommandLine, Host, JsonObject, Preparation, Tls, storage};
 use crate::xml::{Diagnostics, Span};
 
 use super::descriptors::{self, Found};
 
 /// Where libvirt keeps the variables of guests that say nothing: a guest that moves here keeps its own.
 const NVRAM_DIR: &str = "/var/lib/libvirt/qemu/nvram";
+
+/// What the names of the nodes and objects of a firmware's variables begin with.
+pub const FIRMWARE_VARIABLES: &str = "libvirt-pflash1";
 
 /// A firmware that has been decided on.
 pub(super) struct Chosen {
@@ -27,8 +30,7 @@ pub(super) struct Chosen {
 
 /// Where a firmware keeps its variables.
 struct Variables {
-    source: Source,
-    format: FirmwareFormat,
+    image: Image,
     template: Option<String>,
     span: Span,
 }
@@ -82,13 +84,19 @@ fn of_descriptor(domain: &Domain, found: Found) -> Chosen {
 fn variables(domain: &Domain, format: FirmwareFormat, template: Option<String>) -> Variables {
     let nvram = domain.os.firmware.nvram.as_ref();
     let format = nvram.and_then(|n| n.format).unwrap_or(format);
-    let default = || Source::File(format!("{NVRAM_DIR}/{}_VARS.{}", domain.name(), extension(format)));
-    Variables {
-        source: nvram.and_then(|n| n.source.clone()).unwrap_or_else(default),
-        format,
-        template: nvram.and_then(|n| n.template.clone()).or(template),
-        span: nvram.map_or(domain.os.span, |n| n.span),
-    }
+    let span = nvram.map_or(domain.os.span, |n| n.span);
+    let default = || {
+        let path = format!("{NVRAM_DIR}/{}_VARS.{}", domain.name(), extension(format));
+        Image::plain(Source::File(path), Format::Raw, span)
+    };
+    let mut image = nvram.and_then(|n| n.image.clone()).unwrap_or_else(default);
+    image.format = match format {
+        FirmwareFormat::Raw => Format::Raw,
+        FirmwareFormat::Qcow2 => Format::Qcow2,
+    };
+    // A copy of the template would be plain.
+    let template = template.filter(|_| image.encryption.is_none());
+    Variables { image, template: nvram.and_then(|n| n.template.clone()).or(template), span }
 }
 
 fn extension(format: FirmwareFormat) -> &'static str {
@@ -117,9 +125,10 @@ impl Chosen {
 impl Variables {
     /// The node that stands for them: raw images have none but that of their storage.
     fn node(&self) -> &'static str {
-        match self.format {
-            FirmwareFormat::Raw => "libvirt-pflash1-storage",
-            FirmwareFormat::Qcow2 => "libvirt-pflash1-format",
+        let decrypted = self.image.encryption.as_ref().is_some_and(|e| e.engine == Engine::Qemu);
+        match self.image.format {
+            Format::Raw if !decrypted => "libvirt-pflash1-storage",
+            _ => "libvirt-pflash1-format",
         }
     }
 }
@@ -132,7 +141,12 @@ pub(super) fn rom(firmware: Option<&Chosen>, line: &mut CommandLine) {
 }
 
 /// The nodes behind the flash chips.
-pub(super) fn nodes(firmware: Option<&Chosen>, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+pub(super) fn nodes(
+    firmware: Option<&Chosen>,
+    tls: &Tls,
+    line: &mut CommandLine,
+    diagnostics: &mut Diagnostics,
+) {
     let Some(firmware) = firmware.filter(|f| f.kind == LoaderType::Pflash) else { return };
     line.json(
         "-blockdev",
@@ -146,7 +160,7 @@ pub(super) fn nodes(firmware: Option<&Chosen>, line: &mut CommandLine, diagnosti
     );
     line.json("-blockdev", format_node("pflash0", firmware.format, firmware.readonly));
     if let Some(variables) = &firmware.variables {
-        variables.add(line, diagnostics);
+        variables.add(tls, line, diagnostics);
     }
     if firmware.secure {
         line.text("-global", "driver=cfi.pflash01,property=secure,value=on");
@@ -163,8 +177,8 @@ fn format_node(chip: &str, format: FirmwareFormat, readonly: bool) -> JsonObject
 }
 
 impl Variables {
-    fn add(&self, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
-        match (&self.source, &self.template) {
+    fn add(&self, tls: &Tls, line: &mut CommandLine, diagnostics: &mut Diagnostics) {
+        match (&self.image.source, &self.template) {
             (Source::File(path), Some(template)) => line.preparations.push(Preparation::Copy {
                 from: template.into(),
                 to: path.into(),
@@ -179,12 +193,7 @@ impl Variables {
                 return;
             }
         }
-        let format = match self.format {
-            FirmwareFormat::Raw => Format::Raw,
-            FirmwareFormat::Qcow2 => Format::Qcow2,
-        };
-        let image = Image::plain(self.source.clone(), format, self.span);
-        let (objects, nodes, _) = storage::plan_image(&image, "libvirt-pflash1");
+        let (objects, nodes, _) = storage::plan_image(&self.image, FIRMWARE_VARIABLES, tls);
         objects.into_iter().for_each(|o| line.object(o));
         nodes.into_iter().for_each(|n| line.json("-blockdev", n));
     }

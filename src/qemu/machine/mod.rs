@@ -22,6 +22,7 @@ use super::properties::Properties;
 use super::{Argument, Capabilities, CommandLine};
 
 pub(super) use boot::assign_boot_order;
+pub use firmware::FIRMWARE_VARIABLES;
 
 /// Adds the options of the machine.
 pub(super) fn arguments(
@@ -31,7 +32,7 @@ pub(super) fn arguments(
     diagnostics: &mut Diagnostics,
 ) {
     let firmware = firmware::choose(domain, &capabilities.host, diagnostics);
-    firmware::nodes(firmware.as_ref(), line, diagnostics);
+    firmware::nodes(firmware.as_ref(), &capabilities.host.tls, line, diagnostics);
     platform::machine(domain, firmware.as_ref(), capabilities, line, diagnostics);
     processors::arguments(domain, capabilities, line, diagnostics);
     firmware::rom(firmware.as_ref(), line);

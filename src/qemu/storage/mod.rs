@@ -18,7 +18,7 @@ use crate::domain::Domain;
 use crate::domain::disk::{Disk, EncryptionFormat, Image, Source};
 use crate::xml::Diagnostics;
 
-use super::{Capabilities, DiskPlan, JsonObject, QemuObject};
+use super::{Capabilities, DiskPlan, JsonObject, QemuObject, Tls};
 
 /// Hands out the numbers of nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ pub fn plan_disk(
             None
         }
         Some(_) => {
-            let top = node::chain(disk, &numbers, &mut plan);
+            let top = node::chain(disk, &numbers, &capabilities.host.tls, &mut plan);
             Some(filter::copy_on_read(disk, top, &mut plan))
         }
         None => None,
@@ -110,9 +110,9 @@ pub fn plan_disk(
 
 /// What QEMU is told of an image that belongs to no disk (a firmware's variables), and the name of the node that
 /// stands for it. `name` is in front of the names of all its nodes and objects.
-pub fn plan_image(image: &Image, name: &str) -> (Vec<QemuObject>, Vec<JsonObject>, String) {
+pub fn plan_image(image: &Image, name: &str, tls: &Tls) -> (Vec<QemuObject>, Vec<JsonObject>, String) {
     let mut plan = DiskPlan::default();
-    let top = node::single(image, name, &mut plan);
+    let top = node::single(image, name, tls, &mut plan);
     (plan.objects, plan.nodes, top)
 }
 

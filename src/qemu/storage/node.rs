@@ -6,18 +6,19 @@ use crate::domain::disk::{
     Backing, CacheFlags, Disk, Driver, Encryption, Engine, Format, Image, Kind, Source,
 };
 use crate::qemu::plan::object;
-use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource};
+use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, Tls};
 
 use super::{RawLuks, protocol};
 use crate::qemu::properties::Properties;
 
 /// Adds the nodes of all images of a disk to the plan; the name of the topmost is the result.
-pub(super) fn chain(disk: &Disk, numbers: &[u32], plan: &mut DiskPlan) -> String {
+pub(super) fn chain(disk: &Disk, numbers: &[u32], tls: &Tls, plan: &mut DiskPlan) -> String {
     let mut names = numbers.iter().map(|number| format!("libvirt-{number}"));
     let mut layer = |image| Layer {
         image,
         names: Names(names.next().unwrap_or_default()),
         driver: &disk.driver,
+        tls,
         cache: disk.cache(),
         kind: disk.kind,
         is_top: false,
@@ -37,11 +38,12 @@ pub(super) fn chain(disk: &Disk, numbers: &[u32], plan: &mut DiskPlan) -> String
 }
 
 /// Adds the nodes of an image that belongs to no disk; the name of the topmost is the result.
-pub(super) fn single(image: &Image, name: &str, plan: &mut DiskPlan) -> String {
+pub(super) fn single(image: &Image, name: &str, tls: &Tls, plan: &mut DiskPlan) -> String {
     let layer = Layer {
         image,
         names: Names(name.to_owned()),
         driver: &Driver::default(),
+        tls,
         cache: None,
         kind: Kind::Disk,
         is_top: true,
@@ -96,6 +98,7 @@ pub(super) struct Layer<'a> {
     pub names: Names,
     pub driver: &'a Driver,
     pub kind: Kind,
+    pub tls: &'a Tls,
     cache: Option<CacheFlags>,
     is_top: bool,
 }

@@ -8,7 +8,7 @@ use crate::domain::disk::{
     Auth, EncryptionFormat, Engine, Host, Kind, Network, Protocol, Reservations, Source, UrlScheme,
 };
 use crate::qemu::plan::{object, unavailable};
-use crate::qemu::{self, DiskPlan, Helper, JsonObject, QemuObject, SecretObject, SecretSource, Service, tls};
+use crate::qemu::{self, DiskPlan, Helper, JsonObject, QemuObject, SecretObject, SecretSource, Service};
 use crate::xml::Span;
 
 use super::node::Layer;
@@ -211,8 +211,13 @@ pub(super) fn objects(layer: &Layer<'_>, plan: &mut DiskPlan) {
             if let Protocol::Url { cookies: Some(cookies), .. } = &network.protocol {
                 secret(names.cookie_secret(), SecretSource::Xml(cookies.clone()));
             }
-            if let Protocol::Nbd { tls: true, .. } | Protocol::Vxhs { tls: true, .. } = &network.protocol {
-                plan.objects.push(tls::x509(names.tls(), false));
+            let tls = match &network.protocol {
+                Protocol::Nbd { tls: true, .. } => Some(layer.tls.of_nbd()),
+                Protocol::Vxhs { tls: true, .. } => Some(&layer.tls.usual),
+                _ => None,
+            };
+            if let Some(credentials) = tls {
+                plan.objects.extend(credentials.objects(&names.tls(), false, layer.image.span));
             }
         }
         Source::Block { reservations: Some(Reservations::Socket(path)), .. } => {

@@ -189,6 +189,12 @@ errors! {
     WrongKey = "org.vmward.Domain.WrongKey",
     /// Another process has the image open.
     ImageInUse = "org.vmward.Domain.ImageInUse",
+    /// What the disk is on may not be opened.
+    StorageForbidden = "org.vmward.Domain.StorageForbidden",
+    /// What the disk is on is not there.
+    StorageMissing = "org.vmward.Domain.StorageMissing",
+    /// What the disk is on is not what its XML says.
+    StorageMismatch = "org.vmward.Domain.StorageMismatch",
     /// The guest has let go of the device, but something in QEMU still holds what is behind it.
     StillInUse = "org.vmward.Domain.StillInUse",
     /// QEMU refused; what had been done was undone.

@@ -3,8 +3,9 @@
 use std::error::Error;
 
 use crate::keystore::{Trouble, Unresolved};
+use crate::qemu::refusal::Cause;
 use crate::qmp::QmpError;
-use crate::supervisor::hotplug::{HotplugError, Refusal};
+use crate::supervisor::hotplug::HotplugError;
 use crate::xml::Diagnostics;
 
 use super::api::{ControlError, Failure, Problem};
@@ -26,11 +27,15 @@ impl From<HotplugError> for ControlError {
                     Some(Trouble::Unavailable | Trouble::Configuration) => Self::KeystoreUnavailable(failure),
                 }
             }
-            E::Step { .. } | E::Unplug { .. } => match error.refusal() {
-                Some(Refusal::WrongKey) => Self::WrongKey(failure),
-                Some(Refusal::InUse) => Self::ImageInUse(failure),
-                Some(Refusal::Other) => Self::QemuRefused(failure),
-                None => Self::QemuUnavailable(failure),
+            E::Step { source, .. } if source.refusal().is_none() => Self::QemuUnavailable(failure),
+            E::Unplug { source, .. } if source.refusal().is_none() => Self::QemuUnavailable(failure),
+            E::Step { .. } | E::Unplug { .. } => match error.refusal().map(|meaning| meaning.cause) {
+                Some(Cause::WrongSecret(_)) => Self::WrongKey(failure),
+                Some(Cause::InUse) => Self::ImageInUse(failure),
+                Some(Cause::Forbidden) => Self::StorageForbidden(failure),
+                Some(Cause::Missing) => Self::StorageMissing(failure),
+                Some(Cause::Data) => Self::StorageMismatch(failure),
+                _ => Self::QemuRefused(failure),
             },
             E::Ended { .. } | E::Descriptors(_) => Self::QemuUnavailable(failure),
             E::Locked(_) => Self::WrongKey(failure),

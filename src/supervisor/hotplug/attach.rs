@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::domain::disk::Disk;
 use crate::keystore::ResolvedSecrets;
+use crate::qemu::refusal::WrongSecret;
 use crate::qemu::storage::FdSets;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, addresses, storage};
+use crate::qmp::QmpError;
 use crate::secret::{SecretRef, os_random};
 use crate::supervisor::unlock::{Opening, Unlocked, unlock};
 use crate::supervisor::{Running, SupervisorError, check_images, live_xml};
@@ -81,7 +85,8 @@ pub async fn attach(
                 // What could not be undone goes when the guest lets go of the device.
                 change.commit(|configuration| configuration.disks.push(parts)).map_err(save)?;
             }
-            return Err(HotplugError::Step { step, undone, source: source.into() });
+            let wrong = blame(&step, &source, &disk, &plan);
+            return Err(HotplugError::Step { step, undone, wrong, source: source.into() });
         }
     }
 
@@ -108,6 +113,16 @@ pub async fn attach(
         })
         .map_err(save)?;
     Ok(attached)
+}
+
+/// The secret of the disk that did not open what a step was to open, if that is why the step failed.
+fn blame(step: &Step, error: &QmpError, disk: &Disk, plan: &DiskPlan) -> Option<WrongSecret> {
+    let told = plan.told(step.name())?;
+    let secrets = plan.objects.iter().filter_map(|o| match o {
+        QemuObject::Secret(secret) => Some((secret, format!("the disk '{}'", disk.target))),
+        QemuObject::Plain(_) => None,
+    });
+    WrongSecret::find(&format!("{}: {}", Value::Object(told.clone()), error.refusal()?.1), secrets)
 }
 
 fn save(error: SupervisorError) -> HotplugError {

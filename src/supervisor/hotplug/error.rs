@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::keystore::Unresolved;
+use crate::qemu::refusal::{self, Meaning, WrongSecret};
 use crate::qmp::QmpError;
 use crate::supervisor::{LockedImage, SupervisorError};
 use crate::xml::Diagnostics;
@@ -40,6 +41,8 @@ pub enum HotplugError {
         step: Step,
         /// What became of those before it.
         undone: Undone,
+        /// The secret that is to blame, if one is.
+        wrong: Option<WrongSecret>,
         /// What QEMU said.
         #[source]
         source: Box<QmpError>,
@@ -96,63 +99,26 @@ pub enum HotplugError {
     Aborted,
 }
 
-const WRONG_KEY: &str =
-    "the secret's value is not this image's passphrase: set the right one with `vmward secret set-value`";
 const CHANGED: &str = "another program has written a LUKS header there just now: try again when it is done";
 
-/// What a refusal of QEMU comes down to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The passphrase does not unlock the image.
-    WrongKey,
-    /// Somebody else has the image open.
-    InUse,
-    /// Anything else.
-    Other,
-}
-
 impl HotplugError {
-    /// What QEMU's refusal comes down to, if there is one.
-    pub fn refusal(&self) -> Option<Refusal> {
+    /// What QEMU's refusal means, if there is one and it is known.
+    pub fn refusal(&self) -> Option<Meaning> {
         let source = match self {
             Self::Step { source, .. } => source.as_ref(),
             Self::Unplug { source, .. } => source,
             _ => return None,
         };
-        let (_, desc) = source.refusal()?;
-        // crypto/block-luks.c, block/file-posix.c
-        Some(if desc.contains("Invalid password") {
-            Refusal::WrongKey
-        } else if desc.starts_with("Failed to get") && desc.contains("lock") {
-            Refusal::InUse
-        } else {
-            Refusal::Other
-        })
+        refusal::meaning(source.refusal()?.1)
     }
 
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Locked(_) => WRONG_KEY.into(),
+            Self::Locked(_) => refusal::PASSPHRASE.into(),
             Self::Changed { .. } => CHANGED.into(),
-            Self::Step { source, .. } => match self.refusal()? {
-                Refusal::WrongKey => WRONG_KEY.into(),
-                Refusal::InUse => {
-                    "another guest or program has the image open; if that is meant to be, both need \
-                     <shareable/>"
-                        .into()
-                }
-                Refusal::Other => {
-                    let (_, desc) = source.refusal()?;
-                    if desc.contains("Permission denied") {
-                        "QEMU's user needs access to the image and to every directory above it".into()
-                    } else if desc.contains("No such file") {
-                        "the path in <source> is looked up by QEMU: is it complete and spelled right?".into()
-                    } else {
-                        return None;
-                    }
-                }
-            },
+            Self::Step { wrong: Some(wrong), .. } => format!("{wrong}: {}", wrong.hint()),
+            Self::Step { .. } => self.refusal()?.hint.into(),
             Self::GuestRefused(_) => "unmount it in the guest first".into(),
             Self::StillThere { .. } => {
                 "a guest lets go of a PCI disk only while its system runs: is it up, not suspended, and is \

@@ -11,5 +11,5 @@ mod steps;
 
 pub use attach::{Attached, attach};
 pub use detach::{DETACH_DEADLINE, detach, watch};
-pub use error::{HotplugError, Refusal};
+pub use error::HotplugError;
 pub use steps::{DiskParts, Step, Undone};

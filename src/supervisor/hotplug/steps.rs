@@ -97,6 +97,19 @@ pub enum Step {
     Throttle(String),
 }
 
+impl Step {
+    /// The name of what it makes.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Object(name)
+            | Self::Chardev(name)
+            | Self::Node(name)
+            | Self::Device(name)
+            | Self::Throttle(name) => name,
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

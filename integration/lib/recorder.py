@@ -1,0 +1,26 @@
+"""Stands between a client and a server on the loopback: recorder.py FILE PORT SERVER_PORT. All that goes through, in
+either direction, is appended to FILE."""
+
+import socket
+import sys
+import threading
+
+record = open(sys.argv[1], "ab", buffering=0)
+listener = socket.create_server(("127.0.0.1", int(sys.argv[2])))
+
+
+def pump(source, sink):
+    try:
+        while data := source.recv(65536):
+            record.write(data)
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        sink.close()
+
+
+while True:
+    client = listener.accept()[0]
+    server = socket.create_connection(("127.0.0.1", int(sys.argv[3])))
+    for pair in ((client, server), (server, client)):
+        threading.Thread(target=pump, args=pair, daemon=True).start()

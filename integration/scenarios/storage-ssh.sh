@@ -1,0 +1,116 @@
+#!/bin/bash
+# Disks on an SSH server, LUKS inside: QEMU logs in with the keys of its user, or with those of an agent. Passwords are
+# nothing that QEMU's driver can do: nbdkit does, between the two.
+# QEMU's SSH library asks the user database for the home: in a namespace, root has another one.
+if [ "$(id -u)" = 0 ] && [ -z "${VMWARD_HOME:-}" ]; then
+    export VMWARD_HOME
+    VMWARD_HOME=$(mktemp -d)
+    sed "s#^\(root:[^:]*:[^:]*:[^:]*:[^:]*\):[^:]*:#\1:$VMWARD_HOME:#" /etc/passwd >"$VMWARD_HOME/passwd"
+    unshare --mount --propagation private bash -c 'mount --bind "$VMWARD_HOME/passwd" /etc/passwd && exec bash "$0"' "$0" &&
+        code=0 || code=$?
+    rm -rf "$VMWARD_HOME"
+    exit $code
+fi
+. "$(dirname "$0")/../lib/storage.sh"
+[ -n "${VMWARD_HOME:-}" ] || skip "only root can give QEMU's user a home of the scenario's own"
+storage_begin "$PACKAGES_SSH
+$PACKAGES_NBD"
+
+secret volume remote "$(openssl rand -hex 24)"
+for disk in 1 2; do
+    luks_image "$WORK/disk$disk" remote
+done
+ssh=$VMWARD_HOME/.ssh
+mkdir -m 700 "$ssh"
+for key in host mine other; do
+    ssh-keygen -q -t ed25519 -N '' -f "$WORK/$key"
+done
+cp "$WORK/mine.pub" "$ssh/authorized_keys"
+port=$(free_port)
+cat >"$WORK/sshd_config" <<CONF
+Port $port
+ListenAddress 127.0.0.1
+HostKey $WORK/host
+AuthorizedKeysFile $ssh/authorized_keys
+PermitRootLogin yes
+PasswordAuthentication no
+UsePAM no
+StrictModes no
+PidFile none
+Subsystem sftp internal-sftp
+CONF
+if [ ! -d /run/sshd ]; then
+    mkdir /run/sshd
+    tidy_more() { rmdir /run/sshd; }
+fi
+server "$(command -v sshd)" -D -e -f "$WORK/sshd_config"
+until_true 20 port_answers "$port"
+recorder "$WORK/wire" "$port"
+
+# remote N: a <source>.
+remote() {
+    echo "<source protocol='ssh' name='$WORK/disk$1'><host name='127.0.0.1' port='$RECORDED'/>
+      <identity username='root'/>$(encrypted remote)</source>"
+}
+linux_xml web1 "$(disk_xml vda network "$(remote 1)")" >"$WORK/web1.xml"
+disk_xml vdb network "$(remote 2)" >"$WORK/vdb.xml"
+# The key of a user is its file and the .pub beside it: libssh wants both.
+key() { cp "$WORK/$1" "$ssh/id_ed25519" && cp "$WORK/$1.pub" "$ssh/id_ed25519.pub"; }
+
+key mine
+refused "a start with a server that is not known" 77 'no host key was found' run_guest "$WORK/web1.xml"
+echo "[127.0.0.1]:$RECORDED $(cut -d' ' -f1,2 "$WORK/other.pub")" >"$ssh/known_hosts"
+refused "or is another one than is known" 77 'host key .* does not match' run_guest "$WORK/web1.xml"
+echo "[127.0.0.1]:$RECORDED $(cut -d' ' -f1,2 "$WORK/host.pub")" >"$ssh/known_hosts"
+key other
+refused "with the wrong key" 77 'accepts none of the keys in ~/.ssh' run_guest "$WORK/web1.xml"
+key mine
+secret_wrong remote
+refused "with the wrong passphrase" 77 "usage 'remote' is not the passphrase of the disk 'vda'" run_guest "$WORK/web1.xml"
+secret_right remote
+linux_xml web1 "$(disk_xml vda network "$(remote 3)")" >"$WORK/none.xml"
+refused "of a file that is not there" 66 'No such file|no such file' run_guest "$WORK/none.xml"
+
+linux_start web1 "$WORK/web1.xml"
+promise "a guest starts with a disk on it" guest_sees vda
+promise "QEMU keeps no secret" keeps_only web1
+promise "the guest writes" guest_writes vda A
+key other
+not_attached "a second disk with the wrong key" 77 'accepts none of the keys in ~/.ssh' web1 "$WORK/vdb.xml"
+key mine
+secret_wrong remote
+not_attached "with the wrong passphrase" 77 "usage 'remote' is not the passphrase of the disk 'vdb'" web1 "$WORK/vdb.xml"
+secret_right remote
+promise "with the right ones it is plugged in" "$vmward" attach-device web1 "$WORK/vdb.xml"
+promise "QEMU keeps no secret of it" keeps_only web1
+promise "the guest sees it" guest_sees vdb
+promise "and writes" guest_writes vdb B
+promise "and reads both" eval 'guest_reads vda A && guest_reads vdb B'
+promise "it is taken out" "$vmward" detach-device web1 vdb
+promise "the guest ends" guest_end web1
+
+# The agent's keys, with none in a file.
+rm "$ssh"/id_ed25519*
+server ssh-agent -D -a "$WORK/agent"
+until_true 20 test -S "$WORK/agent"
+sed "s#<domain type='qemu'>#<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>#
+    s#</domain>#<qemu:commandline><qemu:env name='SSH_AUTH_SOCK' value='$WORK/agent'/></qemu:commandline></domain>#" \
+    "$WORK/web1.xml" >"$WORK/agent.xml"
+refused "a start with an agent that has no key" 77 'accepts none of the keys' run_guest "$WORK/agent.xml"
+SSH_AUTH_SOCK=$WORK/agent ssh-add -q "$WORK/mine"
+linux_start web1 "$WORK/agent.xml"
+promise "with one that has, the guest finds what it wrote" guest_reads vda A
+promise "a disk is plugged in with it" "$vmward" attach-device web1 "$WORK/vdb.xml"
+promise "and has what was written" guest_reads vdb B
+promise "the guest ends" guest_end web1
+
+for disk in 1 2; do
+    promise "cryptsetup opens disk $disk with the passphrase" cryptsetup open --test-passphrase --type luks1 \
+        --key-file "$WORK/right/remote" "$WORK/disk$disk"
+done
+promise "disk 1 holds what the guest wrote" holds A remote "file.driver=file,file.filename=$WORK/disk1"
+promise "so does disk 2" holds B remote "file.driver=file,file.filename=$WORK/disk2"
+promise "neither in the clear" unreadable "$WORK"/disk?
+promise "nor on the wire, nor the header, where much went over" eval \
+    'unreadable "$WORK/wire" && ! grep -qaF xts-plain64 "$WORK/wire" && [ $(stat -c %s "$WORK/wire") -gt 4000000 ]'
+done_well
