@@ -29,7 +29,7 @@ pub use error::{Failure, KeystoreError};
 pub use import::{ImportError, ImportOptions, Imported, import};
 pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};
 pub use resolve::{ResolvedSecrets, Unresolved};
-pub use stores::{Keystores, SecretFound};
+pub use stores::{Keystores, SecretFound, random_passphrase};
 pub use trouble::Trouble;
 
 use crate::secret::{SecretDefinition, SecretLookup, SecretValue, Usage, UsageKind};

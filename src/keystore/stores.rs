@@ -176,7 +176,8 @@ impl Keystores {
     }
 }
 
-fn random_passphrase() -> Result<SecretValue, ValueError> {
+/// 256 random bits as base64, which is text and so a LUKS passphrase.
+pub fn random_passphrase() -> Result<SecretValue, ValueError> {
     const RANDOM_LEN: usize = 32;
     let random = SecretValue::random(RANDOM_LEN, &mut os_random())?;
     let mut text = SecretValue::zeroed(RANDOM_LEN.div_ceil(3) * 4)?;

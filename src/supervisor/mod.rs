@@ -7,7 +7,6 @@ mod helpers;
 pub mod hotplug;
 mod images;
 mod launch;
-#[expect(dead_code, reason = "the operations that need it come with it")]
 mod lend;
 mod lib_dir;
 pub mod live_xml;
@@ -16,6 +15,7 @@ mod pinning;
 mod prepare;
 mod process;
 mod recovery;
+pub mod rekey;
 mod running;
 mod signals;
 mod state;

@@ -93,7 +93,7 @@ struct NewSecretArgs {
     recipients: RecipientArgs,
 }
 
-fn keyword<K: Keyword>(word: &str) -> Result<K, String> {
+pub(super) fn keyword<K: Keyword>(word: &str) -> Result<K, String> {
     K::from_word(word).ok_or_else(|| format!("it takes {}", K::expected()))
 }
 
@@ -167,8 +167,7 @@ impl CreateArgs {
         let source = match (&self.secret.secret, self.secret.generate) {
             (Some(name), _) => Source::Named(SecretRef {
                 text: true,
-                lookup: Uuid::try_parse(name)
-                    .map_or_else(|_| SecretLookup::Usage(name.clone()), SecretLookup::Uuid),
+                lookup: SecretLookup::named(name),
                 kind: UsageKind::Volume,
                 span: Span::default(),
             }),

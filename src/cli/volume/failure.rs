@@ -2,11 +2,17 @@
 
 use std::io;
 
+use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::{CliError, Exit};
+use crate::luks::UnlockError;
 use crate::volume::VolumeError;
 
 pub(super) fn failure(error: VolumeError) -> CliError {
     use VolumeError as E;
+    let error = match error {
+        E::Keystore(e) => return keystore_failure(e),
+        other => other,
+    };
     let exit = match &error {
         E::NoQemuImg | E::Spawn { .. } | E::QemuImg { .. } | E::Handover(_) => Exit::Unavailable,
         E::Interrupted(_) | E::InUse(_) => Exit::TryAgain,
@@ -20,22 +26,19 @@ pub(super) fn failure(error: VolumeError) -> CliError {
         | E::Passphrase(_)
         | E::PassphraseTooLong(_)
         | E::BackingFormat { .. } => Exit::Data,
-        E::CameOutPlain => Exit::Internal,
-    };
-    let hint = match &error {
-        E::NoQemuImg => Some("install it (Debian: qemu-utils)"),
-        E::Exists(_) => Some("take another path, or say --force to replace what is there"),
-        E::InUse(_) => Some("shut down the guest that uses it, then try again"),
-        E::NotEncrypted(_) => Some("vmward destroys encrypted volumes only; remove other files with rm"),
-        E::QemuImg { message, .. } if message.contains("No space left") => {
-            Some("make room, or let the volume grow with --preallocation off")
-        }
-        E::Passphrase(_) => Some("a passphrase is UTF-8 text; `vmward secret generate` makes one"),
-        _ => None,
+        E::Luks2(_) | E::QcowAes(_) | E::Detached(_) | E::SameValue => Exit::Data,
+        E::SlotsFull(_) => Exit::Unavailable,
+        E::Unlock { source, .. } => match source {
+            UnlockError::WrongPassphrase => Exit::NoPermission,
+            UnlockError::Unusual(_) => Exit::Data,
+            UnlockError::Read(_) | UnlockError::Memory(_) => Exit::Unavailable,
+        },
+        E::NoValue(_) | E::NotKept(_) | E::Keystore(_) => Exit::Unavailable,
+        E::CameOutPlain | E::Unproven(_) => Exit::Internal,
     };
     let message = error.to_string();
     let mut failure = CliError::new(exit, message);
-    failure.hint = hint.map(str::to_owned);
+    failure.hint = error.hint().map(str::to_owned);
     // The message is the error's own: what follows are its causes.
     failure.source = std::error::Error::source(&error).map(|e| {
         let mut text = e.to_string();

@@ -5,10 +5,16 @@ mod delete;
 mod failure;
 mod info;
 mod progress;
+mod rekey;
+mod running;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+
+use crate::keystore::{KeystoreError, Keystores, SecretFound};
+use crate::secret::{SecretLookup, UsageKind};
 
 use super::{CliError, Global};
 
@@ -25,6 +31,8 @@ enum VolumeCommand {
     Create(Box<create::CreateArgs>),
     /// Show what a volume is, without its secret
     Info(info::InfoArgs),
+    /// Give a volume, at rest or in a running guest, a new key and its secret the new value
+    Rekey(rekey::RekeyArgs),
     /// Destroy a volume: its keys first, then its file
     Delete(delete::DeleteArgs),
 }
@@ -34,6 +42,23 @@ pub(crate) fn run(global: &Global, args: VolumeArgs) -> Result<ExitCode, CliErro
     match args.command {
         VolumeCommand::Create(args) => create::run(global, *args),
         VolumeCommand::Info(args) => info::run(global, &args),
+        VolumeCommand::Rekey(args) => rekey::run(global, &args),
         VolumeCommand::Delete(args) => delete::run(global, &args),
     }
+}
+
+/// The secret whose usage is a volume's path, as it is or as it was written.
+fn secret_of<'a>(
+    keystores: &'a Keystores,
+    path: &Path,
+    written: &Path,
+) -> Result<Option<SecretFound<'a>>, KeystoreError> {
+    for path in [path, written] {
+        let Some(id) = path.to_str() else { continue };
+        match keystores.find(&SecretLookup::Usage(id.to_owned()), Some(UsageKind::Volume)) {
+            Err(KeystoreError::NotDefined { .. }) => {}
+            found => return found.map(Some),
+        }
+    }
+    Ok(None)
 }

@@ -18,13 +18,7 @@ impl From<HotplugError> for ControlError {
             E::Secrets(unresolved) => {
                 let problems = unresolved.iter().map(Problem::from).collect();
                 let failure = Failure { problems, ..failure };
-                match Trouble::of_all(unresolved) {
-                    None | Some(Trouble::Missing | Trouble::Ambiguous) => Self::SecretUnavailable(failure),
-                    Some(Trouble::Data) => Self::SecretUnusable(failure),
-                    Some(Trouble::Permission) => Self::SecretForbidden(failure),
-                    Some(Trouble::TryAgain) => Self::KeystoreNotReady(failure),
-                    Some(Trouble::Unavailable | Trouble::Configuration) => Self::KeystoreUnavailable(failure),
-                }
+                of_secrets(Trouble::of_all(unresolved).unwrap_or(Trouble::Missing), failure)
             }
             E::Step { .. } | E::Unplug { .. } => match error.refusal() {
                 Some(Refusal::WrongKey) => Self::WrongKey(failure),
@@ -50,6 +44,17 @@ impl From<QmpError> for ControlError {
             QmpError::Arguments { .. } | QmpError::Reply { .. } => Self::Failed(failure),
             _ => Self::QemuUnavailable(failure),
         }
+    }
+}
+
+/// Secrets that are not to be had.
+pub(in crate::supervisor) fn of_secrets(trouble: Trouble, failure: Failure) -> ControlError {
+    match trouble {
+        Trouble::Missing | Trouble::Ambiguous => ControlError::SecretUnavailable(failure),
+        Trouble::Data => ControlError::SecretUnusable(failure),
+        Trouble::Permission => ControlError::SecretForbidden(failure),
+        Trouble::TryAgain => ControlError::KeystoreNotReady(failure),
+        Trouble::Unavailable | Trouble::Configuration => ControlError::KeystoreUnavailable(failure),
     }
 }
 

@@ -7,12 +7,12 @@
 
 pub mod api;
 mod client;
-mod failure;
+pub(in crate::supervisor) mod failure;
 mod service;
 
 pub use client::DomainProxy;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
@@ -64,7 +64,7 @@ async fn accept(listener: UnixListener, running: Rc<Running>) -> io::Result<()> 
             continue;
         }
         let place = Place::take(&open);
-        let service = Service { running: Rc::clone(&running) };
+        let service = Service { running: Rc::clone(&running), rekeying: RefCell::default() };
         tokio::task::spawn_local(async move {
             if let Err(e) = converse(stream, service).await {
                 tracing::debug!("a client of the control socket: {e}");
