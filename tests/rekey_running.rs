@@ -157,6 +157,48 @@ fn the_command_killed_at_random_moments_leaves_what_opens() {
     guest.end();
 }
 
+#[test]
+fn who_can_set_values_and_read_none_changes_keys_through_the_supervisor() {
+    let guest = machine();
+    for name in ["a.luks", "b.qcow2"] {
+        let user = &guest.user;
+        let disk = disk(user, name, "sda", "scsi");
+        let (path, all) = (path(user, name), secrets(user));
+        guest.attach(&disk);
+        let old = value(user, &path);
+        // The same store and the same guests, without the key to the values.
+        let other = User::new();
+        let config = format!("keystore = 'file:{}'\n", user.store().display());
+        fs::write(other.home.path().join("vmward.toml"), config).unwrap();
+        let rekey = || {
+            let mut command = other.command(&REKEY);
+            command.env("VMWARD_RUNTIME_DIR", user.home.path().join("run"));
+            command
+        };
+        other.fails(77, &["secret", "get-value", &path], b"");
+        let output = rekey().output().unwrap();
+        assert!(output.status.success(), "{}", text(output.stderr));
+        let new = value(user, &path);
+        assert_ne!(old, new);
+        // A run that is cut off is given up by the next one, which does not know its value.
+        let mut child = rekey().spawn().unwrap();
+        machine::wait_until("it has not begun", || secrets(user) > all || value(user, &path) != new);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        tried(user, &path);
+        let output = rekey().output().unwrap();
+        assert!(output.status.success(), "{}", text(output.stderr));
+        tried(user, &path);
+        assert_eq!(secrets(user), all);
+        let info = user.ok(&["volume", "info", &path, "--json"], b"");
+        let info: Value = serde_json::from_slice(&info).unwrap();
+        let slots = info["encryption"]["slots"].as_array().unwrap();
+        assert_eq!(slots.iter().filter(|slot| slot["active"] == true).count(), 1, "{slots:?}");
+        user.ok(&["detach-device", "guest", "sda"], b"");
+    }
+    guest.end();
+}
+
 /// A call that is refused, after which the volume is as it was.
 fn refused(guest: &Machine, exit: i32, args: &[&str], path: &str) -> String {
     let before = fs::read(path).unwrap();

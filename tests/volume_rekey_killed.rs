@@ -195,6 +195,17 @@ fn bring_back(home: &Path) {
     fs::rename(away(home), home.join("secrets")).unwrap();
 }
 
+/// A run that comes as far as the new value's slot.
+fn cut_off(home: &Path, volume: &Volume<'_>) {
+    let mut steps = |step| {
+        if step == Step::SetValue {
+            take_away(home);
+        }
+    };
+    run(home, Path::new(&volume.path), &mut steps).unwrap_err();
+    bring_back(home);
+}
+
 #[test]
 fn a_keystore_that_is_gone_midway_is_said_and_the_volume_opens() {
     let Some(images) = Images::new() else { return };
@@ -224,13 +235,7 @@ fn a_value_that_was_given_is_the_one_in_the_end() {
     let Some(images) = Images::new() else { return };
     let volume = Volume::new(&images, "raw", None);
     let home = images.user.home.path();
-    let mut steps = |step| {
-        if step == Step::SetValue {
-            take_away(home);
-        }
-    };
-    run(home, Path::new(&volume.path), &mut steps).unwrap_err();
-    bring_back(home);
+    cut_off(home, &volume);
     // The run before is completed first, then the value takes the place of that one's.
     images.user.ok(&["volume", "rekey", &volume.path, "--stdin", "--kdf", "fast"], b"chosen by somebody");
     assert_eq!(images.value(&volume.path), "chosen by somebody");
@@ -243,13 +248,7 @@ fn a_new_value_that_nobody_can_read_is_given_up() {
     let Some(images) = Images::new() else { return };
     let volume = Volume::new(&images, "raw", None);
     let home = images.user.home.path();
-    let mut steps = |step| {
-        if step == Step::SetValue {
-            take_away(home);
-        }
-    };
-    run(home, Path::new(&volume.path), &mut steps).unwrap_err();
-    bring_back(home);
+    cut_off(home, &volume);
     // What the run before was about to set is damaged.
     let known = images.value(&volume.path);
     let uuids = images.secrets();

@@ -343,3 +343,85 @@ fn active_flag(n: usize) -> std::ops::Range<usize> {
 fn threads() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A container of 16 KiB in which nothing is to be found, with 16-byte keys and its data behind 600 KiB.
+    fn sample() -> Vec<u8> {
+        let mut bytes = vec![0; 616 << 10];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(0, b"LUKS\xba\xbe\x00\x01aes");
+        put(40, b"cbc-plain64");
+        put(72, b"sha256");
+        put(104, &1200u32.to_be_bytes());
+        put(108, &16u32.to_be_bytes());
+        put(164, &1u32.to_be_bytes());
+        for n in 0..8 {
+            let at = Luks1Header::slot_entry(n).start;
+            put(at, &if n == 0 { 0x00AC_71F3u32 } else { 0xDEAD }.to_be_bytes());
+            put(at + 4, &1u32.to_be_bytes());
+            put(at + 40, &(8 + 128 * n as u32).to_be_bytes());
+            put(at + 44, &4000u32.to_be_bytes());
+        }
+        bytes
+    }
+
+    fn area(bytes: &[u8]) -> Result<KeyArea, VolumeError> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        KeyArea::of(file, Path::new("image"))
+    }
+
+    #[test]
+    fn nothing_opens_what_nobody_has_the_key_to() {
+        let mut area = area(&sample()).unwrap();
+        let value = SecretValue::copy_of(b"x").unwrap();
+        assert!(area.opened_by(&value).unwrap().is_empty());
+        assert_eq!((area.free(), area.active().len()), (7, 1));
+        let before = area.header().clone();
+        assert!(matches!(area.add(&value, 1, &mut |_| {}), Err(VolumeError::Unlock { .. })));
+        // The last one stays, whoever asks.
+        let all = area.active();
+        assert!(matches!(area.remove(&all, &mut |_| {}), Err(VolumeError::Unproven(_))));
+        area.reread().unwrap();
+        assert_eq!(*area.header(), before);
+    }
+
+    #[test]
+    fn what_shares_a_page_with_the_data_is_not_changed() {
+        let mut bytes = sample();
+        // The last slot ends with sector 1029, its page with 1032.
+        bytes[104..108].copy_from_slice(&1030u32.to_be_bytes());
+        assert!(matches!(area(&bytes), Err(VolumeError::Unlock { source: UnlockError::Unusual(_), .. })));
+        bytes[104..108].copy_from_slice(&1032u32.to_be_bytes());
+        assert!(area(&bytes).is_ok());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_damage_makes_it_panic(
+            changes in proptest::collection::vec((0..LUKS1_HEADER_LEN, any::<u8>()), 0..6),
+            len in prop_oneof![Just(616usize << 10), 0usize..700],
+        ) {
+            let mut bytes = sample();
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            if let Ok(mut area) = area(&bytes[..len]) {
+                let (free, active) = (area.free(), area.active());
+                prop_assert_eq!(free + active.len(), 8);
+                let _ = area.remove(&active, &mut |_| {});
+                let _ = area.overwrite_unused();
+                prop_assert!(area.reread().is_ok());
+                prop_assert!(area.active().len() <= 1);
+            }
+        }
+    }
+}
