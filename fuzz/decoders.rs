@@ -7,10 +7,10 @@
 use vmward::domain::Domain;
 use vmward::keystore::file::IdentitySources;
 use vmward::keystore::{Keystores, StoreOptions};
-use vmward::luks::LuksHeader;
+use vmward::luks::{DIGEST_FIELDS, Luks1Header, LuksHeader};
 use vmward::qemu::{self, Capabilities};
 use vmward::secret::SecretDefinition;
-use vmward::volume::VolumeXml;
+use vmward::volume::{SlotId, VolumeXml};
 use vmward::xml::{self, Diagnostics, Element};
 
 /// A decoder.
@@ -89,7 +89,14 @@ pub fn luks_header(data: &[u8]) {
         for (_, slot) in header.active_slots() {
             header.material(slot);
         }
-        let _ = (header.suite(), header.opening_cost(), header.encode());
+        let encoded = header.encode();
+        for n in 0..header.slots.len() {
+            let _ = encoded[Luks1Header::slot_entry(n)].len();
+            if let Some(slot) = SlotId::of(&header, n) {
+                assert_eq!(slot.to_string().parse(), Ok(slot));
+            }
+        }
+        let _ = (header.suite(), header.opening_cost(), &encoded[DIGEST_FIELDS]);
     }
 }
 

@@ -217,9 +217,11 @@ fn refused(error: &ControlError, input: Option<&Input>) -> CliError {
     let exit = match error {
         E::InvalidXml(_) | E::SecretUnusable(_) | E::StorageMismatch(_) => Exit::Data,
         E::SecretUnavailable(_) | E::NoSuchDevice(_) | E::StorageMissing(_) => Exit::NoInput,
-        E::DeviceStillThere(_) | E::ImageInUse(_) | E::StillInUse(_) | E::KeystoreNotReady(_) => {
-            Exit::TryAgain
-        }
+        E::DeviceStillThere(_)
+        | E::ImageInUse(_)
+        | E::StillInUse(_)
+        | E::KeystoreNotReady(_)
+        | E::Busy(_) => Exit::TryAgain,
         E::WrongKey(_) | E::NotAllowed(_) | E::SecretForbidden(_) | E::StorageForbidden(_) => {
             Exit::NoPermission
         }

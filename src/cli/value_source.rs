@@ -34,6 +34,11 @@ pub(crate) struct ValueSource {
 }
 
 impl ValueSource {
+    /// Whether a file or a descriptor was named.
+    pub(crate) fn is_named(&self) -> bool {
+        self.file.is_some() || self.fd.is_some()
+    }
+
     /// Reads the value. On a terminal it is asked for, twice, without echo.
     pub(crate) fn read(&self) -> Result<SecretValue, CliError> {
         let stdin = io::stdin();

@@ -16,6 +16,8 @@ pub(super) const SLOTS: usize = 8;
 pub(super) const SALT_LEN: usize = 32;
 /// The length of the volume key's digest.
 pub(super) const DIGEST_LEN: usize = 20;
+/// Where in the encoded header the digest, its salt and its iterations are. It is within the first sector.
+pub const DIGEST_FIELDS: Range<usize> = 112..168;
 const FIRST_SLOT: usize = 208;
 const SLOT_LEN: usize = 48;
 const SLOT_ACTIVE: u32 = 0x00AC_71F3;
@@ -170,6 +172,12 @@ impl Luks1Header {
     /// The active slots with their numbers.
     pub fn active_slots(&self) -> impl Iterator<Item = (usize, &KeySlot)> {
         self.slots.iter().enumerate().filter(|(_, s)| s.active)
+    }
+
+    /// Where in the encoded header what belongs to one slot is: whether it is active is in the first four bytes.
+    pub fn slot_entry(number: usize) -> Range<usize> {
+        let at = FIRST_SLOT + number * SLOT_LEN;
+        at..at + SLOT_LEN
     }
 
     /// The bytes of the container in which a slot's key material is; in a damaged header they can be anywhere.

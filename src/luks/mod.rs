@@ -5,5 +5,7 @@
 mod header;
 mod unlock;
 
-pub use header::{KeySlot, LUKS1_HEADER_LEN, Luks1Header, Luks2Header, LuksError, LuksHeader, MAGIC};
-pub use unlock::{ReadAt, Suite, UnlockError, VolumeKey};
+pub use header::{
+    DIGEST_FIELDS, KeySlot, LUKS1_HEADER_LEN, Luks1Header, Luks2Header, LuksError, LuksHeader, MAGIC,
+};
+pub use unlock::{MIN_ITERATIONS, ReadAt, Suite, UnlockError, VolumeKey};

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use rand::CryptoRng;
 use subtle::ConstantTimeEq;
@@ -132,20 +133,33 @@ impl Luks1Header {
         passphrase: &SecretValue,
         threads: usize,
     ) -> Result<(usize, VolumeKey), UnlockError> {
-        let suite = self.suite()?;
-        for (n, slot) in self.active_slots() {
-            let area = self.material(slot);
-            let mut material = buffer(area.end - area.start)?;
-            image.read_exact_at(material.expose_mut(), area.start).map_err(UnlockError::Read)?;
-            let slot_key = self.slot_key(suite, slot, passphrase, threads)?;
-            suite.apply(&slot_key, Direction::Decrypt, &mut material)?;
-            let mut key = buffer(self.key_len.into())?;
-            merge(suite.hash, material.expose(), key.expose_mut());
-            if self.is_key(suite, &key) {
-                return Ok((n, VolumeKey(key)));
+        self.suite()?;
+        for (n, _) in self.active_slots() {
+            if let Some(key) = self.unlock_slot(n, image, passphrase, threads)? {
+                return Ok((n, key));
             }
         }
         Err(UnlockError::WrongPassphrase)
+    }
+
+    /// The volume key, if a passphrase opens that slot.
+    pub fn unlock_slot<R: ReadAt + ?Sized>(
+        &self,
+        number: usize,
+        image: &R,
+        passphrase: &SecretValue,
+        threads: usize,
+    ) -> Result<Option<VolumeKey>, UnlockError> {
+        let suite = self.suite()?;
+        let Some(slot) = self.slots.get(number).filter(|slot| slot.active) else { return Ok(None) };
+        let area = self.material(slot);
+        let mut material = buffer(area.end - area.start)?;
+        image.read_exact_at(material.expose_mut(), area.start).map_err(UnlockError::Read)?;
+        let slot_key = self.slot_key(suite, slot, passphrase, threads)?;
+        suite.apply(&slot_key, Direction::Decrypt, &mut material)?;
+        let mut key = buffer(self.key_len.into())?;
+        merge(suite.hash, material.expose(), key.expose_mut());
+        Ok(self.is_key(suite, &key).then_some(VolumeKey(key)))
     }
 
     /// Puts the volume key into a slot, under a passphrase: the slot becomes active in this header, and what is returned
@@ -171,6 +185,38 @@ impl Luks1Header {
         split(suite.hash, key.0.expose(), material.expose_mut());
         suite.apply(&slot_key, Direction::Encrypt, &mut material)?;
         Ok(material)
+    }
+
+    /// Makes the digest of the volume key as cheap as it can be. It guards no passphrase: the key is random, and no longer
+    /// to be guessed than the data is to be tried.
+    pub fn cheapen_digest(
+        &mut self,
+        key: &VolumeKey,
+        random: &mut impl CryptoRng,
+    ) -> Result<(), UnlockError> {
+        let suite = self.suite()?;
+        self.digest_salt = salt(random);
+        self.digest_iterations = MIN_ITERATIONS;
+        self.digest = self.digest_of(suite, &key.0);
+        Ok(())
+    }
+
+    /// How many iterations of a slot's derivation take that long here, on one core as in QEMU.
+    pub fn iterations_within(&self, time: Duration) -> Result<u32, UnlockError> {
+        const PROBE: u32 = 20_000;
+        const PROBES: usize = 3;
+        let suite = self.suite()?;
+        let mut key = buffer(self.key_len.into())?;
+        let mut fastest = Duration::MAX;
+        // Other processes make a probe slower, never faster.
+        for _ in 0..PROBES {
+            let start = Instant::now();
+            suite.hash.pbkdf2(b"probe", &[0; SALT_LEN], PROBE, key.expose_mut(), 1);
+            fastest = fastest.min(start.elapsed());
+        }
+        let iterations = f64::from(PROBE) * time.as_secs_f64() / fastest.as_secs_f64().max(1e-9);
+        // The conversion ends at the largest number there is.
+        Ok((iterations as u32).max(MIN_ITERATIONS))
     }
 
     /// The start of a container of the same volume key, whose only slot opens with another passphrase, with the least

@@ -232,7 +232,7 @@ impl SecretObject {
     fn named(&self) -> Option<&SecretLookup> {
         match &self.source {
             SecretSource::Keystore(reference) => Some(&reference.lookup),
-            SecretSource::Xml(_) => None,
+            SecretSource::Xml(_) | SecretSource::Once(_) => None,
         }
     }
 }

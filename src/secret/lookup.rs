@@ -31,6 +31,11 @@ pub struct SecretRef {
 }
 
 impl SecretLookup {
+    /// What people write: a UUID, or else a usage.
+    pub fn named(text: &str) -> Self {
+        Uuid::try_parse(text).map_or_else(|_| Self::Usage(text.to_owned()), Self::Uuid)
+    }
+
     /// Reads `uuid=` or `usage=` of an element.
     pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
         match (element.attribute("uuid"), element.attribute("usage")) {

@@ -8,7 +8,6 @@ pub mod hotplug;
 mod images;
 mod key;
 mod launch;
-#[expect(dead_code, reason = "the operations that need it come with it")]
 mod lend;
 mod lib_dir;
 pub mod live_xml;
@@ -19,6 +18,7 @@ mod pinning;
 mod prepare;
 mod process;
 mod recovery;
+pub mod rekey;
 mod running;
 mod signals;
 mod state;

@@ -19,6 +19,7 @@ use crate::xml::Element;
 use super::control::MACHINE_SOCKET;
 use super::helpers::Helpers;
 use super::hotplug::DiskParts;
+use super::rekey::RekeyTurn;
 use super::state::StateFile;
 use super::{HelperStatus, SupervisorError, Unlock, live_xml};
 
@@ -81,6 +82,8 @@ pub struct Running {
     helpers: RefCell<Vec<HelperStatus>>,
     /// Held while the guest's devices are being changed.
     changing: Mutex<()>,
+    /// Held while somebody is at the keys of its disks.
+    rekeying: Arc<Mutex<()>>,
     state_file: StateFile,
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -120,6 +123,7 @@ impl Running {
             configuration: RefCell::new(parts.configuration),
             helpers: RefCell::default(),
             changing: Mutex::new(()),
+            rekeying: Arc::default(),
             state_file: parts.state_file,
             orders: parts.orders,
         }
@@ -168,6 +172,11 @@ impl Running {
     /// Waits until nobody else changes the guest's devices, and keeps others from it.
     pub async fn change(&self) -> Change<'_> {
         Change { running: self, _one_at_a_time: self.changing.lock().await }
+    }
+
+    /// The right to change the keys of its disks, if nobody else has it.
+    pub(super) fn rekey_turn(&self) -> Option<RekeyTurn> {
+        Arc::clone(&self.rekeying).try_lock_owned().ok()
     }
 
     /// Hands an order to the main loop, which carries it out.

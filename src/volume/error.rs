@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use crate::luks::LuksError;
+use crate::keystore::KeystoreError;
+use crate::luks::{LuksError, UnlockError};
 use crate::secret::ValueError;
 
 use super::Qcow2Error;
@@ -134,12 +135,77 @@ pub enum VolumeError {
         /// What was asked for.
         size: u64,
     },
+    /// Its version of LUKS is not the one whose key slots vmward changes.
+    #[error("{} is LUKS2, whose keys vmward does not change", .0.display())]
+    Luks2(PathBuf),
+    /// It has the old encryption of qcow2.
+    #[error("{} has the old AES encryption of qcow2, which has no key slots", .0.display())]
+    QcowAes(PathBuf),
+    /// There is a header and nothing behind it.
+    #[error("{} is a detached LUKS header: there is no data behind it", .0.display())]
+    Detached(PathBuf),
+    /// A passphrase does not open it, or its header is not one that is changed.
+    #[error("{} was not unlocked", path.display())]
+    Unlock {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: UnlockError,
+    },
+    /// All key slots are in use.
+    #[error("all key slots of {} are in use", .0.display())]
+    SlotsFull(PathBuf),
+    /// What was written does not open it. Nothing was removed.
+    #[error("the new key does not open {}; the old one was not removed", .0.display())]
+    Unproven(PathBuf),
+    /// A value was to be replaced by itself.
+    #[error("the new value is the secret's old one")]
+    SameValue,
+    /// The keystore does not keep the new value as it should.
+    #[error("the keystore {0} gives back another value than it was given")]
+    NotKept(String),
+    /// A keystore does not do what is needed.
+    #[error(transparent)]
+    Keystore(#[from] KeystoreError),
+    /// There is no protected memory, or no value can be made.
+    #[error("there is no new value")]
+    NoValue(#[source] ValueError),
     /// A request that cannot be fulfilled.
     #[error("{0}")]
     Request(String),
 }
 
 impl VolumeError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoQemuImg => Some("install it (Debian: qemu-utils)"),
+            Self::Exists(_) => Some("take another path, or say --force to replace what is there"),
+            Self::InUse(_) => Some("shut down the guest that uses it, then try again"),
+            Self::FormatNotSaid(_) => Some("say it with --source-format: raw, qcow2, vmdk, vdi, vhdx or vpc"),
+            Self::WouldShrink { .. } => Some("say --shrink if that is meant, once the guest uses less"),
+            Self::Luks2(_) => Some("cryptsetup luksChangeKey does, and QEMU's own driver does not open it"),
+            Self::QcowAes(_) => Some("convert it to LUKS: qemu-img convert can still read it"),
+            Self::Detached(_) => Some("change its keys with cryptsetup luksChangeKey"),
+            Self::SlotsFull(_) => {
+                Some("free one that nobody needs, with cryptsetup luksKillSlot or qemu-img amend")
+            }
+            Self::Unlock { source: UnlockError::WrongPassphrase, .. } | Self::WrongPassphrase(_) => Some(
+                "the secret's value is not this image's passphrase: set the right one with `vmward secret set-value`",
+            ),
+            Self::Unlock { source: UnlockError::Unusual(_), .. } => Some(
+                "vmward changes the headers that QEMU and cryptsetup make; qemu-img amend may change this one",
+            ),
+            Self::SameValue => Some("leave the value out to have one generated"),
+            Self::QemuImg { message, .. } if message.contains("No space left") => {
+                Some("make room, or let the volume grow with --preallocation off")
+            }
+            Self::Passphrase(_) => Some("a passphrase is UTF-8 text; `vmward secret generate` makes one"),
+            _ => None,
+        }
+    }
+
     /// For `map_err` on a file operation.
     pub(super) fn io(path: impl Into<PathBuf>, what: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

@@ -1,9 +1,12 @@
 //! How much work it takes to get from a passphrase to a key slot's key.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::keywords;
+use crate::luks::{Luks1Header, MIN_ITERATIONS, UnlockError};
 use crate::secret::SecretValue;
 
 keywords! {
@@ -23,15 +26,29 @@ keywords! {
 /// What a cheap derivation takes, in milliseconds of the machine that makes the image.
 pub(super) const FAST_ITER_TIME_MS: u32 = 10;
 
+/// QEMU's default (`QCRYPTO_BLOCK_LUKS_DEFAULT_ITER_TIME_MS` of its crypto/block-luks.c).
+const SLOW: Duration = Duration::from_millis(2000);
+
 impl Kdf {
     /// The `iter-time` for a passphrase; `None` leaves QEMU's default.
-    pub(super) fn iter_time(self, passphrase: &SecretValue) -> Option<u32> {
-        let fast = match self {
+    pub fn iter_time(self, passphrase: &SecretValue) -> Option<u32> {
+        self.is_fast(passphrase).then_some(FAST_ITER_TIME_MS)
+    }
+
+    /// The iterations of a key slot for a passphrase: the fewest there are, or as many as QEMU's default would be here.
+    pub fn iterations(self, passphrase: &SecretValue, header: &Luks1Header) -> Result<u32, UnlockError> {
+        match self.is_fast(passphrase) {
+            true => Ok(MIN_ITERATIONS),
+            false => header.iterations_within(SLOW),
+        }
+    }
+
+    fn is_fast(self, passphrase: &SecretValue) -> bool {
+        match self {
             Self::Auto => is_generated(passphrase),
             Self::Fast => true,
             Self::Slow => false,
-        };
-        fast.then_some(FAST_ITER_TIME_MS)
+        }
     }
 }
 

@@ -72,6 +72,43 @@ impl Images {
         path
     }
 
+    /// A secret's value.
+    pub fn value(&self, secret: &str) -> String {
+        String::from_utf8(self.user.ok(&["secret", "get-value", secret], b"")).unwrap()
+    }
+
+    /// A volume with a passphrase that somebody chose, whose slot costs that many milliseconds, and its secret.
+    pub fn made_by_qemu(&self, name: &str, format: &str, passphrase: &str, milliseconds: u32) -> String {
+        let path = self.path(name);
+        let (driver, prefix) = if format == "raw" { ("luks", "") } else { ("qcow2", "encrypt.") };
+        loop {
+            let mut command = Command::new("qemu-img");
+            command.args(["create", "-q", "-f", driver, "--object", "secret,id=s,file=/dev/fd/0"]);
+            if driver == "qcow2" {
+                command.args(["-o", "encrypt.format=luks"]);
+            }
+            let options = format!("{prefix}key-secret=s,{prefix}iter-time={milliseconds}");
+            let mut child = command
+                .args(["-o", &options, &path, "4M"])
+                .stdin(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child.stdin.take().unwrap().write_all(passphrase.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            // See volume/qemu_img.rs: QEMU up to 9.1 fails at times.
+            if output.status.success() {
+                break;
+            }
+            assert!(said.contains("Unable to get accurate CPU usage"), "{said}");
+        }
+        let secret = format!("<usage type='volume'><volume>{path}</volume></usage>");
+        let uuid = self.user.define(&secret);
+        self.user.ok(&["secret", "set-value", &uuid], passphrase.as_bytes());
+        path
+    }
+
     /// Runs qemu-img, which must succeed.
     pub fn qemu_img(&self, args: &[&str]) {
         assert!(Command::new("qemu-img").args(args).status().unwrap().success(), "{args:?}");
@@ -103,6 +140,32 @@ pub fn opens(path: &str, format: &str, passphrase: &str) -> Result<(), String> {
     child.stdin.take().unwrap().write_all(passphrase.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+}
+
+/// Has qemu-img give an image another key, in a slot, which the first value opens.
+pub fn add_key(path: &str, format: &str, opener: &str, slot: usize, value: &str) {
+    let file = |content: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), content).unwrap();
+        file
+    };
+    let (old, new) = (file(opener), file(value));
+    let prefix = if format == "raw" { "" } else { "encrypt." };
+    let options =
+        format!("{prefix}state=active,{prefix}new-secret=n,{prefix}keyslot={slot},{prefix}iter-time=10");
+    loop {
+        let output = Command::new("qemu-img")
+            .args(["amend", "--object", &format!("secret,id=s,file={}", old.path().display())])
+            .args(["--object", &format!("secret,id=n,file={}", new.path().display())])
+            .args(["--image-opts", &image_options(path, format), "-o", &options])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() {
+            return;
+        }
+        assert!(said.contains("Unable to get accurate CPU usage"), "{said}");
+    }
 }
 
 /// `qemu-img info` as a value.

@@ -11,7 +11,7 @@ use crate::cli::input::Input;
 use crate::cli::{CliError, status};
 use crate::domain::Domain;
 use crate::secret::{SecretDefinition, SecretLookup, SecretRef, UsageKind};
-use crate::volume::Image;
+use crate::volume::{self, Image};
 use crate::xml::{self, Diagnostics};
 
 /// A guest and the secrets that its devices name.
@@ -19,13 +19,15 @@ struct Guest {
     name: String,
     running: bool,
     secrets: Vec<SecretRef>,
+    /// Those of its images that are files or block devices, with the paths of these.
+    images: Vec<(PathBuf, SecretRef)>,
 }
 
 /// The guests that are looked at.
-pub(super) struct Guests(Vec<Guest>);
+pub(in crate::cli) struct Guests(Vec<Guest>);
 
 /// What uses a secret.
-pub(super) enum User<'a> {
+pub(in crate::cli) enum User<'a> {
     /// A guest.
     Guest {
         /// Its name.
@@ -39,7 +41,7 @@ pub(super) enum User<'a> {
 
 impl Guests {
     /// Those that run, those of the guests' directory, and those of these files.
-    pub(super) fn find(files: &[PathBuf]) -> Result<Self, CliError> {
+    pub(in crate::cli) fn find(files: &[PathBuf]) -> Result<Self, CliError> {
         let mut guests = Self(Vec::new());
         // A directory of guests that is closed to this user hides what others run, not what the keystores have.
         for (name, text) in status::running().unwrap_or_default() {
@@ -70,29 +72,54 @@ impl Guests {
         let name = domain.name().to_owned();
         // What runs is how it is used.
         if !self.0.iter().any(|guest| guest.name == name) {
-            self.0.push(Guest { name, running, secrets: domain.secrets() });
+            let images = domain.devices.disks.iter().flat_map(|disk| disk.chain());
+            let images = images.flat_map(|image| {
+                let path = image.source.local_path().map(|path| volume::canonical(Path::new(path)));
+                let secrets = image.encryption.iter().flat_map(|e| &e.secrets);
+                secrets.filter_map(move |secret| Some((path.clone()?, secret.clone())))
+            });
+            let images = images.collect();
+            self.0.push(Guest { name, running, secrets: domain.secrets(), images });
         }
     }
 
     /// What uses a secret, guests first.
-    pub(super) fn users<'a>(&'a self, secret: &'a SecretDefinition) -> Vec<User<'a>> {
-        let names = |r: &SecretRef| match &r.lookup {
-            SecretLookup::Uuid(uuid) => *uuid == secret.uuid,
-            SecretLookup::Usage(id) => {
-                secret.usage.as_ref().is_some_and(|usage| usage.kind == r.kind && usage.id == *id)
-            }
-        };
-        let using = self.0.iter().filter(|guest| guest.secrets.iter().any(names));
+    pub(in crate::cli) fn users<'a>(&'a self, secret: &'a SecretDefinition) -> Vec<User<'a>> {
+        let using = self.0.iter().filter(|guest| guest.secrets.iter().any(|r| names(r, secret)));
         let guests = using.map(|guest| User::Guest { name: &guest.name, running: guest.running });
         let usage = secret.usage.as_ref().filter(|usage| usage.kind == UsageKind::Volume);
         let volume = usage.map(|usage| usage.id.as_str()).filter(|id| is_encrypted(Path::new(id)));
         guests.chain(volume.map(User::Volume)).collect()
     }
+
+    /// What uses a secret for something else than the volume at a path, each as a phrase.
+    pub(in crate::cli) fn besides(&self, secret: &SecretDefinition, path: &Path) -> Vec<String> {
+        let uses = |guest: &&Guest| {
+            let all = guest.secrets.iter().filter(|r| names(r, secret)).count();
+            let here = guest.images.iter().filter(|(image, r)| image == path && names(r, secret)).count();
+            all > here
+        };
+        let guests = self.0.iter().filter(uses).map(|guest| format!("the guest {}", guest.name));
+        let usage = secret.usage.as_ref().filter(|usage| usage.kind == UsageKind::Volume);
+        let volume = usage.map(|usage| Path::new(&usage.id));
+        let volume = volume.filter(|other| is_encrypted(other) && volume::canonical(other) != path);
+        guests.chain(volume.map(|other| format!("the volume {}", other.display()))).collect()
+    }
+}
+
+/// Whether a place in XML means a secret.
+fn names(place: &SecretRef, secret: &SecretDefinition) -> bool {
+    match &place.lookup {
+        SecretLookup::Uuid(uuid) => *uuid == secret.uuid,
+        SecretLookup::Usage(id) => {
+            secret.usage.as_ref().is_some_and(|usage| usage.kind == place.kind && usage.id == *id)
+        }
+    }
 }
 
 impl User<'_> {
     /// For people. The path of a volume stands beside it, as the usage.
-    pub(super) fn as_text(&self) -> String {
+    pub(in crate::cli) fn as_text(&self) -> String {
         match self {
             Self::Guest { name, running: true } => format!("{name} (running)"),
             Self::Guest { name, running: false } => (*name).to_owned(),
@@ -101,7 +128,7 @@ impl User<'_> {
     }
 
     /// For programs.
-    pub(super) fn as_json(&self) -> Value {
+    pub(in crate::cli) fn as_json(&self) -> Value {
         match self {
             Self::Guest { name, running } => json!({ "guest": name, "running": running }),
             Self::Volume(path) => json!({ "volume": path }),

@@ -45,7 +45,12 @@ pub(super) fn run(global: &Global, args: &DeleteArgs) -> Result<ExitCode, CliErr
     }
     // The keys of the volume before the secret: without the volume a secret does no harm, without the secret
     // a volume that could not be destroyed would be lost and yet there.
-    volume::destroy(&args.path).map_err(failure)?;
+    volume::destroy(&args.path).map_err(|e| match e {
+        VolumeError::NotEncrypted(_) => {
+            failure(e).hint("vmward destroys encrypted volumes only; remove other files with rm")
+        }
+        e => failure(e),
+    })?;
     if let (Some(keystores), Some(uuid)) = (&keystores, secret) {
         let removed = keystores
             .find(&SecretLookup::Uuid(uuid), None)

@@ -2,11 +2,17 @@
 
 use std::io;
 
+use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::{CliError, Exit};
+use crate::luks::UnlockError;
 use crate::volume::VolumeError;
 
 pub(super) fn failure(error: VolumeError) -> CliError {
     use VolumeError as E;
+    let error = match error {
+        E::Keystore(e) => return keystore_failure(e),
+        other => other,
+    };
     let exit = match &error {
         E::NoQemuImg | E::Spawn { .. } | E::QemuImg { .. } | E::Handover(_) => Exit::Unavailable,
         E::Interrupted(_) | E::InUse(_) => Exit::TryAgain,
@@ -22,25 +28,20 @@ pub(super) fn failure(error: VolumeError) -> CliError {
         | E::Passphrase(_)
         | E::PassphraseTooLong(_)
         | E::OtherFormat { .. } => Exit::Data,
+        E::Luks2(_) | E::QcowAes(_) | E::Detached(_) | E::SameValue => Exit::Data,
+        E::SlotsFull(_) => Exit::Unavailable,
+        E::Unlock { source, .. } => match source {
+            UnlockError::WrongPassphrase => Exit::NoPermission,
+            UnlockError::Unusual(_) => Exit::Data,
+            UnlockError::Read(_) | UnlockError::Memory(_) => Exit::Unavailable,
+        },
         E::WrongPassphrase(_) => Exit::NoPermission,
-        E::CameOutPlain | E::OtherSize { .. } => Exit::Internal,
-    };
-    let hint = match &error {
-        E::NoQemuImg => Some("install it (Debian: qemu-utils)"),
-        E::Exists(_) => Some("take another path, or say --force to replace what is there"),
-        E::FormatNotSaid(_) => Some("say it with --source-format: raw, qcow2, vmdk, vdi, vhdx or vpc"),
-        E::WouldShrink { .. } => Some("say --shrink if that is meant, once the guest uses less"),
-        E::InUse(_) => Some("shut down the guest that uses it, then try again"),
-        E::NotEncrypted(_) => Some("vmward destroys encrypted volumes only; remove other files with rm"),
-        E::QemuImg { message, .. } if message.contains("No space left") => {
-            Some("make room, or let the volume grow with --preallocation off")
-        }
-        E::Passphrase(_) => Some("a passphrase is UTF-8 text; `vmward secret generate` makes one"),
-        _ => None,
+        E::NoValue(_) | E::NotKept(_) | E::Keystore(_) => Exit::Unavailable,
+        E::CameOutPlain | E::OtherSize { .. } | E::Unproven(_) => Exit::Internal,
     };
     let message = error.to_string();
     let mut failure = CliError::new(exit, message);
-    failure.hint = hint.map(str::to_owned);
+    failure.hint = error.hint().map(str::to_owned);
     // The message is the error's own: what follows are its causes.
     failure.source = std::error::Error::source(&error).map(|e| {
         let mut text = e.to_string();

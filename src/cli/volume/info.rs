@@ -1,19 +1,24 @@
 //! `vmward volume info`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::cli::config::Config;
+use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::output;
-use crate::cli::{CliError, Global};
-use crate::keystore::KeystoreError;
-use crate::luks::Luks1Header;
-use crate::secret::{SecretDefinition, SecretLookup, UsageKind};
-use crate::volume::{self, Image, ImageEncryption};
+use crate::cli::{CliError, Exit, Global};
+use crate::keystore::SecretFound;
+use crate::luks::{Luks1Header, UnlockError};
+use crate::secret::{SecretLookup, UsageKind};
+use crate::supervisor;
+use crate::volume::{self, Image, ImageEncryption, KeyArea, VolumeError};
 
 use super::failure::failure;
+use super::secret_of;
 
 /// A start that takes longer than this is worth a word.
 const SLOW_SECONDS: f64 = 0.1;
@@ -26,17 +31,31 @@ pub(super) struct InfoArgs {
     /// Print an object
     #[arg(long)]
     json: bool,
+    /// Say which key slots its secret opens; fails if it opens none
+    #[arg(long = "try")]
+    try_secret: bool,
+    /// The volume's secret, if its usage is not the volume's path
+    #[arg(long, value_name = "UUID|USAGE")]
+    secret: Option<String>,
+}
+
+/// The volume's secret, and what it opens, if that was asked for.
+struct Found {
+    uuid: Uuid,
+    opens: Option<Vec<usize>>,
 }
 
 /// Runs `vmward volume info`.
 pub(super) fn run(global: &Global, args: &InfoArgs) -> Result<ExitCode, CliError> {
     let image = Image::probe(&args.path).map_err(failure)?;
     let path = volume::canonical(&args.path);
-    let secret = secret_of(global, &path, &args.path);
-    if let Err(e) = &secret {
-        eprintln!("warning: the keystores could not be asked for its secret: {e}");
+    let secret = find_secret(global, args, &path, &image)?;
+    let slow = image.opening_seconds().filter(|seconds| *seconds >= SLOW_SECONDS);
+    if let Some(seconds) = slow {
+        eprintln!(
+            "warning: whoever opens it waits {seconds:.1} s each time; `vmward volume rekey --machine-key` makes it quick"
+        );
     }
-    let secret = secret.ok().flatten();
     if args.json {
         output::line(as_json(&path, &image, secret.as_ref()))?;
     } else {
@@ -45,21 +64,52 @@ pub(super) fn run(global: &Global, args: &InfoArgs) -> Result<ExitCode, CliError
     Ok(ExitCode::SUCCESS)
 }
 
-/// The secret whose usage is this volume's path, as it is or as it was written.
-fn secret_of(global: &Global, path: &Path, written: &Path) -> Result<Option<SecretDefinition>, String> {
-    let keystores = Config::load(global).and_then(|c| c.open_keystores()).map_err(|e| e.message)?;
-    for path in [path, written] {
-        let Some(id) = path.to_str() else { continue };
-        match keystores.find(&SecretLookup::Usage(id.to_owned()), Some(UsageKind::Volume)) {
-            Ok(found) => return Ok(Some(found.definition)),
-            Err(KeystoreError::NotDefined { .. }) => {}
-            Err(e) => return Err(e.to_string()),
+fn find_secret(
+    global: &Global,
+    args: &InfoArgs,
+    path: &Path,
+    image: &Image,
+) -> Result<Option<Found>, CliError> {
+    let found = Config::load(global).and_then(|config| config.open_keystores()).and_then(|keystores| {
+        let found = match &args.secret {
+            Some(name) => keystores.find(&SecretLookup::named(name), Some(UsageKind::Volume)).map(Some),
+            None => secret_of(&keystores, path, &args.path),
+        };
+        let found = found.map_err(keystore_failure)?;
+        let Some(found) = found.filter(|_| image.encryption.is_some()) else { return Ok(None) };
+        let opens = match args.try_secret {
+            true => Some(opened(path, &found)?),
+            false => None,
+        };
+        Ok(Some(Found { uuid: found.definition.uuid, opens }))
+    });
+    match found {
+        Ok(None) if args.try_secret => Err(CliError::new(Exit::NoInput, "there is no secret to try")
+            .hint("name the volume's secret with --secret UUID")),
+        // What the header says needs no keystore.
+        Err(e) if !args.try_secret && args.secret.is_none() => {
+            eprintln!("warning: the keystores could not be asked for its secret: {}", e.message);
+            Ok(None)
         }
+        found => found,
     }
-    Ok(None)
 }
 
-fn as_json(path: &Path, image: &Image, secret: Option<&SecretDefinition>) -> Value {
+/// The numbers of the key slots that a secret opens.
+fn opened(path: &Path, secret: &SecretFound<'_>) -> Result<Vec<usize>, CliError> {
+    supervisor::harden().map_err(|e| CliError::new(Exit::Internal, e.to_string()))?;
+    let value = secret.value().map_err(keystore_failure)?;
+    let file =
+        File::open(path).map_err(|source| VolumeError::Io { path: path.into(), what: "opened", source });
+    let opened = file.and_then(|file| KeyArea::of(file, path)?.opened_by(&value)).map_err(failure)?;
+    if opened.is_empty() {
+        let source = UnlockError::WrongPassphrase;
+        return Err(failure(VolumeError::Unlock { path: path.into(), source }));
+    }
+    Ok(opened.iter().map(|slot| slot.number).collect())
+}
+
+fn as_json(path: &Path, image: &Image, secret: Option<&Found>) -> Value {
     let encryption = image.encryption.as_ref().map(|encryption| match encryption {
         ImageEncryption::Luks1(header) => json!({
             "format": "luks",
@@ -92,10 +142,11 @@ fn as_json(path: &Path, image: &Image, secret: Option<&SecretDefinition>) -> Val
         "backing": image.backing.as_ref().map(|b| json!({ "path": b.name, "format": b.format })),
         "data-file": image.data_file,
         "secret": secret.map(|s| s.uuid.to_string()),
+        "secret-opens": secret.and_then(|s| s.opens.as_ref()),
     })
 }
 
-fn as_text(path: &Path, image: &Image, secret: Option<&SecretDefinition>) -> String {
+fn as_text(path: &Path, image: &Image, secret: Option<&Found>) -> String {
     let mut lines = Lines::default();
     lines.add("Path", path.display());
     lines.add("Format", image.format.as_str());
@@ -121,7 +172,11 @@ fn as_text(path: &Path, image: &Image, secret: Option<&SecretDefinition>) -> Str
     }
     if image.encryption.is_some() {
         match secret {
-            Some(secret) => lines.add("Secret", secret.uuid),
+            Some(Found { uuid, opens: None }) => lines.add("Secret", uuid),
+            Some(Found { uuid, opens: Some(slots) }) => {
+                let slots: Vec<String> = slots.iter().map(ToString::to_string).collect();
+                lines.add("Secret", format!("{uuid}, which opens key slot {}", slots.join(", ")));
+            }
             None => lines.add("Secret", "none in the keystores has this path as its usage"),
         }
     }

@@ -8,12 +8,18 @@ mod info;
 mod opening;
 mod passphrase;
 mod progress;
+mod rekey;
 mod resize;
+mod running;
 mod target;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+
+use crate::keystore::{KeystoreError, Keystores, SecretFound};
+use crate::secret::{SecretLookup, UsageKind};
 
 use super::{CliError, Global};
 
@@ -34,6 +40,8 @@ enum VolumeCommand {
     Resize(resize::ResizeArgs),
     /// Copy an image into a new volume, of another format or under another key
     Convert(Box<convert::ConvertArgs>),
+    /// Give a volume, at rest or in a running guest, a new key and its secret the new value
+    Rekey(rekey::RekeyArgs),
     /// Destroy a volume: its keys first, then its file
     Delete(delete::DeleteArgs),
 }
@@ -45,6 +53,23 @@ pub(crate) fn run(global: &Global, args: VolumeArgs) -> Result<ExitCode, CliErro
         VolumeCommand::Info(args) => info::run(global, &args),
         VolumeCommand::Resize(args) => resize::run(global, &args),
         VolumeCommand::Convert(args) => convert::run(global, &args),
+        VolumeCommand::Rekey(args) => rekey::run(global, &args),
         VolumeCommand::Delete(args) => delete::run(global, &args),
     }
+}
+
+/// The secret whose usage is a volume's path, as it is or as it was written.
+fn secret_of<'a>(
+    keystores: &'a Keystores,
+    path: &Path,
+    written: &Path,
+) -> Result<Option<SecretFound<'a>>, KeystoreError> {
+    for path in [path, written] {
+        let Some(id) = path.to_str() else { continue };
+        match keystores.find(&SecretLookup::Usage(id.to_owned()), Some(UsageKind::Volume)) {
+            Err(KeystoreError::NotDefined { .. }) => {}
+            found => return found.map(Some),
+        }
+    }
+    Ok(None)
 }

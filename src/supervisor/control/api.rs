@@ -73,6 +73,15 @@ pub struct Attached {
     pub warnings: Vec<Problem>,
 }
 
+/// What a secret's value opens of a disk's image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct DiskKeySlots {
+    /// The key slots that it opens, each as `NUMBER:MARK`; the mark tells it from what has that number later.
+    pub opened: Vec<String>,
+    /// How many key slots are not in use.
+    pub free: u32,
+}
+
 /// The live XML.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
 pub struct LiveXml {
@@ -201,6 +210,8 @@ errors! {
     QemuRefused = "org.vmward.Domain.QemuRefused",
     /// QEMU did not answer, or ended.
     QemuUnavailable = "org.vmward.Domain.QemuUnavailable",
+    /// Another client is changing the keys of a disk.
+    Busy = "org.vmward.Domain.Busy",
     /// The call is not allowed.
     NotAllowed = "org.vmward.Domain.NotAllowed",
     /// Something else failed.

@@ -2,7 +2,7 @@
 
 use zlink::futures_util::Stream;
 
-use super::api::{Attached, ControlError, GuestEvent, LiveXml, QmpReply, Status};
+use super::api::{Attached, ControlError, DiskKeySlots, GuestEvent, LiveXml, QmpReply, Status};
 
 /// The methods of `org.vmward.Domain`, called over a [`zlink::tokio::unix::Connection`].
 #[zlink::proxy("org.vmward.Domain")]
@@ -35,6 +35,27 @@ pub trait DomainProxy {
         &mut self,
         target: &str,
         timeout: Option<u32>,
+    ) -> zlink::Result<Result<(), ControlError>>;
+    /// The key slots that a secret opens.
+    async fn disk_key_slots(
+        &mut self,
+        target: &str,
+        secret: &str,
+    ) -> zlink::Result<Result<DiskKeySlots, ControlError>>;
+    /// Makes a key slot for a secret.
+    async fn add_disk_key(
+        &mut self,
+        target: &str,
+        secret: &str,
+        opener: &str,
+        kdf: &str,
+    ) -> zlink::Result<Result<(), ControlError>>;
+    /// Removes key slots.
+    async fn remove_disk_keys(
+        &mut self,
+        target: &str,
+        slots: &[&str],
+        keeper: &str,
     ) -> zlink::Result<Result<(), ControlError>>;
     /// Sends QEMU a command.
     async fn qmp(

@@ -19,13 +19,7 @@ impl From<HotplugError> for ControlError {
             E::Secrets(unresolved) => {
                 let problems = unresolved.iter().map(Problem::from).collect();
                 let failure = Failure { problems, ..failure };
-                match Trouble::of_all(unresolved) {
-                    None | Some(Trouble::Missing | Trouble::Ambiguous) => Self::SecretUnavailable(failure),
-                    Some(Trouble::Data) => Self::SecretUnusable(failure),
-                    Some(Trouble::Permission) => Self::SecretForbidden(failure),
-                    Some(Trouble::TryAgain) => Self::KeystoreNotReady(failure),
-                    Some(Trouble::Unavailable | Trouble::Configuration) => Self::KeystoreUnavailable(failure),
-                }
+                of_secrets(Trouble::of_all(unresolved).unwrap_or(Trouble::Missing), failure)
             }
             E::Step { source, .. } if source.refusal().is_none() => Self::QemuUnavailable(failure),
             E::Unplug { source, .. } if source.refusal().is_none() => Self::QemuUnavailable(failure),
@@ -57,6 +51,17 @@ impl From<QmpError> for ControlError {
             QmpError::Arguments { .. } | QmpError::Reply { .. } => Self::Failed(failure),
             _ => Self::QemuUnavailable(failure),
         }
+    }
+}
+
+/// Secrets that are not to be had.
+pub(in crate::supervisor) fn of_secrets(trouble: Trouble, failure: Failure) -> ControlError {
+    match trouble {
+        Trouble::Missing | Trouble::Ambiguous => ControlError::SecretUnavailable(failure),
+        Trouble::Data => ControlError::SecretUnusable(failure),
+        Trouble::Permission => ControlError::SecretForbidden(failure),
+        Trouble::TryAgain => ControlError::KeystoreNotReady(failure),
+        Trouble::Unavailable | Trouble::Configuration => ControlError::KeystoreUnavailable(failure),
     }
 }
 

@@ -8,13 +8,13 @@
 
 pub mod api;
 mod client;
-mod failure;
+pub(in crate::supervisor) mod failure;
 mod machine;
 mod service;
 
 pub use client::DomainProxy;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
@@ -64,7 +64,7 @@ pub async fn serve(sockets: Sockets, running: Rc<Running>) -> io::Result<()> {
     let serve = async {
         tokio::task::spawn_local(super::hotplug::watch(Rc::clone(&running)));
         tokio::try_join!(
-            accept(control, || Service { running: Rc::clone(&running) }),
+            accept(control, || Service { running: Rc::clone(&running), rekeying: RefCell::default() }),
             accept(machine, || Machine { running: Rc::clone(&running) }),
         )
     };

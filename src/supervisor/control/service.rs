@@ -1,5 +1,6 @@
 //! The methods of `org.vmward.Domain`.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -10,16 +11,20 @@ use zlink::futures_util::stream::{self, Stream};
 
 use crate::qmp::{Events, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::supervisor::hotplug::{self, DETACH_DEADLINE};
+use crate::supervisor::rekey::{self, RekeyTurn};
 use crate::supervisor::{Order, Running};
 
 use super::api::{
-    Attached, ControlError, DiskStatus, Failure, GuestEvent, HelperStatus, LiveXml, Problem, QmpReply, Status,
+    Attached, ControlError, DiskKeySlots, DiskStatus, Failure, GuestEvent, HelperStatus, LiveXml, Problem,
+    QmpReply, Status,
 };
 use super::failure::problems;
 
 /// One client's view of the domain.
 pub(super) struct Service {
     pub(super) running: Rc<Running>,
+    /// Held from this client's first question about keys until it goes away.
+    pub(super) rekeying: RefCell<Option<RekeyTurn>>,
 }
 
 #[zlink::service(
@@ -135,6 +140,49 @@ impl Service {
         Ok(())
     }
 
+    /// The key slots of a disk's image that the value of a secret opens, as the supervisor's keystores have it. From
+    /// here on the keys of this guest's disks are this client's to change, until it closes the connection.
+    async fn disk_key_slots(&self, target: String, secret: String) -> Result<DiskKeySlots, ControlError> {
+        self.take_turn()?;
+        let running = Rc::clone(&self.running);
+        let secret = rekey::parse_uuid(&secret)?;
+        let slots = to_the_end(async move { rekey::key_slots(&running, &target, secret).await }).await??;
+        let opened = slots.opened.iter().map(ToString::to_string).collect();
+        Ok(DiskKeySlots { opened, free: u32::try_from(slots.free).unwrap_or(u32::MAX) })
+    }
+
+    /// Makes a key slot for the value of a secret in a disk's image, while the guest runs from it. `opener`: a secret whose
+    /// value opens the image. `kdf`: auto, fast or slow.
+    async fn add_disk_key(
+        &self,
+        target: String,
+        secret: String,
+        opener: String,
+        kdf: String,
+    ) -> Result<(), ControlError> {
+        self.take_turn()?;
+        let running = Rc::clone(&self.running);
+        let (secret, opener) = (rekey::parse_uuid(&secret)?, rekey::parse_uuid(&opener)?);
+        let kdf = rekey::parse_kdf(&kdf)?;
+        to_the_end(async move { rekey::add_key(&running, &target, secret, opener, kdf).await }).await??;
+        Ok(())
+    }
+
+    /// Removes key slots from a disk's image, while the guest runs from it. `keeper`: a secret whose value opens another
+    /// slot, which stays.
+    async fn remove_disk_keys(
+        &self,
+        target: String,
+        slots: Vec<String>,
+        keeper: String,
+    ) -> Result<(), ControlError> {
+        self.take_turn()?;
+        let running = Rc::clone(&self.running);
+        let (slots, keeper) = (rekey::parse_slots(&slots)?, rekey::parse_uuid(&keeper)?);
+        to_the_end(async move { rekey::remove_keys(&running, &target, slots, keeper).await }).await??;
+        Ok(())
+    }
+
     /// Sends QEMU a command, past all of vmward's checks: what it plugs in vmward does not know, and what it
     /// copies may not be encrypted. Objects that carry secrets in the clear are refused.
     async fn qmp(&self, command: String, arguments: Option<Value>) -> Result<QmpReply, ControlError> {
@@ -159,6 +207,18 @@ impl Service {
         more: bool,
     ) -> impl Stream<Item = Result<Reply<GuestEvent>, ControlError>> + Unpin {
         Box::pin(stream::unfold(Some(self.running.qmp.events()), move |events| next(events, more)))
+    }
+}
+
+impl Service {
+    /// Keys are changed by one client at a time, from its first question to its end: what one has found out about a disk
+    /// must hold until it is done.
+    fn take_turn(&self) -> Result<(), ControlError> {
+        let mut turn = self.rekeying.borrow_mut();
+        if turn.is_none() {
+            *turn = Some(self.running.rekey_turn().ok_or(rekey::RekeyError::Busy)?);
+        }
+        Ok(())
     }
 }
 
