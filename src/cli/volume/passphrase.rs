@@ -80,8 +80,7 @@ impl PassphraseSource {
 pub(super) fn named(name: &str) -> SecretRef {
     SecretRef {
         text: true,
-        lookup: Uuid::try_parse(name)
-            .map_or_else(|_| SecretLookup::Usage(name.to_owned()), SecretLookup::Uuid),
+        lookup: SecretLookup::named(name),
         kind: UsageKind::Volume,
         span: Span::default(),
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::cli::config::Config;
+use crate::cli::input::keyword;
 use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::output;
 use crate::cli::secret::used_by::Guests;
@@ -16,9 +17,8 @@ use crate::secret::{SecretLookup, SecretValue, UsageKind};
 use crate::supervisor;
 use crate::volume::{self, AtRest, Kdf, KeySlots, Rekeyed, VolumeError};
 
-use crate::cli::input::keyword;
 use super::failure::failure;
-use super::progress::Progress;
+use super::progress::{Progress, ProgressFd};
 use super::running::RunningDisk;
 use super::secret_of;
 
@@ -48,6 +48,8 @@ pub(super) struct RekeyArgs {
     /// Go on though others use the secret: what its old value opens besides this volume does not open any more
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    progress_fd: ProgressFd,
     /// Print an object with the path, the secret's UUID, and whether an earlier run was completed
     #[arg(long)]
     json: bool,
@@ -118,9 +120,9 @@ where
     }
     let value = value(args)?;
     let uuid = secret.definition.uuid;
-    let progress = Progress::new(format!("changing the key of {}", path.display()));
+    let progress = Progress::new(format!("changing the key of {}", path.display()), args.progress_fd)?;
     let rekeyed = volume::rekey(keystores, secret, value.as_ref(), slots, &mut |_| {});
-    drop(progress);
+    progress.end(rekeyed.is_ok());
     let rekeyed = rekeyed.map_err(CliError::from)?;
     let completed = rekeyed == Rekeyed::Completed;
     if args.json {
