@@ -10,7 +10,7 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 
-use images::{Images, image_options};
+use images::{Images, guest_with, image_options};
 use serde_json::Value;
 
 /// A disk's worth of bytes that are no zeros.
@@ -119,21 +119,8 @@ fn a_wrong_secret_changes_nothing() {
 #[test]
 fn a_volume_that_a_guest_runs_from_is_not_resized() {
     let Some(images) = Images::new() else { return };
-    if Command::new("qemu-io").arg("--version").output().is_err() {
-        println!("skipped: there is no qemu-io in PATH");
-        return;
-    }
     let path = filled(&images, "raw", "raw", &pattern(65536));
-    // What QEMU does with an image that a guest writes.
-    let secret = format!("secret,id=s,data={}", value(&images, &path));
-    let mut holder = Command::new("qemu-io")
-        .args(["--object", &secret, "--image-opts", &image_options(&path, "raw"), "-c", "write 0 512"])
-        .args(["-c", "sleep 600000"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut word = [0; 5];
-    holder.stdout.take().unwrap().read_exact(&mut word).unwrap();
+    let Some(mut holder) = guest_with(&images, &path, "raw") else { return };
     let resized = images.user.run(&["volume", "resize", &path, "2M"], b"");
     let converted = images.user.run(&["volume", "convert", &path, &images.path("new"), "--to-plain"], b"");
     holder.kill().unwrap();

@@ -7,7 +7,6 @@ mod user;
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,7 +16,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use images::{Images, image_options, opens};
+use images::{Images, guest_with, opens};
 
 const PASSPHRASE: &str = "nobody may see this passphrase 4711";
 
@@ -189,29 +188,6 @@ fn without_qemu_img_it_says_what_to_install() {
     assert_eq!(code, Some(69), "{said}");
     assert!(said.contains("qemu-utils"), "{said}");
     assert!(images.secrets().is_empty());
-}
-
-/// A QEMU with the volume as its disk.
-fn guest_with(images: &Images, path: &str, format: &str) -> Option<Child> {
-    let value = images.user.home.path().join("value");
-    fs::write(&value, images.user.ok(&["secret", "get-value", path], b"")).unwrap();
-    let child = Command::new("qemu-system-x86_64")
-        .args(["-M", "q35", "-S", "-nodefaults", "-display", "none", "-qmp", "stdio", "-object"])
-        .arg(format!("secret,id=s,file={}", value.display()))
-        .args(["-blockdev", &format!("node-name=d,{}", image_options(path, format))])
-        .args(["-device", "virtio-blk-pci,drive=d"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn();
-    let Ok(mut child) = child else {
-        println!("skipped: there is no qemu-system-x86_64 in PATH");
-        return None;
-    };
-    // QEMU greets when its disks are open.
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.contains("QMP"), "{line}");
-    Some(child)
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub(crate) fn build(input: &Input, allow: Allow, target: Target<'_>) -> Result<G
 pub(crate) fn secrets(domain: &Domain, line: &CommandLine) -> Vec<SecretRef> {
     let of_line = line.secrets().filter_map(|secret| match &secret.source {
         SecretSource::Keystore(reference) => Some(reference.clone()),
-        SecretSource::Xml(_) => None,
+        SecretSource::Xml(_) | SecretSource::Once(_) => None,
     });
     domain.secrets().into_iter().chain(of_line).collect()
 }

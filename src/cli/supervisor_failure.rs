@@ -38,7 +38,9 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         ),
         E::Network(e) if e.kind() == io::ErrorKind::PermissionDenied => (Exit::NoPermission, None),
         E::Network(_) => (Exit::Unavailable, None),
-        E::Locked(LockedImage::WrongPassphrase { .. }) => (Exit::NoPermission, Some(refusal::PASSPHRASE.into())),
+        E::Locked(LockedImage::WrongPassphrase { .. }) => {
+            (Exit::NoPermission, Some(refusal::PASSPHRASE.into()))
+        }
         E::Locked(LockedImage::Changed { .. }) => (
             Exit::TryAgain,
             Some(

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
@@ -123,6 +123,29 @@ pub fn image_options(path: &str, format: &str) -> String {
             "driver=qcow2,encrypt.format=luks,encrypt.key-secret=s,file.driver=file,file.filename={path}"
         ),
     }
+}
+
+/// A QEMU with the volume as its disk.
+pub fn guest_with(images: &Images, path: &str, format: &str) -> Option<Child> {
+    let value = images.user.home.path().join("value");
+    fs::write(&value, images.user.ok(&["secret", "get-value", path], b"")).unwrap();
+    let child = Command::new("qemu-system-x86_64")
+        .args(["-M", "q35", "-S", "-nodefaults", "-display", "none", "-qmp", "stdio", "-object"])
+        .arg(format!("secret,id=s,file={}", value.display()))
+        .args(["-blockdev", &format!("node-name=d,{}", image_options(path, format))])
+        .args(["-device", "virtio-blk-pci,drive=d"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        println!("skipped: there is no qemu-system-x86_64 in PATH");
+        return None;
+    };
+    // QEMU greets when its disks are open.
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("QMP"), "{line}");
+    Some(child)
 }
 
 /// Reads a whole image with a passphrase, which the other program gets from its stdin.

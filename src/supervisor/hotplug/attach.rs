@@ -85,7 +85,7 @@ pub async fn attach(
                 // What could not be undone goes when the guest lets go of the device.
                 change.commit(|configuration| configuration.disks.push(parts)).map_err(save)?;
             }
-            let wrong = blame(&step, &source, &disk, &plan);
+            let wrong = blame(&step, &source, &disk, &plan).map(Box::new);
             return Err(HotplugError::Step { step, undone, wrong, source: source.into() });
         }
     }
@@ -117,7 +117,7 @@ pub async fn attach(
 
 /// The secret of the disk that did not open what a step was to open, if that is why the step failed.
 fn blame(step: &Step, error: &QmpError, disk: &Disk, plan: &DiskPlan) -> Option<WrongSecret> {
-    let told = plan.told(step.name())?;
+    let told = plan.told(step.name()?)?;
     let secrets = plan.objects.iter().filter_map(|o| match o {
         QemuObject::Secret(secret) => Some((secret, format!("the disk '{}'", disk.target))),
         QemuObject::Plain(_) => None,

@@ -98,14 +98,15 @@ pub enum Step {
 }
 
 impl Step {
-    /// The name of what it makes.
-    pub fn name(&self) -> &str {
+    /// The name of what it makes, if it has one.
+    pub fn name(&self) -> Option<&str> {
         match self {
+            Self::FdSet(_) => None,
             Self::Object(name)
             | Self::Chardev(name)
             | Self::Node(name)
             | Self::Device(name)
-            | Self::Throttle(name) => name,
+            | Self::Throttle(name) => Some(name),
         }
     }
 }
