@@ -72,7 +72,7 @@ impl Keystores {
             }
         }
         let values = all_at_once(&unique, AT_ONCE, |secret| secret.value());
-        unique.iter().zip(&values).filter(|(_, value)| value.is_ok()).for_each(|(secret, _)| record(secret));
+        let fetched: Vec<_> = unique.iter().map(|secret| Fetched::of(secret)).collect();
         let values: HashMap<Uuid, Result<SecretValue, Arc<KeystoreError>>> = unique
             .iter()
             .map(|secret| secret.definition.uuid)
@@ -91,21 +91,35 @@ impl Keystores {
         if !unresolved.is_empty() {
             return Err(unresolved);
         }
+        fetched.iter().for_each(Fetched::record);
         resolved.values = values.into_iter().filter_map(|(uuid, value)| Some((uuid, value.ok()?))).collect();
         Ok(resolved)
     }
 }
 
-/// Says for the journal which secret was fetched from where. Not its value, and not what a URI has behind its path, where
+/// What the journal is to know of a secret that was fetched. Not its value, and not what a URI has behind its path, where
 /// a token's PIN may be.
-fn record(secret: &SecretFound<'_>) {
-    let place = secret.definition.value_uri.as_deref().unwrap_or(secret.store.uri());
-    tracing::info!(
-        secret = %secret.definition.uuid,
-        secret_usage = secret.definition.usage.as_ref().map(ToString::to_string),
-        secret_store = place.split('?').next(),
-        "a secret was fetched"
-    );
+struct Fetched {
+    uuid: Uuid,
+    usage: Option<String>,
+    place: String,
+}
+
+impl Fetched {
+    fn of(secret: &SecretFound<'_>) -> Self {
+        let definition = &secret.definition;
+        let place = definition.value_uri.as_deref().unwrap_or(secret.store.uri());
+        Self {
+            uuid: definition.uuid,
+            usage: definition.usage.as_ref().map(ToString::to_string),
+            place: place.split('?').next().unwrap_or_default().to_owned(),
+        }
+    }
+
+    fn record(&self) {
+        let Self { uuid, usage, place } = self;
+        tracing::info!(secret = %uuid, secret_usage = usage, secret_store = place, "a secret was fetched");
+    }
 }
 
 /// Whether two places want the same of the same secret.

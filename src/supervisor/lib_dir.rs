@@ -137,12 +137,21 @@ impl LibDir {
         MasterKey::from_value(value).ok_or(SupervisorError::NoMasterKey(path))
     }
 
-    /// Reads a file of the supervisor's own; `None` if it is not there.
+    /// Reads a file of the supervisor's own; `None` if it is not there. One that QEMU's user has put in its place is none:
+    /// what is done after it is done with the supervisor's rights.
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, SupervisorError> {
         let path = self.path.join(name);
-        let mut bytes = Vec::new();
-        match open(&path).and_then(|file| file.take(MAX_FILE_LEN).read_to_end(&mut bytes)) {
-            Ok(_) => Ok(Some(bytes)),
+        let read = || {
+            let file = open(&path)?;
+            if file.metadata()?.uid() != geteuid().as_raw() {
+                return Err(io::Error::new(ErrorKind::PermissionDenied, "it belongs to another user"));
+            }
+            let mut bytes = Vec::new();
+            file.take(MAX_FILE_LEN).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(SupervisorError::io(path, "read")(e)),
         }
@@ -312,6 +321,20 @@ mod tests {
         dir.wipe().unwrap();
         assert_eq!(fs::read(&witness).unwrap(), [0; 32]);
         assert!(!dir.path().exists());
+    }
+
+    #[test]
+    fn a_file_of_qemus_user_is_not_the_supervisors() {
+        let runtime = runtime();
+        let dir = LibDir::claim(runtime.path(), "g").unwrap();
+        dir.replace("state.json", b"{}").unwrap();
+        assert_eq!(dir.read("state.json").unwrap().unwrap(), b"{}");
+        if !geteuid().is_root() {
+            println!("skipped: only root can give a file to another user");
+            return;
+        }
+        std::os::unix::fs::chown(dir.path().join("state.json"), Some(65_534), None).unwrap();
+        dir.read("state.json").unwrap_err();
     }
 
     #[test]
