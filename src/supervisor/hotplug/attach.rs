@@ -70,7 +70,7 @@ pub async fn attach(
                 // What could not be undone goes when the guest lets go of the device.
                 change.commit(|configuration| configuration.disks.push(parts)).map_err(save)?;
             }
-            let wrong = blame(&step, &source, &disk, &plan);
+            let wrong = blame(&step, &source, &disk, &plan).map(Box::new);
             return Err(HotplugError::Step { step, undone, wrong, source: source.into() });
         }
     }

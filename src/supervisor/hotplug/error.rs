@@ -27,7 +27,7 @@ pub enum HotplugError {
         /// What became of those before it.
         undone: Undone,
         /// The secret that is to blame, if one is.
-        wrong: Option<WrongSecret>,
+        wrong: Option<Box<WrongSecret>>,
         /// What QEMU said.
         #[source]
         source: Box<QmpError>,
