@@ -6,7 +6,11 @@ if [ "$(id -u)" = 0 ] && [ -z "${VMWARD_HOME:-}" ]; then
     export VMWARD_HOME
     VMWARD_HOME=$(mktemp -d)
     sed "s#^\(root:[^:]*:[^:]*:[^:]*:[^:]*\):[^:]*:#\1:$VMWARD_HOME:#" /etc/passwd >"$VMWARD_HOME/passwd"
-    unshare --mount --propagation private bash -c 'mount --bind "$VMWARD_HOME/passwd" /etc/passwd && exec bash "$0"' "$0" &&
+    # And another password, which this process makes and nobody else sees.
+    openssl rand -hex 12 | tr -d '\n' >"$VMWARD_HOME/password"
+    sed "s#^root:[^:]*:#root:$(openssl passwd -6 -stdin <"$VMWARD_HOME/password"):#" /etc/shadow >"$VMWARD_HOME/shadow"
+    unshare --mount --propagation private bash -c 'mount --bind "$VMWARD_HOME/passwd" /etc/passwd &&
+        mount --bind "$VMWARD_HOME/shadow" /etc/shadow && exec bash "$0"' "$0" &&
         code=0 || code=$?
     rm -rf "$VMWARD_HOME"
     exit $code
@@ -33,7 +37,7 @@ ListenAddress 127.0.0.1
 HostKey $WORK/host
 AuthorizedKeysFile $ssh/authorized_keys
 PermitRootLogin yes
-PasswordAuthentication no
+PasswordAuthentication yes
 UsePAM no
 StrictModes no
 PidFile none
@@ -103,6 +107,27 @@ promise "with one that has, the guest finds what it wrote" guest_reads vda A
 promise "a disk is plugged in with it" "$vmward" attach-device web1 "$WORK/vdb.xml"
 promise "and has what was written" guest_reads vdb B
 promise "the guest ends" guest_end web1
+
+# A password, with nbdkit between QEMU and the server; it comes through a pipe.
+secret iscsi ssh-password "$(cat "$VMWARD_HOME/password")"
+rm "$ssh/authorized_keys"
+# nbdkit_with VALUE_COMMAND...: nbdkit with the password that the command prints.
+nbdkit_with() {
+    rm -f "$WORK/nbd.sock"
+    server nbdkit -f -U "$WORK/nbd.sock" ssh host=127.0.0.1 port="$RECORDED" user=root path="$WORK/disk1" password=-3 3< <("$@")
+    until_true 20 test -S "$WORK/nbd.sock"
+}
+linux_xml web2 "$(disk_xml vda network "<source protocol='nbd'><host transport='unix' socket='$WORK/nbd.sock'/>$(encrypted remote)</source>")" >"$WORK/web2.xml"
+refused "a start with nobody on the socket" 66 'No such file' run_guest "$WORK/web2.xml"
+nbdkit_with printf %s wrong
+refused "with the wrong password" 69 'libvirt-1-storage' run_guest "$WORK/web2.xml"
+nbdkit_with "$vmward" secret get-value ssh-password
+linux_start web2 "$WORK/web2.xml"
+promise "with the right one the guest finds what it wrote" guest_reads vda A
+promise "QEMU keeps no secret" keeps_only web2
+promise "the password is in no arguments and no environment" eval \
+    'hex <"$VMWARD_HOME/password" | perl "$REPO/integration/lib/scan.pl" /proc/[0-9]*/cmdline /proc/[0-9]*/environ'
+promise "the guest ends" guest_end web2
 
 for disk in 1 2; do
     promise "cryptsetup opens disk $disk with the passphrase" cryptsetup open --test-passphrase --type luks1 \

@@ -300,3 +300,31 @@ fn protected_guests() {
         "{told}"
     );
 }
+
+#[test]
+fn variables_that_are_encrypted() {
+    let os = |nvram: &str| {
+        format!(
+            "<memory unit='MiB'>256</memory><features><acpi/></features>
+             <os><type machine='q35'>hvm</type><loader readonly='yes' type='pflash'>/f</loader>{nvram}</os>"
+        )
+    };
+    let encrypted = |source: &str, rest: &str, engine: &str| {
+        os(&format!(
+            "<nvram {rest}><source {source}<encryption format='luks' {engine}><secret type='passphrase' usage='v'/></encryption></source></nvram>"
+        ))
+    };
+    let told = arguments("qemu", &encrypted("file='/v'>", "type='file' format='raw'", ""));
+    assert!(told.contains("pflash1=libvirt-pflash1-format"), "{told}");
+    assert!(
+        told.contains(r#""driver":"luks","key-secret":"libvirt-pflash1-format-encryption-secret0""#),
+        "{told}"
+    );
+    let rbd = encrypted("protocol='rbd' name='p/v'>", "type='network' format='raw'", "engine='librbd'");
+    let told = arguments("qemu", &rbd);
+    assert!(told.contains("pflash1=libvirt-pflash1-storage"), "{told}");
+    let file = encrypted("file='/v'>", "type='file'", "engine='librbd'");
+    assert!(built("qemu", &file).1.contains("librbd decrypts RBD images only"));
+    let copied = encrypted("file='/v'>", "type='file' template='/t'", "");
+    assert!(built("qemu", &copied).1.contains("copies no template into encrypted variables"));
+}

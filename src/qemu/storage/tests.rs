@@ -1,6 +1,6 @@
 use super::*;
 use crate::domain::disk::Bus;
-use crate::qemu::{QemuObject, SecretSource};
+use crate::qemu::{QemuObject, SecretSource, TlsCredentials};
 use crate::xml;
 use serde_json::{Value, json};
 
@@ -276,4 +276,31 @@ fn one_managed_helper_serves_all() {
     let told = told(&format!("<devices>{}{}</devices>", disk("sda"), disk("sdb")));
     assert_eq!(told.iter().filter(|line| line.contains("pr-manager-helper")).count(), 1);
     assert!(told[0].contains("/pr-helper0.sock"), "{}", told[0]);
+}
+
+#[test]
+fn tls_as_the_host_has_it() {
+    let domain = guest(include_str!("../../../fixtures/disk/nbd-iscsi.xml"));
+    let told = |nbd| {
+        let mut capabilities = Capabilities::latest();
+        capabilities.host.tls.nbd = Some(nbd);
+        let plan = plan_disks(&domain, &capabilities, &mut Diagnostics::new()).remove(0);
+        let ids = plan.objects.iter().map(|o| o.id().to_owned()).collect::<Vec<_>>();
+        (ids, Value::Object(plan.told("objlibvirt-2-storage_tls0").unwrap().clone()).to_string())
+    };
+    let lookup = crate::secret::SecretLookup::Usage("key".to_owned());
+    let certificates = TlsCredentials { directory: "/pki".to_owned(), secret: Some(lookup), psk_user: None };
+    assert_eq!(
+        told(certificates.clone()),
+        (
+            // QEMU decrypts the key when it makes the credentials.
+            vec!["objlibvirt-2-storage_tls0-secret0".to_owned(), "objlibvirt-2-storage_tls0".to_owned()],
+            r#"{"qom-type":"tls-creds-x509","id":"objlibvirt-2-storage_tls0","dir":"/pki","endpoint":"client","verify-peer":true,"passwordid":"objlibvirt-2-storage_tls0-secret0"}"#.to_owned(),
+        )
+    );
+    let shared = TlsCredentials { secret: None, psk_user: Some("vm".to_owned()), ..certificates };
+    assert_eq!(
+        told(shared).1,
+        r#"{"qom-type":"tls-creds-psk","id":"objlibvirt-2-storage_tls0","dir":"/pki","endpoint":"client","username":"vm"}"#
+    );
 }
