@@ -5,6 +5,7 @@
 #     integration/bench-many.sh              1, 10 and 50 guests
 #     integration/bench-many.sh 1 5          other numbers
 #     VMWARD=target/release/vmward ...       another vmward than target/debug/vmward
+#     WATCHDOG=0 ...                         without the units' watchdog, which is what wakes supervisors up
 . "$(dirname "$0")/lib/scenario.sh"
 . "$REPO/integration/lib/systemd.sh"
 packages_install "$PACKAGES_TEST"
@@ -17,7 +18,7 @@ tidy_more() { systemd_down; }
 systemd_up
 systemd_run vmward install-units >/dev/null 2>&1
 mkdir -p "$SYSTEMD_UNITS/vmward@.service.d"
-printf '[Service]\nEnvironment="VMWARD_OPTIONS=--stop-timeout 0"\nTimeoutStartSec=600\n' >"$SYSTEMD_UNITS/vmward@.service.d/bench.conf"
+printf '[Service]\nEnvironment="VMWARD_OPTIONS=--stop-timeout 0"\nWatchdogSec=%s\nTimeoutStartSec=600\n' "${WATCHDOG:-60}" >"$SYSTEMD_UNITS/vmward@.service.d/bench.conf"
 systemd_run systemctl daemon-reload
 
 # supervisors: their process numbers, as this shell's own namespace has them.
