@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 use serde::Deserialize;
-use uuid::Uuid;
 
 use crate::keystore::file::IdentitySources;
 use crate::keystore::{DEFAULT_TIMEOUT, Keystores, StoreOptions};
@@ -85,11 +84,7 @@ fn credentials(
     if secret.is_some() && psk_user.is_some() {
         return Err("[tls.nbd] has certificates, whose key a secret may decrypt, or a psk-user, not both");
     }
-    let lookup = |name: String| match Uuid::try_parse(&name) {
-        Ok(uuid) => SecretLookup::Uuid(uuid),
-        Err(_) => SecretLookup::Usage(name),
-    };
-    Ok(TlsCredentials { directory, secret: secret.map(lookup), psk_user })
+    Ok(TlsCredentials { directory, secret: secret.as_deref().map(SecretLookup::named), psk_user })
 }
 
 #[derive(Debug, Deserialize)]

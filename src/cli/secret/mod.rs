@@ -10,7 +10,6 @@ mod value;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use uuid::Uuid;
 
 use crate::keystore::{Keystores, SecretFound};
 use crate::secret::SecretLookup;
@@ -57,8 +56,7 @@ struct SecretName {
 
 impl SecretName {
     fn lookup(&self) -> SecretLookup {
-        Uuid::try_parse(&self.secret)
-            .map_or_else(|_| SecretLookup::Usage(self.secret.clone()), SecretLookup::Uuid)
+        SecretLookup::named(&self.secret)
     }
 
     fn find<'a>(&self, keystores: &'a Keystores) -> Result<SecretFound<'a>, CliError> {
