@@ -38,7 +38,7 @@ for program in qemu-system-x86_64 qemu-img; do
     cat >"$dir/$program" <<WRAPPER
 #!/bin/sh
 export QEMU_MODULE_DIR='$libraries/qemu'
-exec '$libraries/ld-linux-x86-64.so.2' --library-path '$libraries:$libraries/pulseaudio' '$dir/usr/bin/$program' $firmware "\$@"
+exec '$libraries/ld-linux-x86-64.so.2' --library-path '$libraries:$libraries/pulseaudio:$libraries/ceph' '$dir/usr/bin/$program' $firmware "\$@"
 WRAPPER
     chmod 755 "$dir/$program"
 done

@@ -85,6 +85,7 @@ linux_xml() {
   </os>
   <features><acpi/></features>
   <devices>
+    ${EMULATOR:+<emulator>$EMULATOR</emulator>}
     <controller type='pci' model='pcie-root'/>
     $(printf "<controller type='pci' model='pcie-root-port'/>%.0s" 1 2 3 4 5 6 7 8)
     $2

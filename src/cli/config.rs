@@ -88,8 +88,7 @@ fn credentials(
     if secret.is_some() && psk_user.is_some() {
         return Err("[tls.nbd] has certificates, whose key a secret may decrypt, or a psk-user, not both");
     }
-    let secret = secret.map(|name| SecretLookup::named(&name));
-    Ok(TlsCredentials { directory, secret, psk_user })
+    Ok(TlsCredentials { directory, secret: secret.as_deref().map(SecretLookup::named), psk_user })
 }
 
 #[derive(Debug, Deserialize)]

@@ -209,13 +209,23 @@ impl WrongSecret {
         secrets: impl IntoIterator<Item = (&'a SecretObject, String)>,
     ) -> Option<Self> {
         let Cause::WrongSecret(credential) = meaning(said)?.cause else { return None };
-        let suspects: Vec<_> = secrets.into_iter().filter(|(secret, _)| credential.has(&secret.id)).collect();
-        let told = suspects.iter().find(|(secret, _)| said.contains(&format!("\"{}\"", secret.id)));
-        // Of objects QEMU does not repeat what it was told. It makes them in order.
-        let (secret, of) = told.or(suspects.first().filter(|(first, _)| {
-            suspects.iter().all(|(other, _)| other.named().is_some() && other.named() == first.named())
-        }))?;
-        Some(Self { credential, secret: secret.named().map(ToString::to_string), of: of.clone() })
+        let suspects = secrets.into_iter().filter(|(secret, _)| credential.has(&secret.id));
+        let (told, others): (Vec<_>, Vec<_>) =
+            suspects.partition(|(secret, _)| said.contains(&format!("\"{}\"", secret.id)));
+        // Of objects QEMU does not repeat what it was told: only a secret that can be no other is named. It makes them in order.
+        let suspects = match told.is_empty() {
+            false => told,
+            true if others.iter().all(|(o, _)| o.named().is_some() && o.named() == others[0].0.named()) => {
+                others
+            }
+            true => return None,
+        };
+        let (first, of) = suspects.first()?;
+        // The layers of an image that librbd decrypts: it does not say which.
+        let mut names: Vec<_> = suspects.iter().filter_map(|(secret, _)| secret.named()).collect();
+        names.dedup();
+        let names: Vec<_> = names.into_iter().map(ToString::to_string).collect();
+        Some(Self { credential, secret: first.named().map(|_| names.join(" or ")), of: of.clone() })
     }
 
     /// What to do about it.
@@ -279,6 +289,7 @@ mod tests {
                 C::WrongSecret(Credential::Passphrase),
             ),
             ("encryption load fail: Operation not permitted", C::WrongSecret(Credential::Passphrase)),
+            ("layered encryption load fail: Operation not permitted", C::WrongSecret(Credential::Passphrase)),
             ("encryption load fail: Invalid argument", C::Data),
             ("unknown image encryption format: 2: Operation not supported", C::Unavailable),
             ("error connecting: Permission denied", C::WrongSecret(Credential::Login)),
@@ -337,6 +348,16 @@ mod tests {
             )
         );
         assert_eq!(find("Connection refused"), None);
+        let layers = r#"{"key-secret":"libvirt-1-storage-encryption-secret0","parent":{"key-secret":"libvirt-2-storage-encryption-secret0"}}"#;
+        assert_eq!(
+            find(&format!("{layers} encryption load fail: Operation not permitted")).as_deref(),
+            Some(
+                "the value of the secret with usage 'image' or usage 'other' is not the passphrase of the disk 'vda'"
+            )
+        );
+        // Without what QEMU was told: one of two.
+        let secrets = secrets.iter().map(|s| (s, String::new()));
+        assert_eq!(WrongSecret::find("encryption load fail: Operation not permitted", secrets), None);
         assert_eq!(find("Decryption has failed"), None);
     }
 }

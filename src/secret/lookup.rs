@@ -31,9 +31,9 @@ pub struct SecretRef {
 }
 
 impl SecretLookup {
-    /// What people write: a UUID, or else a usage.
-    pub fn named(text: &str) -> Self {
-        Uuid::try_parse(text).map_or_else(|_| Self::Usage(text.to_owned()), Self::Uuid)
+    /// What somebody names it by outside XML: a UUID if it has the form of one, else a usage.
+    pub fn named(name: &str) -> Self {
+        Uuid::try_parse(name).map_or_else(|_| Self::Usage(name.to_owned()), Self::Uuid)
     }
 
     /// Reads `uuid=` or `usage=` of an element.
