@@ -29,7 +29,7 @@ pub use key_area::KeyArea;
 pub use lock::ImageLock;
 pub use qcow2::Qcow2Error;
 pub use qemu_img::{Interrupts, QemuImg};
-pub use rekey::{KeySlots, Rekeyed, rekey};
+pub use rekey::{KeySlots, Rekeyed, is_unfinished, rekey};
 pub use size::parse_size;
 pub use slot::{SlotId, Step, Steps};
 pub use xml::VolumeXml;

@@ -1,5 +1,7 @@
 //! `vmward volume rekey`.
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,7 +16,7 @@ use crate::cli::{CliError, Exit, Global};
 use crate::keystore::{Keystores, SecretFound};
 use crate::secret::{SecretLookup, SecretValue, UsageKind};
 use crate::supervisor;
-use crate::volume::{self, AtRest, Kdf, KeySlots, Rekeyed, VolumeError};
+use crate::volume::{self, AtRest, Kdf, KeySlots, Rekeyed, Step, VolumeError};
 
 use super::create::keyword;
 use super::failure::failure;
@@ -48,6 +50,9 @@ pub(super) struct RekeyArgs {
     /// Go on though others use the secret: what its old value opens besides this volume does not open any more
     #[arg(long)]
     force: bool,
+    /// Write a line of JSON with each step, before it is taken, to this open file descriptor
+    #[arg(long, value_name = "N")]
+    progress_fd: Option<u32>,
     /// Print an object with the path, the secret's UUID, and whether an earlier run was completed
     #[arg(long)]
     json: bool,
@@ -117,11 +122,25 @@ where
         check_alone(secret, &path)?;
     }
     let value = value(args)?;
+    let mut told = args.progress_fd.map(listener).transpose()?;
     let uuid = secret.definition.uuid;
     let progress = Progress::new(format!("changing the key of {}", path.display()));
-    let rekeyed = volume::rekey(keystores, secret, value.as_ref(), slots, &mut |_| {});
+    let mut steps = |step: Step| {
+        if let Some(told) = &mut told {
+            // Whoever listens may go: the volume's key is not left half changed because of that.
+            let _ = writeln!(told, "{}", json!({ "step": step.as_str() }));
+        }
+    };
+    let rekeyed = volume::rekey(keystores, secret, value.as_ref(), slots, &mut steps);
     drop(progress);
-    let rekeyed = rekeyed.map_err(CliError::from)?;
+    let rekeyed = rekeyed.map_err(|e| {
+        if volume::is_unfinished(keystores, uuid) {
+            eprintln!(
+                "warning: not all is done: the same again completes it; the secret's value opens the volume"
+            );
+        }
+        CliError::from(e)
+    })?;
     let completed = rekeyed == Rekeyed::Completed;
     if args.json {
         let object = json!({ "path": path, "secret": uuid.to_string(), "completed": completed });
@@ -133,6 +152,15 @@ where
     }
     eprintln!("{} has a new key, and the secret {uuid} its value", path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who is told of the steps.
+fn listener(fd: u32) -> Result<File, CliError> {
+    // Opened anew: a file is written from where it ends, a pipe is the same one.
+    OpenOptions::new().append(true).open(format!("/proc/self/fd/{fd}")).map_err(|e| {
+        CliError::new(Exit::Usage, format!("the descriptor {fd} of --progress-fd cannot be written"))
+            .caused_by(e)
+    })
 }
 
 /// The value that was given, if one was.
