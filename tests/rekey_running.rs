@@ -226,7 +226,7 @@ fn what_cannot_be_changed_is_said_and_stays() {
         user.ok(&["--keystore", &elsewhere, "secret", "define", "-"], &xml);
         user.ok(&["--keystore", &elsewhere, "secret", "set-value", &path], right.as_bytes());
         let said = refused(&guest, 66, &[&["--keystore", &elsewhere], &REKEY[..]].concat(), &path);
-        assert!(said.contains("is defined"), "{said}");
+        assert!(said.contains("is defined") && said.contains("the same again"), "{said}");
         // All slots in use.
         let image = File::options().read(true).write(true).open(&path).unwrap();
         let content = fs::read(&path).unwrap();

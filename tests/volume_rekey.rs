@@ -358,3 +358,51 @@ fn what_makes_no_sense_together_is_said() {
     assert!(said.contains("no guest named"), "{said}");
     assert_eq!(opens(&path, "raw", &images.value(&path)), Ok(()));
 }
+
+#[test]
+fn who_asks_is_told_of_each_step() {
+    let Some(images) = Images::new() else { return };
+    let path = images.create("a.img", "raw");
+    let told = images.user.home.path().join("told");
+    let vmward = env!("CARGO_BIN_EXE_vmward");
+    // A descriptor is given by a shell.
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(format!("exec {vmward} volume rekey {path} --progress-fd 3 3>{}", told.display()))
+        .env("VMWARD_CONFIG", images.user.home.path().join("vmward.toml"))
+        .env("VMWARD_RUNTIME_DIR", images.user.home.path().join("run"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let steps: Vec<String> = fs::read_to_string(&told)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_str().unwrap().to_owned())
+        .collect();
+    let all = ["remember", "write-material", "activate-slot", "prove", "set-value"];
+    let then = ["deactivate-slot", "overwrite-material", "forget"];
+    assert_eq!(steps, [&all[..], &then[..]].concat());
+    let said = images.user.fails(64, &["volume", "rekey", &path, "--progress-fd", "77"], b"");
+    assert!(said.contains("--progress-fd"), "{said}");
+    assert_eq!(opens(&path, "raw", &images.value(&path)), Ok(()));
+}
+
+#[test]
+fn a_secret_that_is_in_memory_only_gets_its_new_value_there() {
+    let Some(images) = Images::new() else { return };
+    let path = images.path("a.img");
+    let args = ["volume", "create", &path, "--size", "1M", "--format", "raw", "--generate", "--ephemeral"];
+    let output = images.user.run(&args, b"");
+    if output.status.code() == Some(69) {
+        println!("skipped: no kernel keyring: {}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let old = images.value(&path);
+    images.user.ok(&["volume", "rekey", &path], b"");
+    let new = images.value(&path);
+    assert_eq!(opens(&path, "raw", &new), Ok(()));
+    assert!(opens(&path, "raw", &old).is_err());
+    assert!(!images.user.store().exists(), "something of it is on disk");
+    images.user.ok(&["secret", "undefine", &path], b"");
+}

@@ -33,7 +33,7 @@ pub use key_area::KeyArea;
 pub use lock::ImageLock;
 pub use qcow2::Qcow2Error;
 pub use qemu_img::{Interrupts, QemuImg};
-pub use rekey::{KeySlots, Rekeyed, rekey};
+pub use rekey::{KeySlots, Rekeyed, is_unfinished, rekey};
 pub use resize::resize;
 pub use size::parse_size;
 pub use slot::{SlotId, Step, Steps};

@@ -84,6 +84,11 @@ pub fn rekey<S: KeySlots>(
     }
 }
 
+/// Whether a run was cut off that the next one completes.
+pub fn is_unfinished(keystores: &Keystores, secret: Uuid) -> bool {
+    keystores.find(&SecretLookup::Uuid(new_uuid(secret)), None).is_ok()
+}
+
 /// How a new run went.
 enum Begun {
     Done,

@@ -52,13 +52,5 @@ fn abilities(capabilities: &Capabilities) -> Vec<Finding> {
             "it takes LUKS headers from the disk only (9.0 takes them from elsewhere, too)",
         ),
     };
-    let amend = match capabilities.amends_raw_luks() {
-        true => Finding::ok(ABOUT, "it changes the passphrases of running guests' disks"),
-        false => Finding::warning(
-            ABOUT,
-            "it is not known to survive a change of passphrase of a running guest's raw LUKS disk: QEMU 10.0.2 aborts, and the guest is lost",
-        )
-        .hint("change it while the guest is off, or use QEMU 10.0.13 or 11.1.3"),
-    };
-    vec![Finding::ok(ABOUT, version), sandbox, luks, header, amend]
+    vec![Finding::ok(ABOUT, version), sandbox, luks, header]
 }

@@ -17,7 +17,7 @@ const WHOLE: u64 = 1000;
 /// Where a program that called vmward reads how far it is.
 #[derive(clap::Args, Clone, Copy)]
 pub(super) struct ProgressFd {
-    /// Write how far it is to this descriptor, an object per line: {"share":0.25} and at the end {"done":true}
+    /// Write how far it is to this descriptor, an object per line: {"share":0.25}, {"step":"..."}, and at the end {"done":true}
     #[arg(long = "progress-fd", value_name = "N", value_parser = clap::value_parser!(u32).range(3..))]
     number: Option<u32>,
 }
@@ -33,9 +33,13 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new(what: String, fd: ProgressFd) -> Result<Self, CliError> {
         let open = |number: u32| {
-            OpenOptions::new().write(true).open(format!("/proc/self/fd/{number}")).map_err(|e| {
-                CliError::new(Exit::Usage, format!("nothing can be written to the descriptor {number}"))
-                    .caused_by(e)
+            // Opened anew: a file is written from where it ends, a pipe is the same one.
+            OpenOptions::new().append(true).open(format!("/proc/self/fd/{number}")).map_err(|e| {
+                CliError::new(
+                    Exit::Usage,
+                    format!("the descriptor {number} of --progress-fd cannot be written"),
+                )
+                .caused_by(e)
             })
         };
         let lines = fd.number.map(open).transpose()?.map(RefCell::new);
@@ -58,6 +62,11 @@ impl Progress {
         if self.told.replace(Some(step)) != Some(step) {
             self.tell(&json!({ "share": step as f64 / WHOLE as f64 }));
         }
+    }
+
+    /// What is done next.
+    pub(super) fn step(&self, name: &str) {
+        self.tell(&json!({ "step": name }));
     }
 
     /// The last that is told.

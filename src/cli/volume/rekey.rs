@@ -15,7 +15,7 @@ use crate::cli::{CliError, Exit, Global};
 use crate::keystore::{Keystores, SecretFound};
 use crate::secret::{SecretLookup, SecretValue, UsageKind};
 use crate::supervisor;
-use crate::volume::{self, AtRest, Kdf, KeySlots, Rekeyed, VolumeError};
+use crate::volume::{self, AtRest, Kdf, KeySlots, Rekeyed, Step, VolumeError};
 
 use super::failure::failure;
 use super::progress::{Progress, ProgressFd};
@@ -121,9 +121,18 @@ where
     let value = value(args)?;
     let uuid = secret.definition.uuid;
     let progress = Progress::new(format!("changing the key of {}", path.display()), args.progress_fd)?;
-    let rekeyed = volume::rekey(keystores, secret, value.as_ref(), slots, &mut |_| {});
+    let rekeyed = volume::rekey(keystores, secret, value.as_ref(), slots, &mut |step: Step| {
+        progress.step(step.as_str())
+    });
     progress.end(rekeyed.is_ok());
-    let rekeyed = rekeyed.map_err(CliError::from)?;
+    let rekeyed = rekeyed.map_err(|e| {
+        if volume::is_unfinished(keystores, uuid) {
+            eprintln!(
+                "warning: not all is done: the same again completes it; the secret's value opens the volume"
+            );
+        }
+        CliError::from(e)
+    })?;
     let completed = rekeyed == Rekeyed::Completed;
     if args.json {
         let object = json!({ "path": path, "secret": uuid.to_string(), "completed": completed });

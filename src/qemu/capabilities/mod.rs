@@ -48,16 +48,6 @@ impl Capabilities {
         self.at_least(9, 0)
     }
 
-    /// Whether it is known to survive a change of key slots of an open raw LUKS image. 10.0.2 aborts, 10.0.13 and 11.1.3 were
-    /// tried; nothing but the version tells them apart. In qcow2 all of them change LUKS's key slots.
-    pub fn amends_raw_luks(&self) -> bool {
-        match self.version {
-            (10, 0, micro) => micro >= 13,
-            (11, 1, micro) => micro >= 3,
-            _ => self.at_least(11, 2),
-        }
-    }
-
     /// The option that makes a socket connect again after some seconds, with its value. QEMU 9.2 counts in
     /// milliseconds, and seconds are on their way out.
     pub fn reconnect(&self, seconds: u32) -> (&'static str, u64) {
