@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::config::Config;
 use crate::cli::output;
+use crate::cli::status::{DiskInUse, disks_on};
 use crate::cli::{CliError, Global};
 use crate::keystore::KeystoreError;
 use crate::luks::Luks1Header;
@@ -37,10 +38,12 @@ pub(super) fn run(global: &Global, args: &InfoArgs) -> Result<ExitCode, CliError
         eprintln!("warning: the keystores could not be asked for its secret: {e}");
     }
     let secret = secret.ok().flatten();
+    // Guests that cannot be asked, another user's above all, have nothing to say here.
+    let used_by = disks_on(&path).unwrap_or_default();
     if args.json {
-        output::line(as_json(&path, &image, secret.as_ref()))?;
+        output::line(as_json(&path, &image, secret.as_ref(), &used_by))?;
     } else {
-        output::text(as_text(&path, &image, secret.as_ref()))?;
+        output::text(as_text(&path, &image, secret.as_ref(), &used_by))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -59,7 +62,7 @@ fn secret_of(global: &Global, path: &Path, written: &Path) -> Result<Option<Secr
     Ok(None)
 }
 
-fn as_json(path: &Path, image: &Image, secret: Option<&SecretDefinition>) -> Value {
+fn as_json(path: &Path, image: &Image, secret: Option<&SecretDefinition>, used_by: &[DiskInUse]) -> Value {
     let encryption = image.encryption.as_ref().map(|encryption| match encryption {
         ImageEncryption::Luks1(header) => json!({
             "format": "luks",
@@ -92,10 +95,15 @@ fn as_json(path: &Path, image: &Image, secret: Option<&SecretDefinition>) -> Val
         "backing": image.backing.as_ref().map(|b| json!({ "path": b.name, "format": b.format })),
         "data-file": image.data_file,
         "secret": secret.map(|s| s.uuid.to_string()),
+        "used-by": used_by.iter().map(|disk| json!({
+            "guest": disk.guest,
+            "target": disk.target,
+            "unlocked-outside": disk.unlocked_outside,
+        })).collect::<Vec<_>>(),
     })
 }
 
-fn as_text(path: &Path, image: &Image, secret: Option<&SecretDefinition>) -> String {
+fn as_text(path: &Path, image: &Image, secret: Option<&SecretDefinition>, used_by: &[DiskInUse]) -> String {
     let mut lines = Lines::default();
     lines.add("Path", path.display());
     lines.add("Format", image.format.as_str());
@@ -124,6 +132,10 @@ fn as_text(path: &Path, image: &Image, secret: Option<&SecretDefinition>) -> Str
             Some(secret) => lines.add("Secret", secret.uuid),
             None => lines.add("Secret", "none in the keystores has this path as its usage"),
         }
+    }
+    for disk in used_by {
+        let unlocked = if disk.unlocked_outside { ", unlocked by vmward" } else { "" };
+        lines.add("Used by", format!("{} as {}{unlocked}", disk.guest, disk.target));
     }
     lines.0
 }
