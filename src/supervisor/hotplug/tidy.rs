@@ -30,8 +30,8 @@ pub(in crate::supervisor) async fn tidy(qmp: &Qmp, given: &NodeNumbers) -> Resul
     let nodes = qmp.execute_json(command, Some(&json!({ "flat": true })), COMMAND_DEADLINE).await?;
     let nodes: Vec<Node> = serde_json::from_value(nodes)
         .map_err(|e| QmpError::Reply { command: command.to_owned(), source: e.into() })?;
-    // QEMU lists them as they were made, and a node with a header beside it takes that along.
-    let nodes = nodes.into_iter().map(|node| node.node_name).filter(|name| is_left(name));
+    // QEMU lists the newest first, and a node with a header beside it takes that along.
+    let nodes = nodes.into_iter().rev().map(|node| node.node_name).filter(|name| is_left(name));
     left.extend(nodes.filter(|name| !name.ends_with("-header")).map(Step::Node));
     if left.is_empty() {
         return Ok(());
