@@ -129,6 +129,11 @@ fn slow_disks_are_unlocked_outside_and_others_are_not() {
     let shown = String::from_utf8(host.user.ok(&["status", "mixed"], b"")).unwrap();
     assert!(shown.contains("vda (virtio-disk0), encrypted, unlocked by vmward\n"), "{shown}");
     assert!(shown.contains("vdc (virtio-disk2), encrypted\n"), "{shown}");
+    let info = |path: &Path| {
+        String::from_utf8(host.user.ok(&["volume", "info", path.to_str().unwrap()], b"")).unwrap()
+    };
+    assert!(info(&slow[1]).contains("mixed as vdb, unlocked by vmward\n"), "{}", info(&slow[1]));
+    assert!(info(&cheap).contains("mixed as vdc\n"), "{}", info(&cheap));
     // What was made for the opening is wiped as soon as it is done.
     let headers = headers_beside(run.qemu());
     assert!(!headers.is_empty() && headers.iter().all(|h| h.len() > 4096), "{}", headers.len());
@@ -306,4 +311,20 @@ fn a_guest_goes_on_while_a_disk_is_unlocked() {
     wait_until("the disk does not come", || unlocked(&host, "on") == [("vda".to_owned(), true)]);
     run.signal(Signal::SIGTERM);
     run.ends(0);
+}
+
+#[test]
+fn check_says_what_takes_long_at_each_start() {
+    let host = Host::new();
+    if !bare::has_qemu_img() {
+        return;
+    }
+    let (long, short) = (image(&host, "long", slow::LONG), image(&host, "short", WORTHWHILE));
+    let guest = host.guest("check", &[disk(&long, "vda"), disk(&short, "vdb")].concat());
+    let output = host.user.run(&["check", guest.to_str().unwrap()], b"");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    // 24 million blocks of the key, and some of the digest.
+    assert!(said.contains(&format!("{} takes about 3.2 s to open", long.display())), "{said}");
+    assert!(!said.contains(&format!("{} takes", short.display())), "{said}");
 }

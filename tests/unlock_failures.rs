@@ -171,6 +171,34 @@ fn a_supervisor_is_killed_while_a_disk_is_plugged_in() {
 }
 
 #[test]
+fn what_a_supervisor_that_was_killed_had_made_of_a_disk_is_removed() {
+    let host = Host::new();
+    if !bare::has_qemu_img() {
+        return;
+    }
+    let guest = host.guest("cut", USB);
+    let mut run = host.start(&guest, &["--unlock=qemu"]);
+    run.ready();
+    let before = inventory(&host, &run, "cut");
+    let path = image(&host, "image", LONG);
+    let attach = host.user.start(&["attach-device", "cut", "-"], usb(&path).as_bytes());
+    // QEMU has the storage node, and begins to derive the key.
+    let opened = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", run.qemu())).unwrap().filter_map(Result::ok);
+        open.filter_map(|e| fs::read_link(e.path()).ok()).any(|file| file == path)
+    };
+    wait_until("QEMU does not open the image", opened);
+    run.signal(Signal::SIGKILL);
+    run.ended();
+    assert_ne!(said(attach).0, Some(0));
+    run = host.running(&guest);
+    assert_eq!(inventory(&host, &run, "cut"), before);
+    host.user.ok(&["attach-device", "cut", "-"], usb(&path).as_bytes());
+    run.signal(Signal::SIGTERM);
+    assert!(run.ends(0).contains("was killed while it plugged in a disk"));
+}
+
+#[test]
 fn qemu_dies_while_a_disk_is_plugged_in() {
     let host = Host::new();
     if !can_unlock(&host) {

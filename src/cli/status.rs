@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +12,9 @@ use zlink::futures_util::stream::{self, StreamExt};
 use crate::cli::output;
 use crate::supervisor::control::DomainProxy;
 use crate::supervisor::control::api::Status;
+use crate::supervisor::live_xml;
+use crate::volume;
+use crate::xml::{self, Diagnostics};
 
 use super::config::Paths;
 use super::control::{Guest, GuestArgs, block_on, block_on_briefly};
@@ -93,6 +97,47 @@ pub(crate) fn running() -> Result<Vec<(String, String)>, CliError> {
         }
         Ok(running)
     })
+}
+
+/// A disk of a running guest.
+pub(crate) struct DiskInUse {
+    /// The guest.
+    pub guest: String,
+    /// The disk's target.
+    pub target: String,
+    /// Whether vmward has unlocked it.
+    pub unlocked_outside: bool,
+}
+
+/// The disks of running guests on an image, whose path is canonical.
+pub(crate) fn disks_on(image: &Path) -> Result<Vec<DiskInUse>, CliError> {
+    let names = names()?;
+    block_on(async {
+        let mut found = Vec::new();
+        for name in names {
+            let Ok(mut guest) = Guest::connect(&name).await else { continue };
+            let asked = async { (guest.connection.dump_xml().await, guest.connection.status().await) };
+            let Ok((Ok(Ok(live)), Ok(Ok(status)))) = tokio::time::timeout(LIST_DEADLINE, asked).await else {
+                continue;
+            };
+            let targets = targets_on(&live.xml, image);
+            found.extend(status.disks.into_iter().filter(|d| targets.contains(&d.target)).map(|d| {
+                DiskInUse { guest: name.clone(), target: d.target, unlocked_outside: d.unlocked_outside }
+            }));
+        }
+        Ok(found)
+    })
+}
+
+/// The targets of a guest's disks that are on an image.
+fn targets_on(xml: &str, image: &Path) -> Vec<String> {
+    let Some(mut root) = xml::parse(xml, &mut Diagnostics::new()) else { return Vec::new() };
+    let Some(devices) = live_xml::devices(&mut root) else { return Vec::new() };
+    let disks = devices.children.iter().filter(|e| {
+        let path = e.child("source").and_then(|source| source.get("file").or(source.get("dev")));
+        e.name == "disk" && path.is_some_and(|path| volume::canonical(Path::new(path)) == image)
+    });
+    disks.filter_map(live_xml::target).map(str::to_owned).collect()
 }
 
 /// The lib dirs there are, sorted.

@@ -27,7 +27,7 @@ use super::prepare::Prepared;
 use super::process::{Ending, Process, ProcessId, QEMU};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
-use super::{Configuration, Running, SupervisorError, Unlock, key, live_xml};
+use super::{Configuration, Running, SupervisorError, Unlock, hotplug, key, live_xml};
 
 /// How long the monitor of a guest that is to be taken back may take to answer.
 const MONITOR_DEADLINE: Duration = Duration::from_secs(30);
@@ -235,6 +235,7 @@ async fn take_back(
     if Uuid::try_parse(&uuid) != Ok(state.uuid) {
         return Err(format!("it has the UUID {uuid} instead of {}", state.uuid));
     }
+    hotplug::tidy(&qmp, &configuration.nodes).await.map_err(say)?;
     let over = match qmp.execute(query_status {}).await.map_err(say)?.status {
         RunState::shutdown => Some(ShutdownCause::guest_shutdown),
         RunState::guest_panicked => Some(ShutdownCause::guest_panic),

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::cli::config::Config;
 use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::output;
+use crate::cli::status::{DiskInUse, disks_on};
 use crate::cli::{CliError, Exit, Global};
 use crate::keystore::SecretFound;
 use crate::luks::{Luks1Header, UnlockError};
@@ -56,10 +57,12 @@ pub(super) fn run(global: &Global, args: &InfoArgs) -> Result<ExitCode, CliError
             "warning: whoever opens it waits {seconds:.1} s each time; `vmward volume rekey --machine-key` makes it quick"
         );
     }
+    // Guests that cannot be asked, another user's above all, have nothing to say here.
+    let used_by = disks_on(&path).unwrap_or_default();
     if args.json {
-        output::line(as_json(&path, &image, secret.as_ref()))?;
+        output::line(as_json(&path, &image, secret.as_ref(), &used_by))?;
     } else {
-        output::text(as_text(&path, &image, secret.as_ref()))?;
+        output::text(as_text(&path, &image, secret.as_ref(), &used_by))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -109,7 +112,7 @@ fn opened(path: &Path, secret: &SecretFound<'_>) -> Result<Vec<usize>, CliError>
     Ok(opened.iter().map(|slot| slot.number).collect())
 }
 
-fn as_json(path: &Path, image: &Image, secret: Option<&Found>) -> Value {
+fn as_json(path: &Path, image: &Image, secret: Option<&Found>, used_by: &[DiskInUse]) -> Value {
     let encryption = image.encryption.as_ref().map(|encryption| match encryption {
         ImageEncryption::Luks1(header) => json!({
             "format": "luks",
@@ -143,10 +146,15 @@ fn as_json(path: &Path, image: &Image, secret: Option<&Found>) -> Value {
         "data-file": image.data_file,
         "secret": secret.map(|s| s.uuid.to_string()),
         "secret-opens": secret.and_then(|s| s.opens.as_ref()),
+        "used-by": used_by.iter().map(|disk| json!({
+            "guest": disk.guest,
+            "target": disk.target,
+            "unlocked-outside": disk.unlocked_outside,
+        })).collect::<Vec<_>>(),
     })
 }
 
-fn as_text(path: &Path, image: &Image, secret: Option<&Found>) -> String {
+fn as_text(path: &Path, image: &Image, secret: Option<&Found>, used_by: &[DiskInUse]) -> String {
     let mut lines = Lines::default();
     lines.add("Path", path.display());
     lines.add("Format", image.format.as_str());
@@ -179,6 +187,10 @@ fn as_text(path: &Path, image: &Image, secret: Option<&Found>) -> String {
             }
             None => lines.add("Secret", "none in the keystores has this path as its usage"),
         }
+    }
+    for disk in used_by {
+        let unlocked = if disk.unlocked_outside { ", unlocked by vmward" } else { "" };
+        lines.add("Used by", format!("{} as {}{unlocked}", disk.guest, disk.target));
     }
     lines.0
 }

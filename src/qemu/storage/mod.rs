@@ -33,6 +33,12 @@ impl NodeNumbers {
         Self { last: backend_number(domain, hostdevs) - 1 }
     }
 
+    /// Whether something is named after a number that no disk has got yet.
+    pub fn is_later(&self, name: &str) -> bool {
+        let number = name.strip_prefix("libvirt-").and_then(|rest| rest.split('-').next());
+        number.and_then(|n| n.parse::<u32>().ok()).is_some_and(|n| n > self.last)
+    }
+
     /// The next number.
     fn take(&mut self) -> u32 {
         self.last += 1;

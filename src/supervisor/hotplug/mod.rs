@@ -8,8 +8,10 @@ mod attach;
 mod detach;
 mod error;
 mod steps;
+mod tidy;
 
 pub use attach::{Attached, attach};
 pub use detach::{DETACH_DEADLINE, detach, watch};
 pub use error::HotplugError;
 pub use steps::{DiskParts, Step, Undone};
+pub(super) use tidy::tidy;
