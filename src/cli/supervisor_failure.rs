@@ -88,7 +88,7 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
         E::NotRoot(_) => (Exit::NoPermission, None),
         E::NoHelper(_) => (Exit::Unavailable, None),
-        E::LongKey(_) => (Exit::Data, None),
+        E::LongKey(_) | E::LongPassword(_) => (Exit::Data, None),
         E::Helper { last_words, .. } | E::Died { last_words, .. } | E::Start { last_words, .. } => {
             let (exit, hint) = meaning(last_words);
             (exit, hint.map(|hint| hint.replace("{user}", user.unwrap_or("your own")).into()))

@@ -31,6 +31,11 @@ pub struct SecretRef {
 }
 
 impl SecretLookup {
+    /// What people call a secret: its UUID, or the id of its usage.
+    pub fn named(name: &str) -> Self {
+        Uuid::try_parse(name).map_or_else(|_| Self::Usage(name.to_owned()), Self::Uuid)
+    }
+
     /// Reads `uuid=` or `usage=` of an element.
     pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
         match (element.attribute("uuid"), element.attribute("usage")) {

@@ -42,7 +42,7 @@ pub fn check_images<'a>(
 }
 
 /// The start of a file or block device; less than [`SNIFF_LEN`] if it is shorter.
-fn first_bytes(path: &str) -> io::Result<Vec<u8>> {
+pub(super) fn first_bytes(path: &str) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new()
         .read(true)
         // A pipe in its place must hold up nobody.

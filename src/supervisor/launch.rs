@@ -26,6 +26,7 @@ use super::control::CONTROL_SOCKET;
 use super::descriptors::open_all;
 use super::helpers::{Helpers, Place};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
+use super::operate::{check_passwords, limit_passwords};
 use super::pinning::pin;
 use super::prepare::{Prepared, prepare};
 use super::process::{Process, Program, QEMU};
@@ -92,6 +93,7 @@ pub struct Started {
 /// Starts a domain, up to where its processors run.
 pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     let Launch { domain, xml, capabilities, line, program, secrets, keystores, runtime_dir, user } = launch;
+    check_passwords(&domain, &secrets)?;
     let lease = Lease(Rc::new(LibDir::claim(&runtime_dir, domain.name())?));
     let lib_dir = &lease.0;
     // Left there since it was last looked at.
@@ -187,6 +189,7 @@ async fn begin(
         let set = qmp.execute_json("block_set_io_throttle", Some(limits), COMMAND_DEADLINE);
         while_alive(process, async { set.await.map(drop) }).await?;
     }
+    while_alive(process, limit_passwords(&qmp, domain)).await?;
     while_alive(process, vcpus::plug(&qmp, &domain.vcpus)).await?;
     pin(&qmp, domain, process.id().pid).await?;
     state_file.save_phase(Phase::Running)?;

@@ -18,7 +18,7 @@ use crate::xml::Element;
 use super::helpers::Helpers;
 use super::hotplug::DiskParts;
 use super::state::StateFile;
-use super::{HelperStatus, SupervisorError, live_xml};
+use super::{HelperStatus, SupervisorError, User, live_xml};
 
 /// What somebody wants of the guest as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +132,11 @@ impl Running {
     /// The guest as it is now. Not to be held over an `await`.
     pub fn configuration(&self) -> Ref<'_, Configuration> {
         self.configuration.borrow()
+    }
+
+    /// The user that QEMU runs as, if not as this one.
+    pub(super) fn user(&self) -> Option<User> {
+        self.state_file.user()
     }
 
     /// How the programs beside QEMU are.

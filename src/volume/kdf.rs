@@ -25,7 +25,7 @@ pub(super) const FAST_ITER_TIME_MS: u32 = 10;
 
 impl Kdf {
     /// The `iter-time` for a passphrase; `None` leaves QEMU's default.
-    pub(super) fn iter_time(self, passphrase: &SecretValue) -> Option<u32> {
+    pub(crate) fn iter_time(self, passphrase: &SecretValue) -> Option<u32> {
         let fast = match self {
             Self::Auto => is_generated(passphrase),
             Self::Fast => true,

@@ -26,7 +26,11 @@ pub struct Machine {
 impl Machine {
     /// A q35 machine called `guest` with these devices.
     pub fn start(devices: &str) -> Self {
-        let user = User::new();
+        Self::start_as(User::new(), devices)
+    }
+
+    /// The same, of a user who has made something before.
+    pub fn start_as(user: User, devices: &str) -> Self {
         let emulator = env::var("VMWARD_TEST_EMULATOR")
             .map_or_else(|_| String::new(), |path| format!("<emulator>{path}</emulator>"));
         let xml = format!(

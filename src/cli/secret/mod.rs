@@ -10,7 +10,6 @@ mod value;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use uuid::Uuid;
 
 use crate::keystore::{Keystores, SecretFound};
 use crate::secret::SecretLookup;
@@ -56,13 +55,8 @@ struct SecretName {
 }
 
 impl SecretName {
-    fn lookup(&self) -> SecretLookup {
-        Uuid::try_parse(&self.secret)
-            .map_or_else(|_| SecretLookup::Usage(self.secret.clone()), SecretLookup::Uuid)
-    }
-
     fn find<'a>(&self, keystores: &'a Keystores) -> Result<SecretFound<'a>, CliError> {
-        keystores.find(&self.lookup(), None).map_err(keystore_failure)
+        keystores.find(&SecretLookup::named(&self.secret), None).map_err(keystore_failure)
     }
 }
 

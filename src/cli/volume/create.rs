@@ -167,8 +167,7 @@ impl CreateArgs {
         let source = match (&self.secret.secret, self.secret.generate) {
             (Some(name), _) => Source::Named(SecretRef {
                 text: true,
-                lookup: Uuid::try_parse(name)
-                    .map_or_else(|_| SecretLookup::Usage(name.clone()), SecretLookup::Uuid),
+                lookup: SecretLookup::named(name),
                 kind: UsageKind::Volume,
                 span: Span::default(),
             }),

@@ -17,6 +17,7 @@ pub mod iommu;
 pub mod memballoon;
 pub mod memory_device;
 pub mod panic;
+pub mod password;
 pub mod pstore;
 pub mod redirdev;
 pub mod rng;

@@ -1,10 +1,13 @@
 //! What the supervisor's errors are on the wire.
 
 use std::error::Error;
+use std::io::ErrorKind;
 
 use crate::keystore::{Trouble, Unresolved};
 use crate::qmp::QmpError;
 use crate::supervisor::hotplug::{HotplugError, Refusal};
+use crate::supervisor::operate::OperationError;
+use crate::supervisor::snapshot::SnapshotError;
 use crate::xml::Diagnostics;
 
 use super::api::{ControlError, Failure, Problem};
@@ -17,28 +20,82 @@ impl From<HotplugError> for ControlError {
             E::Xml(diagnostics) => Self::InvalidXml(Failure { problems: problems(diagnostics), ..failure }),
             E::Secrets(unresolved) => {
                 let problems = unresolved.iter().map(Problem::from).collect();
-                let failure = Failure { problems, ..failure };
-                match Trouble::of_all(unresolved) {
-                    None | Some(Trouble::Missing | Trouble::Ambiguous) => Self::SecretUnavailable(failure),
-                    Some(Trouble::Data) => Self::SecretUnusable(failure),
-                    Some(Trouble::Permission) => Self::SecretForbidden(failure),
-                    Some(Trouble::TryAgain) => Self::KeystoreNotReady(failure),
-                    Some(Trouble::Unavailable | Trouble::Configuration) => Self::KeystoreUnavailable(failure),
+                secret_error(Trouble::of_all(unresolved), Failure { problems, ..failure })
+            }
+            E::Step { .. } | E::Unplug { .. } | E::Medium { .. } | E::MediumLost { .. } => {
+                match error.refusal() {
+                    Some(Refusal::WrongKey) => Self::WrongKey(failure),
+                    Some(Refusal::InUse) => Self::ImageInUse(failure),
+                    Some(Refusal::Other) => Self::QemuRefused(failure),
+                    None => Self::QemuUnavailable(failure),
                 }
             }
-            E::Step { .. } | E::Unplug { .. } => match error.refusal() {
-                Some(Refusal::WrongKey) => Self::WrongKey(failure),
-                Some(Refusal::InUse) => Self::ImageInUse(failure),
-                Some(Refusal::Other) => Self::QemuRefused(failure),
-                None => Self::QemuUnavailable(failure),
-            },
             E::Ended { .. } => Self::QemuUnavailable(failure),
             E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
-            E::GuestRefused(_) => Self::GuestRefused(failure),
+            E::NotRemovable(_) => Self::InvalidRequest(failure),
+            E::GuestRefused(_) | E::TrayLocked(_) => Self::GuestRefused(failure),
             E::StillThere { .. } => Self::DeviceStillThere(failure),
             E::LeftOver { .. } => Self::StillInUse(failure),
             E::Save(_) | E::Aborted => Self::Failed(failure),
         }
+    }
+}
+
+impl From<OperationError> for ControlError {
+    fn from(error: OperationError) -> Self {
+        use OperationError as E;
+        let failure = Failure::of(&error).with_hint(error.hint());
+        match &error {
+            E::NoSuchProtocol(_) | E::NoValue | E::Shrink { .. } | E::NoImage(_) => {
+                Self::InvalidRequest(failure)
+            }
+            E::NoDisplay(_) | E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
+            E::LongPassword(_) | E::Value(_) => Self::SecretUnusable(failure),
+            E::Secret(source) => secret_error(Some(source.trouble()), failure),
+            E::NoPasswords(_) | E::BlockDevice { .. } => Self::QemuRefused(failure),
+            E::Password(source) | E::Resize { source, .. } => match source {
+                QmpError::Refused { .. } => Self::QemuRefused(failure),
+                _ => Self::QemuUnavailable(failure),
+            },
+            E::Aborted => Self::Failed(failure),
+        }
+    }
+}
+
+impl From<SnapshotError> for ControlError {
+    fn from(error: SnapshotError) -> Self {
+        use SnapshotError as E;
+        let failure = Failure::of(&error).with_hint(error.hint());
+        match &error {
+            E::Name(_) | E::Exists(_) | E::NoDisks | E::Twice(_) | E::Disk { .. } => {
+                Self::InvalidRequest(failure)
+            }
+            E::NoSuchSnapshot(_) | E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
+            E::Secret(source) => secret_error(Some(source.trouble()), failure),
+            E::File { source, .. } => match source.kind() {
+                ErrorKind::AlreadyExists | ErrorKind::NotFound => Self::InvalidRequest(failure),
+                ErrorKind::PermissionDenied => Self::NotAllowed(failure),
+                _ => Self::Failed(failure),
+            },
+            E::Lend(source) | E::Switch(source) | E::Overlay { source, .. } | E::Merge { source, .. } => {
+                match source {
+                    QmpError::Refused { .. } => Self::QemuRefused(failure),
+                    _ => Self::QemuUnavailable(failure),
+                }
+            }
+            E::Aborted | E::CameOutPlain(_) | E::Unknown(_) | E::Save(_) => Self::Failed(failure),
+        }
+    }
+}
+
+/// What kind of error secrets are that are not to be had.
+fn secret_error(trouble: Option<Trouble>, failure: Failure) -> ControlError {
+    match trouble {
+        None | Some(Trouble::Missing | Trouble::Ambiguous) => ControlError::SecretUnavailable(failure),
+        Some(Trouble::Data) => ControlError::SecretUnusable(failure),
+        Some(Trouble::Permission) => ControlError::SecretForbidden(failure),
+        Some(Trouble::TryAgain) => ControlError::KeystoreNotReady(failure),
+        Some(Trouble::Unavailable | Trouble::Configuration) => ControlError::KeystoreUnavailable(failure),
     }
 }
 

@@ -54,7 +54,7 @@ pub async fn attach(
     let shared = |id: &str| running.configuration().disks.iter().any(|d| d.objects.iter().any(|o| o == id));
     let objects = plan.objects.iter().filter(|o| !shared(o.id()));
     let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<_, _>>()?;
-    let made = steps::make(&running.qmp, &Parts { objects, plan: &plan }).await;
+    let made = steps::make(&running.qmp, &Parts { objects, plan: &plan, frontend: true }).await;
     drop(secrets);
     match made {
         Ok(()) => {}
@@ -95,7 +95,7 @@ pub async fn attach(
     Ok(attached)
 }
 
-fn save(error: SupervisorError) -> HotplugError {
+pub(super) fn save(error: SupervisorError) -> HotplugError {
     HotplugError::Save(Box::new(error))
 }
 
@@ -121,7 +121,7 @@ fn prepare(running: &Running, source: &str, diagnostics: &mut Diagnostics) -> Op
     Some(Prepared { disk, element, plan, numbers })
 }
 
-async fn resolve(running: &Running, plan: &DiskPlan) -> Result<ResolvedSecrets, HotplugError> {
+pub(super) async fn resolve(running: &Running, plan: &DiskPlan) -> Result<ResolvedSecrets, HotplugError> {
     let wanted: Vec<SecretRef> = plan
         .objects
         .iter()
@@ -141,7 +141,7 @@ async fn resolve(running: &Running, plan: &DiskPlan) -> Result<ResolvedSecrets, 
 }
 
 /// An object as it is sent, a secret's value sealed.
-fn properties(
+pub(super) fn properties(
     running: &Running,
     object: &QemuObject,
     secrets: &ResolvedSecrets,

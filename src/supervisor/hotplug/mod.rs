@@ -7,9 +7,12 @@
 mod attach;
 mod detach;
 mod error;
+mod media;
 mod steps;
 
 pub use attach::{Attached, attach};
 pub use detach::{DETACH_DEADLINE, detach, watch};
 pub use error::{HotplugError, Refusal};
+pub use media::{Medium, change_media};
+pub(super) use steps::undo;
 pub use steps::{DiskParts, Step, Undone};

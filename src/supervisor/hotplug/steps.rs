@@ -54,6 +54,12 @@ impl DiskParts {
             .collect()
     }
 
+    /// The node that stands for the disk's topmost image, below a filter; an empty drive and a vhost-user disk have
+    /// none.
+    pub fn image_node(&self) -> Option<&str> {
+        self.nodes.iter().rev().map(String::as_str).find(|name| !storage::is_filter(name))
+    }
+
     /// The steps that made it, without the device.
     fn steps(&self, keep: impl Fn(&str) -> bool) -> Vec<Step> {
         let objects = self.objects.iter().filter(|id| !keep(id)).cloned().map(Step::Object);
@@ -127,6 +133,8 @@ pub(super) struct Failed {
 pub(super) struct Parts<'a> {
     pub objects: Vec<JsonObject>,
     pub plan: &'a DiskPlan,
+    /// Whether the device is made as well, or only what is behind it.
+    pub frontend: bool,
 }
 
 /// Makes all of it, or, where a step fails, none.
@@ -136,10 +144,11 @@ pub(super) async fn make(qmp: &Qmp, parts: &Parts<'_>) -> Result<(), Failed> {
     let chardev = plan.chardev.as_ref().map(|c| (c.id.clone(), c.properties()));
     let chardev = chardev.iter().map(|(id, properties)| (Step::Chardev(id.clone()), properties));
     let nodes = plan.nodes.iter().map(|n| (Step::Node(text(n, "node-name")), n));
-    let device = (Step::Device(text(&plan.device, "id")), &plan.device);
-    let throttle = plan.throttle.iter().map(|t| (Step::Throttle(text(t, "id")), t));
+    let device = parts.frontend.then(|| (Step::Device(text(&plan.device, "id")), &plan.device));
+    let throttle =
+        plan.throttle.iter().filter(|_| parts.frontend).map(|t| (Step::Throttle(text(t, "id")), t));
     let mut made = Vec::new();
-    for (step, arguments) in objects.chain(chardev).chain(nodes).chain([device]).chain(throttle) {
+    for (step, arguments) in objects.chain(chardev).chain(nodes).chain(device).chain(throttle) {
         let (command, deadline) = match step {
             Step::Object(_) => ("object-add", COMMAND_DEADLINE),
             // Derives a LUKS key, or waits for a server.
@@ -163,7 +172,7 @@ pub(super) async fn make(qmp: &Qmp, parts: &Parts<'_>) -> Result<(), Failed> {
 }
 
 /// Undoes steps, the last first. One that fails does not keep the others from being tried.
-pub(super) async fn undo(qmp: &Qmp, made: Vec<Step>) -> Undone {
+pub(in crate::supervisor) async fn undo(qmp: &Qmp, made: Vec<Step>) -> Undone {
     let mut result = Undone::default();
     for step in made.into_iter().rev() {
         match remove(qmp, &step).await {
