@@ -91,6 +91,8 @@ enum Command {
     SetPassword(password::SetPasswordArgs),
     /// Make a disk of a running guest larger
     Blockresize(device::ResizeArgs),
+    /// Have a guest use the certificates that are there now
+    ReloadTls(control::GuestArgs),
     /// Send QEMU a monitor command, past all of vmward's checks
     Qmp(monitor::QmpArgs),
     /// Print what happens in a guest, one JSON object per line
@@ -133,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Snapshot(args) => snapshot::run(args),
         Command::SetPassword(args) => password::set(&args),
         Command::Blockresize(args) => device::resize(&args),
+        Command::ReloadTls(args) => password::reload_tls(&args),
         Command::Qmp(args) => monitor::qmp(&args),
         Command::Events(args) => monitor::events(&args),
         Command::Doctor(args) => doctor::run(&cli.global, &args),

@@ -1,4 +1,4 @@
-//! `vmward set-password`.
+//! What lets clients into a guest's displays: `vmward set-password` and `vmward reload-tls`.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -69,6 +69,25 @@ pub(crate) fn set(args: &SetPasswordArgs) -> Result<ExitCode, CliError> {
         guest.result(reply, None)
     })?;
     eprintln!("the password of {} is {}", args.protocol.name(), if args.remove { "removed" } else { "set" });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `vmward reload-tls`.
+pub(crate) fn reload_tls(args: &GuestArgs) -> Result<ExitCode, CliError> {
+    let done = block_on_briefly(async {
+        let mut guest = Guest::connect(&args.name).await?;
+        let reply = guest.connection.reload_tls().await;
+        guest.result(reply, None)
+    })?;
+    for what in &done.reloaded {
+        eprintln!("{what} uses the new certificates for new connections");
+    }
+    for what in &done.kept {
+        eprintln!("the old certificates stay with {what}");
+    }
+    if done.reloaded.is_empty() && done.kept.is_empty() {
+        eprintln!("nothing of the guest uses certificates");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

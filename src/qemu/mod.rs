@@ -23,3 +23,4 @@ pub use plan::{
     Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Macvtap, Preparation, QemuObject, Resource,
     SecretObject, SecretSource, SocketChardev, SocketPath, Tap,
 };
+pub use tls::VNC_SECRET;

@@ -101,14 +101,26 @@ pub fn disk<'a>(domain: &'a mut Element, target: &str) -> Option<&'a mut Element
 /// The elements of a `<disk>` that are about its image.
 const OF_THE_IMAGE: [&str; 4] = ["source", "backingStore", "encryption", "auth"];
 
+/// Whether an element of a `<disk>` is about its image.
+fn is_of_image(element: &Element) -> bool {
+    OF_THE_IMAGE.contains(&element.name.as_str())
+}
+
 /// Gives a `<disk>` the image of another one, or none.
 pub fn change_image(disk: &mut Element, new: Option<&Element>) {
-    let is_of_image = |e: &&Element| OF_THE_IMAGE.contains(&e.name.as_str());
-    disk.children.retain(|e| !is_of_image(&e));
+    replace_image(disk, new.iter().flat_map(|e| &e.children).filter(|e| is_of_image(e)).cloned().collect());
     let Some(new) = new else { return };
     disk.set("type", new.get("type").unwrap_or("file"));
     set_format(disk, new.child("driver").and_then(|d| d.get("type")).unwrap_or("raw"));
-    disk.children.extend(new.children.iter().filter(is_of_image).cloned());
+}
+
+/// Puts elements into the place of those that are about a disk's image.
+pub fn replace_image(disk: &mut Element, image: Vec<Element>) {
+    let place = disk.children.iter().position(is_of_image);
+    let place = place.or_else(|| disk.children.iter().position(|e| e.name == "target"));
+    disk.children.retain(|e| !is_of_image(e));
+    let place = place.unwrap_or(disk.children.len()).min(disk.children.len());
+    disk.children.splice(place..place, image);
 }
 
 /// Says in a `<disk>` which format its image has.

@@ -1,4 +1,4 @@
-//! The signals that end a guest, or do not.
+//! The signals that end a guest, and the one that has it read its certificates again.
 
 use std::io;
 
@@ -25,6 +25,15 @@ impl StopSignal {
     }
 }
 
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// The guest's end.
+    Stop(StopSignal),
+    /// New certificates.
+    Reload,
+}
+
 /// The signals from now on.
 pub(super) struct Signals {
     terminate: Signal,
@@ -45,14 +54,22 @@ impl Signals {
         catch().map_err(SupervisorError::Signals)
     }
 
+    /// The next one. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Wish {
+        tokio::select! {
+            Some(()) = self.terminate.recv() => Wish::Stop(StopSignal::Terminate),
+            Some(()) = self.interrupt.recv() => Wish::Stop(StopSignal::Interrupt),
+            // A terminal that goes away is no reason to end a guest.
+            Some(()) = self.hangup.recv() => Wish::Reload,
+            else => std::future::pending().await,
+        }
+    }
+
     /// The next one that asks for the end. Cancel-safe.
     pub(super) async fn stop(&mut self) -> StopSignal {
         loop {
-            tokio::select! {
-                Some(()) = self.terminate.recv() => return StopSignal::Terminate,
-                Some(()) = self.interrupt.recv() => return StopSignal::Interrupt,
-                // A terminal that goes away is no reason to end a guest.
-                Some(()) = self.hangup.recv() => tracing::debug!("SIGHUP is ignored"),
+            if let Wish::Stop(signal) = self.next().await {
+                return signal;
             }
         }
     }

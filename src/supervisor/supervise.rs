@@ -15,8 +15,8 @@ use crate::qmp::{Event, QmpError};
 
 use super::launch::Started;
 use super::process::{Ending, Process};
-use super::signals::Signals;
-use super::{Ended, Order, Running, control};
+use super::signals::{Signals, Wish};
+use super::{Ended, Order, Running, control, operate};
 
 /// How long QEMU may take to write out its caches and end once it is told to quit.
 const QUIT_DEADLINE: Duration = Duration::from_secs(15);
@@ -102,13 +102,16 @@ pub(super) async fn supervise(
         });
         tokio::select! {
             ending = process.ended() => break ending,
-            signal = signals.stop() => {
-                tracing::info!("{signal:?} received");
-                supervision.stop(match supervision.stage {
-                    Stage::Running => Stage::PowerButton,
-                    _ => Stage::Quit,
-                });
-            }
+            wish = signals.next() => match wish {
+                Wish::Stop(signal) => {
+                    tracing::info!("{signal:?} received");
+                    supervision.stop(match supervision.stage {
+                        Stage::Running => Stage::PowerButton,
+                        _ => Stage::Quit,
+                    });
+                }
+                Wish::Reload => reload(&running),
+            },
             Some(order) = orders.recv() => supervision.order(order),
             death = helpers.death() => {
                 // Of a QEMU that is told to quit they are gone first.
@@ -264,6 +267,21 @@ impl Supervision<'_> {
             }
         });
     }
+}
+
+/// Has certificates read again, without waiting for it.
+fn reload(running: &Rc<Running>) {
+    let running = Rc::clone(running);
+    tokio::task::spawn_local(async move {
+        match operate::reload_tls(&running).await {
+            Ok(done) if done.reloaded.is_empty() => tracing::debug!("there are no certificates to reload"),
+            Ok(done) => tracing::info!("the certificates of {} were reloaded", done.reloaded.join(", ")),
+            Err(e) => {
+                let why = std::error::Error::source(&e).map(|e| format!(": {e}")).unwrap_or_default();
+                tracing::error!("{e}{why}");
+            }
+        }
+    });
 }
 
 /// Tells the service manager, if there is one.

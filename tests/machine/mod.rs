@@ -119,6 +119,33 @@ impl Drop for Machine {
     }
 }
 
+/// Everything that a disk, a medium or a snapshot could leave in QEMU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inventory {
+    pub nodes: Vec<String>,
+    pub objects: Vec<String>,
+    pub devices: Vec<String>,
+    pub chardevs: Vec<String>,
+    pub jobs: Vec<String>,
+}
+
+/// What there is.
+pub fn inventory(guest: &Machine) -> Inventory {
+    let names = |list: Value, name: &str| {
+        let mut names: Vec<String> =
+            list.as_array().unwrap().iter().map(|e| e[name].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    Inventory {
+        nodes: names(guest.qmp("query-named-block-nodes", &json!({ "flat": true })), "node-name"),
+        objects: names(guest.qmp("qom-list", &json!({ "path": "/objects" })), "name"),
+        devices: names(guest.qmp("qom-list", &json!({ "path": "/machine/peripheral" })), "name"),
+        chardevs: names(guest.qmp("query-chardev", &json!({})), "label"),
+        jobs: names(guest.qmp("query-jobs", &json!({})), "id"),
+    }
+}
+
 /// Waits for what happens without anybody waiting for it.
 pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();

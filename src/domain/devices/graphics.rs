@@ -7,6 +7,7 @@ use crate::xml::{Diagnostics, Element, Span, keywords};
 
 use super::chardev::MouseMode;
 use super::password::{Password, PasswordProtocol};
+use super::tls::Tls;
 
 keywords! {
     /// The `type` of graphics.
@@ -106,6 +107,8 @@ pub struct Vnc {
     pub websocket: Option<i32>,
     /// The password that clients need.
     pub password: Option<Password>,
+    /// Its certificates: clients have to use TLS.
+    pub tls: Option<Tls>,
     /// What becomes of a client when another one comes.
     pub share_policy: Option<SharePolicy>,
     /// Whether clients can power the guest off.
@@ -246,9 +249,18 @@ impl Graphics {
         }
     }
 
-    /// The secret that it uses.
-    pub fn secret(&self) -> Option<&SecretRef> {
-        self.password()?.1.secret()
+    /// Its certificates.
+    pub fn tls(&self) -> Option<&Tls> {
+        match &self.kind {
+            GraphicsKind::Vnc(vnc) => vnc.tls.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The secrets that it uses.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        let password = self.password().and_then(|(_, password)| password.secret());
+        password.into_iter().chain(self.tls().and_then(|tls| tls.secret.as_ref()))
     }
 }
 
@@ -318,6 +330,7 @@ fn vnc(element: &Element, diagnostics: &mut Diagnostics) -> Vnc {
         port,
         websocket: element.number("websocket", diagnostics),
         password: Password::from_xml(element, PasswordProtocol::Vnc, diagnostics),
+        tls: Tls::from_xml(element, diagnostics),
         share_policy: element.keyword("sharePolicy", diagnostics),
         power_control: element.yes_no("powerControl", diagnostics),
     }

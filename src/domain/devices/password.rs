@@ -8,6 +8,8 @@ use crate::keywords;
 use crate::secret::{SecretLookup, SecretRef, SecretValue, UsageKind};
 use crate::xml::{Diagnostics, Element, Span};
 
+use super::tls::passphrase_lookup;
+
 /// What stands in the XML of a running guest where a password stood.
 pub const REDACTED: &str = "[redacted]";
 
@@ -114,13 +116,7 @@ pub fn password_secret(lookup: SecretLookup, span: Span) -> SecretRef {
 }
 
 fn secret_ref(secret: &Element, diagnostics: &mut Diagnostics) -> Option<SecretRef> {
-    let kind = secret.require("type", diagnostics);
-    let lookup = SecretLookup::from_xml(secret, diagnostics);
-    if kind? != "passphrase" {
-        diagnostics.error(secret.span, "a display's secret is of type 'passphrase'");
-        return None;
-    }
-    Some(password_secret(lookup?, secret.span))
+    passphrase_lookup(secret, diagnostics).map(|lookup| password_secret(lookup, secret.span))
 }
 
 fn in_xml(

@@ -67,10 +67,11 @@ fn backend(chardev: &Chardev, id: &str, alias: &str, context: &Context, line: &m
             if *mode == SocketMode::Bind {
                 told.push_str(",server=on,wait=off");
             }
-            if *tls == Some(true) {
-                let credentials = tls::x509(format!("obj{id}_tls0"), *mode == SocketMode::Bind);
-                told.push_str(&format!(",tls-creds={}", credentials.id()));
-                line.object(credentials);
+            if let Some(certificates) = tls {
+                let credentials = format!("obj{id}_tls0");
+                let server = *mode == SocketMode::Bind;
+                tls::tell(&credentials, &format!("{id}-secret0"), server, certificates, line);
+                told.push_str(&format!(",tls-creds={credentials}"));
             }
             told + &reconnecting(context, *reconnect)
         }

@@ -177,6 +177,10 @@ fn tell_vnc(
         // Without one it turns all away until one is set.
         told.push_str(&format!(",{}", option.as_deref().unwrap_or("password=on")));
     }
+    if let Some(certificates) = &vnc.tls {
+        tls::tell(tls::VNC_CREDENTIALS, tls::VNC_SECRET, true, certificates, line);
+        told.push_str(&format!(",tls-creds={}", tls::VNC_CREDENTIALS));
+    }
     if let Some(power) = vnc.power_control {
         told.push_str(&format!(",power-control={}", on_off(power)));
     }

@@ -78,6 +78,15 @@ pub struct MediaChanged {
     pub warnings: Vec<Problem>,
 }
 
+/// Certificates that were read again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct TlsReloaded {
+    /// What uses those that are there now, for new connections.
+    pub reloaded: Vec<String>,
+    /// What still uses those that it was opened with, and until when.
+    pub kept: Vec<String>,
+}
+
 /// A disk of a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomType)]
 pub struct SnapshotDisk {

@@ -6,7 +6,7 @@ use zlink::futures_util::Stream;
 
 use super::api::{
     Attached, ControlError, GuestEvent, LiveXml, MediaChanged, QmpReply, SnapshotCreated, SnapshotDeleted,
-    SnapshotDisk, Snapshots, Status,
+    SnapshotDisk, Snapshots, Status, TlsReloaded,
 };
 
 /// The methods of `org.vmward.Domain`, called over a [`zlink::tokio::unix::Connection`].
@@ -71,6 +71,9 @@ pub trait DomainProxy {
     ) -> zlink::Result<Result<(), ControlError>>;
     /// Takes the password of a display away.
     async fn remove_password(&mut self, protocol: &str) -> zlink::Result<Result<(), ControlError>>;
+    /// Has certificates read again.
+    #[zlink(rename = "ReloadTLS")]
+    async fn reload_tls(&mut self) -> zlink::Result<Result<TlsReloaded, ControlError>>;
     /// Makes a disk larger.
     async fn resize_disk(&mut self, target: &str, size: u64) -> zlink::Result<Result<(), ControlError>>;
     /// Sends QEMU a command.

@@ -20,7 +20,7 @@ use crate::xml::Keyword;
 
 use super::api::{
     Attached, ControlError, DiskStatus, Failure, GuestEvent, HelperStatus, LiveXml, MediaChanged, Problem,
-    QmpReply, Snapshot, SnapshotCreated, SnapshotDeleted, SnapshotDisk, Snapshots, Status,
+    QmpReply, Snapshot, SnapshotCreated, SnapshotDeleted, SnapshotDisk, Snapshots, Status, TlsReloaded,
 };
 use super::failure::problems;
 
@@ -219,6 +219,15 @@ impl Service {
         let running = Rc::clone(&self.running);
         to_the_end(async move { operate::remove_password(&running, protocol).await }).await??;
         Ok(())
+    }
+
+    /// Has the guest's displays use the certificates that are there now.
+    #[zlink(rename = "ReloadTLS")]
+    async fn reload_tls(&self) -> Result<TlsReloaded, ControlError> {
+        let running = Rc::clone(&self.running);
+        let operate::Reloaded { reloaded, kept } =
+            to_the_end(async move { operate::reload_tls(&running).await }).await??;
+        Ok(TlsReloaded { reloaded, kept })
     }
 
     /// Makes a disk that large for the guest, in bytes.

@@ -34,6 +34,12 @@ pub enum OperationError {
     /// QEMU did not take it.
     #[error("QEMU did not take the password; nobody gets in until one is set")]
     Password(#[source] QmpError),
+    /// The certificates are of no use, or QEMU may not read them.
+    #[error("the guest's certificates were not reloaded, the old ones stay in use")]
+    Certificates(#[source] QmpError),
+    /// QEMU did not take a secret.
+    #[error("QEMU did not take the passphrase of the certificates' key")]
+    Lend(#[from] QmpError),
     /// There is no such disk.
     #[error("the guest has no disk '{0}'")]
     NoSuchDisk(String),
@@ -85,6 +91,11 @@ impl OperationError {
             }
             Self::Secret(error) => return error.hint(),
             Self::NoSuchDisk(_) => "`vmward status` shows the guest's disks".into(),
+            Self::Certificates(_) => {
+                "QEMU's user reads ca-cert.pem, server-cert.pem and server-key.pem in the directory that the \
+                 guest's <tls> names; the passphrase of an encrypted key is its <secret>"
+                    .into()
+            }
             Self::BlockDevice { .. } => {
                 "make the device larger first (lvextend, zfs set volsize, ...); an encrypted one needs room for \
                  its header as well"

@@ -19,7 +19,7 @@ use crate::domain::devices::graphics::{Graphics, GraphicsKind};
 use crate::domain::devices::password::{PasswordProtocol, password_secret};
 use crate::keystore::ResolvedSecrets;
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
-use crate::secret::{SecretLookup, SecretValue, ValueError, os_random};
+use crate::secret::{SecretLookup, SecretRef, SecretValue, ValueError, os_random};
 use crate::supervisor::{Running, SupervisorError};
 use crate::xml::Span;
 
@@ -79,17 +79,22 @@ pub async fn set_password(
         }
         NewPassword::Secret(lookup) => {
             let secret = password_secret(lookup, Span::default());
-            let keystores = Arc::clone(&running.keystores);
-            let wanted = [secret.clone()];
-            // A keystore may be a server that does not answer: the guest's supervision goes on meanwhile.
-            let found = tokio::task::spawn_blocking(move || keystores.resolve(&wanted)).await;
-            let found = found.map_err(|_| OperationError::Aborted)?.map_err(|mut unresolved| {
-                unresolved.pop().map_or(OperationError::Aborted, |u| OperationError::Secret(u.error))
-            })?;
+            let found = fetch(running, &secret).await?;
             let value = found.get(&secret).ok_or(OperationError::Aborted)?;
             put(running, protocol, value, expires).await
         }
     }
+}
+
+/// Fetches one secret.
+pub(super) async fn fetch(running: &Running, secret: &SecretRef) -> Result<ResolvedSecrets, OperationError> {
+    let keystores = Arc::clone(&running.keystores);
+    let wanted = [secret.clone()];
+    // A keystore may be a server that does not answer: the guest's supervision goes on meanwhile.
+    let found = tokio::task::spawn_blocking(move || keystores.resolve(&wanted)).await;
+    found.map_err(|_| OperationError::Aborted)?.map_err(|mut unresolved| {
+        unresolved.pop().map_or(OperationError::Aborted, |u| OperationError::Secret(u.error))
+    })
 }
 
 /// Takes the password of a display away: nobody gets in until another one is set.

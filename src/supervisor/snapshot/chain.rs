@@ -1,7 +1,7 @@
 //! The chain of images in a `<disk>`: an overlay put on top, an image taken out. Pure.
 
 use crate::secret::{SecretLookup, SecretRef};
-use crate::supervisor::live_xml::set_format;
+use crate::supervisor::live_xml::{replace_image, set_format};
 use crate::xml::Element;
 
 /// The disk with a qcow2 image at that path on top of what it has.
@@ -22,10 +22,9 @@ pub fn with_overlay(disk: &Element, path: &str, secret: Option<&SecretRef>) -> E
     }
     below.children.extend(take("backingStore"));
     let mut disk = disk.clone();
-    disk.children.retain(|e| !["source", "backingStore", "encryption"].contains(&e.name.as_str()));
+    replace_image(&mut disk, vec![source, below]);
     disk.set("type", "file");
     set_format(&mut disk, "qcow2");
-    disk.children.extend([source, below]);
     disk
 }
 
@@ -52,12 +51,10 @@ pub fn without(disk: &Element, index: usize) -> Option<Element> {
         above.children[place] = below;
         return Some(disk);
     }
-    let place = disk.children.iter().position(|e| e.name == "backingStore")?;
-    let below = disk.children.remove(place);
-    disk.children.retain(|e| !["source", "encryption", "auth"].contains(&e.name.as_str()));
+    let below = disk.child("backingStore")?.clone();
     disk.set("type", below.get("type")?);
     set_format(&mut disk, below.child("format")?.get("type")?);
-    disk.children.extend(below.children.into_iter().filter(|e| e.name != "format"));
+    replace_image(&mut disk, below.children.into_iter().filter(|e| e.name != "format").collect());
     Some(disk)
 }
 
