@@ -152,7 +152,9 @@ fn objects(host: &Host) -> Vec<String> {
     let command = "{\"execute\":\"qom-list\",\"arguments\":{\"path\":\"/objects\"}}";
     let list: Value = serde_json::from_slice(&host.user.ok(&["qmp", "guest", command], b"")).unwrap();
     let names = list.as_array().unwrap().iter().map(|o| o["name"].as_str().unwrap().to_owned());
-    names.filter(|name| !["type", "pc.ram"].contains(&name.as_str())).collect()
+    let mut names: Vec<String> = names.filter(|name| !["type", "pc.ram"].contains(&name.as_str())).collect();
+    names.sort();
+    names
 }
 
 fn reload(host: &Host) -> String {
