@@ -9,9 +9,9 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use machine::{Machine, wait_until};
+use machine::{Machine, inventory, wait_until};
 use user::{disk, disk_xml};
 
 /// A machine with a SCSI and a USB controller.
@@ -20,30 +20,6 @@ const CONTROLLERS: &str =
 
 fn machine() -> Machine {
     Machine::start(CONTROLLERS)
-}
-
-/// Everything that a disk could leave in QEMU: nodes, objects, devices.
-#[derive(Debug, PartialEq)]
-struct Inventory {
-    nodes: Vec<String>,
-    objects: Vec<String>,
-    devices: Vec<String>,
-    chardevs: Vec<String>,
-}
-
-fn inventory(guest: &Machine) -> Inventory {
-    let names = |list: Value, name: &str| {
-        let mut names: Vec<String> =
-            list.as_array().unwrap().iter().map(|e| e[name].as_str().unwrap().to_owned()).collect();
-        names.sort();
-        names
-    };
-    Inventory {
-        nodes: names(guest.qmp("query-named-block-nodes", &json!({ "flat": true })), "node-name"),
-        objects: names(guest.qmp("qom-list", &json!({ "path": "/objects" })), "name"),
-        devices: names(guest.qmp("qom-list", &json!({ "path": "/machine/peripheral" })), "name"),
-        chardevs: names(guest.qmp("query-chardev", &json!({})), "label"),
-    }
 }
 
 /// An attach that fails with that exit code and leaves all as it was; what it says.
@@ -95,33 +71,6 @@ fn a_disk_goes_by_its_xml_too() {
     assert_eq!(guest.targets(), ["sdc"]);
     guest.user.ok(&["detach-device", "guest", file], b"");
     assert!(guest.targets().is_empty());
-    guest.end();
-}
-
-#[test]
-fn fifty_times_in_and_out_leave_everything_as_it_was() {
-    let guest = machine();
-    let disks = [disk(&guest.user, "a.luks", "sda", "scsi"), disk(&guest.user, "b.luks", "sdb", "usb")];
-    let once = |disk: &String, target: &str| {
-        guest.attach(disk);
-        guest.user.ok(&["detach-device", "guest", target], b"");
-    };
-    let open = |process: &str| {
-        let pid = guest.status()[process].clone();
-        fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
-    };
-    // The first time may open what stays (an event descriptor of a thread pool).
-    disks.iter().zip(["sda", "sdb"]).for_each(|(disk, target)| once(disk, target));
-    let before = inventory(&guest);
-    let descriptors = (open("qemu"), open("supervisor"));
-    for _ in 0..25 {
-        disks.iter().zip(["sda", "sdb"]).for_each(|(disk, target)| once(disk, target));
-    }
-    assert_eq!(inventory(&guest), before);
-    // Connections of commands that have ended are closed a moment later.
-    wait_until("more files are open than before", || {
-        open("qemu") <= descriptors.0 && open("supervisor") <= descriptors.1
-    });
     guest.end();
 }
 

@@ -88,7 +88,8 @@ fn credentials(
     if secret.is_some() && psk_user.is_some() {
         return Err("[tls.nbd] has certificates, whose key a secret may decrypt, or a psk-user, not both");
     }
-    Ok(TlsCredentials { directory, secret: secret.as_deref().map(SecretLookup::named), psk_user })
+    let secret = secret.as_deref().map(SecretLookup::named);
+    Ok(TlsCredentials { directory, secret, psk_user, ..TlsCredentials::default() })
 }
 
 #[derive(Debug, Deserialize)]

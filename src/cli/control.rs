@@ -215,7 +215,7 @@ fn lost(name: &str, error: zlink::Error) -> CliError {
 fn refused(error: &ControlError, input: Option<&Input>) -> CliError {
     use ControlError as E;
     let exit = match error {
-        E::InvalidXml(_) | E::SecretUnusable(_) | E::StorageMismatch(_) => Exit::Data,
+        E::InvalidXml(_) | E::InvalidRequest(_) | E::SecretUnusable(_) | E::StorageMismatch(_) => Exit::Data,
         E::SecretUnavailable(_) | E::NoSuchDevice(_) | E::StorageMissing(_) => Exit::NoInput,
         E::DeviceStillThere(_)
         | E::ImageInUse(_)

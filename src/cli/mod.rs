@@ -14,10 +14,12 @@ mod keystore_failure;
 mod log;
 mod monitor;
 mod output;
+mod password;
 mod program;
 mod recipients;
 mod run;
 mod secret;
+mod snapshot;
 mod status;
 mod supervisor_failure;
 mod value_source;
@@ -82,6 +84,16 @@ enum Command {
     AttachDevice(device::AttachArgs),
     /// Take a disk out of a running guest
     DetachDevice(device::DetachArgs),
+    /// Change the medium of a running guest's drive
+    ChangeMedia(device::MediaArgs),
+    /// Make, list and delete snapshots of a running guest's disks
+    Snapshot(snapshot::SnapshotArgs),
+    /// Set, limit or remove the password of a guest's VNC or SPICE display
+    SetPassword(password::SetPasswordArgs),
+    /// Make a disk of a running guest larger
+    Blockresize(device::ResizeArgs),
+    /// Have a guest use the certificates that are there now
+    ReloadTls(control::GuestArgs),
     /// Send QEMU a monitor command, past all of vmward's checks
     Qmp(monitor::QmpArgs),
     /// Print what happens in a guest, one JSON object per line
@@ -122,6 +134,11 @@ pub fn main() -> ExitCode {
         Command::Resume(args) => control::press(Button::Resume, &args),
         Command::AttachDevice(args) => device::attach(&args),
         Command::DetachDevice(args) => device::detach(&args),
+        Command::ChangeMedia(args) => device::change_media(&args),
+        Command::Snapshot(args) => snapshot::run(args),
+        Command::SetPassword(args) => password::set(&args),
+        Command::Blockresize(args) => device::resize(&args),
+        Command::ReloadTls(args) => password::reload_tls(&args),
         Command::Qmp(args) => monitor::qmp(&args),
         Command::Events(args) => monitor::events(&args),
         Command::Doctor(args) => doctor::run(&cli.global, &args),

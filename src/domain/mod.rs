@@ -146,7 +146,16 @@ impl Domain {
         let disks = self.devices.disks.iter().flat_map(disk::Disk::secrets);
         let hostdevs = self.devices.hostdevs.iter().filter_map(|h| h.secret().cloned());
         let tpms = self.devices.tpms.iter().filter_map(|t| t.secret().cloned());
-        variables.chain(disks).chain(hostdevs).chain(tpms).collect()
+        let graphics = self.devices.graphics.iter().flat_map(|g| g.secrets().cloned());
+        let streams = self.devices.chardevs().filter_map(|c| c.tls()?.secret.clone());
+        variables
+            .into_iter()
+            .chain(disks)
+            .chain(hostdevs)
+            .chain(tpms)
+            .chain(graphics)
+            .chain(streams)
+            .collect()
     }
 }
 

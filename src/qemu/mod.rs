@@ -25,4 +25,4 @@ pub use plan::{
     Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Macvtap, Preparation, QemuObject, Resource,
     SecretObject, SecretSource, SocketChardev, SocketPath, Tap,
 };
-pub use tls::{Tls, TlsCredentials};
+pub use tls::{Tls, TlsCredentials, VNC_SECRET};

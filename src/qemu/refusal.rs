@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::secret::SecretLookup;
 
-use super::{SecretObject, SecretSource};
+use super::{SecretObject, SecretSource, VNC_SECRET};
 
 /// What a refusal comes down to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,7 +253,7 @@ impl Credential {
         match self {
             Self::Passphrase => id.contains("-encryption-secret"),
             Self::Login => id.contains("-auth-secret") || id.contains("-httpcookie-secret"),
-            Self::TlsKey => id.contains("_tls0-secret"),
+            Self::TlsKey => id.contains("_tls0-secret") || id == VNC_SECRET || id.starts_with("char"),
         }
     }
 }

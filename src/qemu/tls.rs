@@ -2,12 +2,18 @@
 
 use serde_json::json;
 
+use crate::domain::devices::tls::Tls as DeviceTls;
 use crate::secret::{SecretLookup, SecretRef, UsageKind};
 use crate::xml::Span;
 
 use super::plan::object;
 use super::properties::Properties;
 use super::{QemuObject, SecretObject, SecretSource};
+
+/// The credentials of VNC, and the passphrase of their key, as libvirt names them.
+pub(super) const VNC_CREDENTIALS: &str = "vnc-tls-creds0";
+/// See [`VNC_CREDENTIALS`].
+pub const VNC_SECRET: &str = "vnc-tls-creds0-secret0";
 
 /// Where QEMU looks for certificates, as libvirt's `default_tls_x509_cert_dir` is set where nobody changed it.
 const DIRECTORY: &str = "/etc/pki/qemu";
@@ -22,11 +28,13 @@ pub struct TlsCredentials {
     pub secret: Option<SecretLookup>,
     /// Whose pre-shared key it is, instead of certificates.
     pub psk_user: Option<String>,
+    /// Whether the other end has to show a certificate as well.
+    pub verify_peer: bool,
 }
 
 impl Default for TlsCredentials {
     fn default() -> Self {
-        Self { directory: DIRECTORY.to_owned(), secret: None, psk_user: None }
+        Self { directory: DIRECTORY.to_owned(), secret: None, psk_user: None, verify_peer: true }
     }
 }
 
@@ -44,12 +52,25 @@ impl Tls {
     pub(super) fn of_nbd(&self) -> &TlsCredentials {
         self.nbd.as_ref().unwrap_or(&self.usual)
     }
+
+    /// What a display or a character device has: what its XML does not say is as it is for all.
+    pub fn of_device(&self, device: &DeviceTls) -> TlsCredentials {
+        let usual = &self.usual;
+        let secret = device.secret.as_ref().map(|secret| secret.lookup.clone());
+        TlsCredentials {
+            directory: device.directory.as_ref().map_or(usual.directory.clone(), |d| d.display().to_string()),
+            // The key of another directory is another key.
+            secret: secret.or_else(|| usual.secret.clone().filter(|_| device.directory.is_none())),
+            psk_user: None,
+            verify_peer: device.verify_peer.unwrap_or(usual.verify_peer),
+        }
+    }
 }
 
 impl TlsCredentials {
-    /// The objects of one end of a connection; that with this id, which stands for the credentials, is the last. The other
-    /// end has to show a certificate as well. `span` is what asks for TLS.
-    pub(super) fn objects(&self, id: &str, server: bool, span: Span) -> Vec<QemuObject> {
+    /// The objects of one end of a connection; that with this id, which stands for the credentials, is the last.
+    /// `secret_id` is that of its key's passphrase. `span` is what asks for TLS.
+    pub(super) fn objects(&self, id: &str, secret_id: &str, server: bool, span: Span) -> Vec<QemuObject> {
         let mut credentials = object(json!({
             "qom-type": if self.psk_user.is_some() { "tls-creds-psk" } else { "tls-creds-x509" },
             "id": id,
@@ -60,9 +81,9 @@ impl TlsCredentials {
             credentials.put("username", user.as_str());
             return vec![QemuObject::Plain(credentials)];
         }
-        credentials.put("verify-peer", true);
+        credentials.put("verify-peer", self.verify_peer);
         let secret = self.secret.clone().map(|lookup| SecretObject {
-            id: format!("{id}-secret0"),
+            id: secret_id.to_owned(),
             source: SecretSource::Keystore(SecretRef { lookup, kind: UsageKind::Tls, text: true, span }),
         });
         credentials.put_some("passwordid", secret.as_ref().map(|s| s.id.clone()));

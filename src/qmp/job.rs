@@ -9,6 +9,8 @@ use super::{COMMAND_DEADLINE, Qmp, QmpError};
 
 /// The status of a job that has ended, one way or the other, and waits to be dismissed.
 const CONCLUDED: &str = "concluded";
+/// The status of a job that keeps two images the same until it is told to complete.
+const READY: &str = "ready";
 
 impl Qmp {
     /// Starts a job, waits for its end, and has QEMU forget it. `arguments` are those of the command without its
@@ -28,15 +30,16 @@ impl Qmp {
         let concluded = async {
             loop {
                 match events.next().await {
-                    Ok(event) => {
-                        let is_end = event.text("id") == Some(job) && event.text("status") == Some(CONCLUDED);
-                        if event.name == "JOB_STATUS_CHANGE" && is_end {
+                    Ok(event) if event.name == "JOB_STATUS_CHANGE" && event.text("id") == Some(job) => {
+                        if self.go_on(job, event.text("status")).await? {
                             return Ok(());
                         }
                     }
+                    Ok(_) => {}
                     Err(QmpError::EventsMissed(_)) => {
                         let known = self.job(job).await?;
-                        if known.is_none_or(|j| j.get("status").and_then(Value::as_str) == Some(CONCLUDED)) {
+                        let status = known.as_ref().map(|j| j.get("status").and_then(Value::as_str));
+                        if self.go_on(job, status.unwrap_or(Some(CONCLUDED))).await? {
                             return Ok(());
                         }
                     }
@@ -56,6 +59,14 @@ impl Qmp {
                 Err(QmpError::Refused { command: command.to_owned(), class: "GenericError".to_owned(), desc })
             }
         }
+    }
+
+    /// Whether a job of that status has ended. One that has copied everything waits to be told that this is all.
+    async fn go_on(&self, job: &str, status: Option<&str>) -> Result<bool, QmpError> {
+        if status == Some(READY) {
+            self.execute_json("job-complete", Some(&json!({ "id": job })), COMMAND_DEADLINE).await?;
+        }
+        Ok(status == Some(CONCLUDED))
     }
 
     /// What QEMU says about a job, if it knows it.

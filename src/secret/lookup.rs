@@ -31,7 +31,7 @@ pub struct SecretRef {
 }
 
 impl SecretLookup {
-    /// What somebody names it by outside XML: a UUID if it has the form of one, else a usage.
+    /// What people call a secret: its UUID, or the id of its usage.
     pub fn named(name: &str) -> Self {
         Uuid::try_parse(name).map_or_else(|_| Self::Usage(name.to_owned()), Self::Uuid)
     }

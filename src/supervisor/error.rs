@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::domain::devices::password::PasswordProtocol;
 use crate::qemu::SecretObject;
 use crate::qemu::refusal::WrongSecret;
 use crate::qmp::QmpError;
@@ -122,6 +123,9 @@ pub enum SupervisorError {
     /// A secret is too long for what is to be encrypted with it.
     #[error("the key of the TPM's state is longer than {0} bytes")]
     LongKey(usize),
+    /// A secret is too long for a display's password.
+    #[error("the secret of the guest's {} display is too long: its passwords have {} bytes at most", .0.name(), .0.longest_password())]
+    LongPassword(PasswordProtocol),
     /// QEMU ended before the guest ran.
     #[error("QEMU did not start the guest: it {ending}{}", said(last_words))]
     Died {

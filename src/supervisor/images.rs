@@ -67,7 +67,7 @@ pub fn warn_of_slow_images<'a>(disks: impl IntoIterator<Item = &'a Disk>, diagno
 }
 
 /// The start of a file or block device; less than [`SNIFF_LEN`] if it is shorter.
-fn first_bytes(path: &str) -> io::Result<Vec<u8>> {
+pub(super) fn first_bytes(path: &str) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new()
         .read(true)
         // A pipe in its place must hold up nobody.

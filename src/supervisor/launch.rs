@@ -27,6 +27,7 @@ use super::descriptors::open_all;
 use super::helpers::{Helpers, Place};
 use super::key::{self, KeyInMemory, KeyPlace};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
+use super::operate::{check_passwords, limit_passwords};
 use super::pinning::pin;
 use super::prepare::{Prepared, prepare};
 use super::process::{Process, Program, QEMU};
@@ -112,6 +113,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         unlock: how,
         key_place,
     } = launch;
+    check_passwords(&domain, &secrets)?;
     let lease = Lease(Rc::new(LibDir::claim(&runtime_dir, domain.name())?));
     let lib_dir = &lease.0;
     // Left there since it was last looked at.
@@ -232,6 +234,7 @@ async fn begin(
         let set = qmp.execute_json("block_set_io_throttle", Some(limits), COMMAND_DEADLINE);
         while_alive(process, async { set.await.map(drop) }).await?;
     }
+    while_alive(process, limit_passwords(&qmp, domain)).await?;
     while_alive(process, vcpus::plug(&qmp, &domain.vcpus)).await?;
     pin(&qmp, domain, process.id().pid).await?;
     state_file.save_phase(Phase::Running)?;

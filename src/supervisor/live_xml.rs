@@ -1,21 +1,13 @@
 //! A running guest's XML: what was assigned is filled in, what is secret is not shown.
 
 use crate::domain::devices::Devices;
+use crate::domain::devices::password::REDACTED;
 use crate::domain::{Address, DeviceInfo, Domain, PciAddress};
-use crate::xml::{Element, Span};
-
-/// What stands where a secret stood.
-const REDACTED: &str = "[redacted]";
-
-/// Attributes whose value is a password, by the element they stand in (`graphics` of VNC and SPICE).
-const SECRET_ATTRIBUTES: [(&str, &str); 1] = [("graphics", "passwd")];
-
-/// Elements whose text is a secret: HTTP cookies.
-const SECRET_TEXTS: [&str; 1] = ["cookie"];
+use crate::xml::{Element, SECRET_ATTRIBUTES, SECRET_TEXTS, Span};
 
 /// Takes every secret out of a tree.
 pub fn redact(element: &mut Element) {
-    let secret = |name: &str| SECRET_ATTRIBUTES.contains(&(element.name.as_str(), name));
+    let secret = |name: &str| SECRET_ATTRIBUTES.contains(&name);
     let secrets: Vec<String> =
         element.attributes.iter().filter(|a| secret(&a.name)).map(|a| a.name.clone()).collect();
     for name in secrets {
@@ -25,6 +17,18 @@ pub fn redact(element: &mut Element) {
         element.text = REDACTED.to_owned();
     }
     element.children.iter_mut().for_each(redact);
+}
+
+/// The tree without the passwords that [`redact`] left a sign of: QEMU has them, they are of nobody's concern any more.
+pub fn without_redacted(element: &Element) -> Element {
+    let mut tree = element.clone();
+    forget_redacted(&mut tree);
+    tree
+}
+
+fn forget_redacted(element: &mut Element) {
+    element.attributes.retain(|a| !SECRET_ATTRIBUTES.contains(&a.name.as_str()) || a.value != REDACTED);
+    element.children.iter_mut().for_each(forget_redacted);
 }
 
 /// Fills in what a device was assigned.
@@ -86,6 +90,45 @@ fn infos(devices: &Devices) -> Vec<&DeviceInfo> {
 /// The `<devices>` of a `<domain>`.
 pub fn devices(domain: &mut Element) -> Option<&mut Element> {
     domain.children.iter_mut().find(|c| c.name == "devices")
+}
+
+/// The `<disk>` with a target.
+pub fn disk<'a>(domain: &'a mut Element, target: &str) -> Option<&'a mut Element> {
+    let disks = devices(domain)?.children.iter_mut().filter(|e| e.name == "disk");
+    disks.into_iter().find(|e| self::target(e) == Some(target))
+}
+
+/// The elements of a `<disk>` that are about its image.
+const OF_THE_IMAGE: [&str; 4] = ["source", "backingStore", "encryption", "auth"];
+
+/// Whether an element of a `<disk>` is about its image.
+fn is_of_image(element: &Element) -> bool {
+    OF_THE_IMAGE.contains(&element.name.as_str())
+}
+
+/// Gives a `<disk>` the image of another one, or none.
+pub fn change_image(disk: &mut Element, new: Option<&Element>) {
+    replace_image(disk, new.iter().flat_map(|e| &e.children).filter(|e| is_of_image(e)).cloned().collect());
+    let Some(new) = new else { return };
+    disk.set("type", new.get("type").unwrap_or("file"));
+    set_format(disk, new.child("driver").and_then(|d| d.get("type")).unwrap_or("raw"));
+}
+
+/// Puts elements into the place of those that are about a disk's image.
+pub fn replace_image(disk: &mut Element, image: Vec<Element>) {
+    let place = disk.children.iter().position(is_of_image);
+    let place = place.or_else(|| disk.children.iter().position(|e| e.name == "target"));
+    disk.children.retain(|e| !is_of_image(e));
+    let place = place.unwrap_or(disk.children.len()).min(disk.children.len());
+    disk.children.splice(place..place, image);
+}
+
+/// Says in a `<disk>` which format its image has.
+pub fn set_format(disk: &mut Element, format: &str) {
+    match disk.children.iter_mut().find(|e| e.name == "driver") {
+        Some(driver) => driver.set("type", format),
+        None => disk.children.push(Element::new("driver").with("name", "qemu").with("type", format)),
+    }
 }
 
 /// The target of a `<disk>`.
@@ -193,5 +236,6 @@ mod tests {
         let text = domain.to_string();
         assert!(!text.contains("hunter2"), "{text}");
         assert!(text.contains("passwd='[redacted]'") && text.contains("passwdValidTo='x'"), "{text}");
+        assert!(!without_redacted(&domain).to_string().contains("passwd="));
     }
 }

@@ -254,7 +254,7 @@ fn configuration(state: &State, capabilities: &Capabilities) -> Option<(Configur
     // What the XML's author was told at the start need not be said again.
     let mut said = Diagnostics::new();
     let mut xml = xml::parse(&state.xml, &mut said)?;
-    let mut domain = Domain::from_xml(&xml, &mut said)?;
+    let mut domain = Domain::from_xml(&live_xml::without_redacted(&xml), &mut said)?;
     let line = qemu::build(&mut domain, capabilities, &mut said)?;
     domain.general.uuid = state.uuid;
     // A disk that was plugged in has the alias that it got then, whatever it would get at a start.

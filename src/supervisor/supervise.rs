@@ -10,16 +10,15 @@ use qapi::qmp::{
     GUEST_PANICKED, GuestPanicAction, RESUME, SHUTDOWN, STOP, ShutdownCause, cont, quit, system_powerdown,
     system_reset,
 };
-use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use crate::domain::lifecycle::LifecycleAction;
-use crate::qmp::{COMMAND_DEADLINE, Event, QmpError};
+use crate::qmp::{Event, QmpError};
 
 use super::launch::Started;
 use super::process::{Ending, Process};
 use super::signals::{Request, Signals, StopSignal};
-use super::{Ended, Order, Running, control, machined, manager, watchdog};
+use super::{Ended, Order, Running, control, machined, manager, operate, watchdog};
 
 /// How long QEMU may take to write out its caches and end once it is told to quit.
 const QUIT_DEADLINE: Duration = Duration::from_secs(15);
@@ -188,11 +187,15 @@ impl Supervision<'_> {
         let running = Rc::clone(self.running);
         let status = if self.stage == Stage::Running { RUNNING } else { "ends" };
         tokio::task::spawn_local(async move {
-            let what = json!({"type": "vnc", "tls-certs": true});
-            match running.qmp.execute_json("display-reload", Some(&what), COMMAND_DEADLINE).await {
-                Ok(_) => tracing::info!("QEMU has read the certificates of VNC anew"),
-                // It has none.
-                Err(e) => tracing::debug!("QEMU did not read certificates anew: {e}"),
+            match operate::reload_tls(&running).await {
+                Ok(done) if done.reloaded.is_empty() => {
+                    tracing::debug!("there are no certificates to reload")
+                }
+                Ok(done) => tracing::info!("the certificates of {} were reloaded", done.reloaded.join(", ")),
+                Err(e) => {
+                    let why = std::error::Error::source(&e).map(|e| format!(": {e}")).unwrap_or_default();
+                    tracing::error!("{e}{why}");
+                }
             }
             manager::ready(status);
         });

@@ -2,6 +2,8 @@
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
+use super::mask::masked;
+
 /// A range of bytes in the source text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
 pub struct Span {
@@ -125,8 +127,9 @@ impl Diagnostics {
         self.list.append(&mut other.list);
     }
 
-    /// Shows everything as compilers do: `path:line:column`, the line, a caret, the hint.
+    /// Shows everything as compilers do: `path:line:column`, the line with stars for passwords, a caret, the hint.
     pub fn render(&self, path: &str, source: &str) -> String {
+        let source = &masked(source);
         let renderer = Renderer::plain();
         let mut out = String::new();
         for d in self.sorted() {

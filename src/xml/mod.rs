@@ -7,10 +7,12 @@
 mod diagnostics;
 mod element;
 mod keyword;
+mod mask;
 mod parse;
 mod write;
 
 pub use diagnostics::{Diagnostic, Diagnostics, Severity, Span};
 pub use element::{Attribute, Element};
 pub use keyword::{Keyword, keywords};
+pub use mask::{SECRET_ATTRIBUTES, SECRET_TEXTS};
 pub use parse::parse;

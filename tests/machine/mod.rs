@@ -26,7 +26,11 @@ pub struct Machine {
 impl Machine {
     /// A q35 machine called `guest` with these devices.
     pub fn start(devices: &str) -> Self {
-        let user = User::new();
+        Self::start_as(User::new(), devices)
+    }
+
+    /// The same, of a user who has made something before.
+    pub fn start_as(user: User, devices: &str) -> Self {
         let emulator = env::var("VMWARD_TEST_EMULATOR")
             .map_or_else(|_| String::new(), |path| format!("<emulator>{path}</emulator>"));
         let xml = format!(
@@ -112,6 +116,33 @@ impl Drop for Machine {
             }
             let _ = self.run.wait();
         }
+    }
+}
+
+/// Everything that a disk, a medium or a snapshot could leave in QEMU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inventory {
+    pub nodes: Vec<String>,
+    pub objects: Vec<String>,
+    pub devices: Vec<String>,
+    pub chardevs: Vec<String>,
+    pub jobs: Vec<String>,
+}
+
+/// What there is.
+pub fn inventory(guest: &Machine) -> Inventory {
+    let names = |list: Value, name: &str| {
+        let mut names: Vec<String> =
+            list.as_array().unwrap().iter().map(|e| e[name].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    Inventory {
+        nodes: names(guest.qmp("query-named-block-nodes", &json!({ "flat": true })), "node-name"),
+        objects: names(guest.qmp("qom-list", &json!({ "path": "/objects" })), "name"),
+        devices: names(guest.qmp("qom-list", &json!({ "path": "/machine/peripheral" })), "name"),
+        chardevs: names(guest.qmp("query-chardev", &json!({})), "label"),
+        jobs: names(guest.qmp("query-jobs", &json!({})), "id"),
     }
 }
 

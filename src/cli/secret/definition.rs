@@ -8,7 +8,7 @@ use crate::cli::input::{Allow, Input};
 use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::output;
 use crate::keystore::Keystores;
-use crate::secret::SecretDefinition;
+use crate::secret::{SecretDefinition, SecretLookup};
 use crate::xml::Diagnostics;
 
 use super::SecretName;
@@ -40,6 +40,6 @@ pub(super) fn dumpxml(keystores: &Keystores, name: &SecretName) -> Result<ExitCo
 
 /// Runs `vmward secret undefine`.
 pub(super) fn undefine(keystores: &Keystores, name: &SecretName) -> Result<ExitCode, CliError> {
-    keystores.undefine(&name.lookup()).map_err(keystore_failure)?;
+    keystores.undefine(&SecretLookup::named(&name.secret)).map_err(keystore_failure)?;
     Ok(ExitCode::SUCCESS)
 }

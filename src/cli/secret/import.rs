@@ -7,9 +7,7 @@ use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::output;
 use crate::cli::{CliError, Exit};
 use crate::keystore::{ImportError, ImportOptions, Imported, KeystoreError, Keystores, import};
-use crate::secret::SecretDefinition;
-
-use super::SecretName;
+use crate::secret::{SecretDefinition, SecretLookup};
 
 /// Arguments of `vmward secret import`.
 #[derive(clap::Args)]
@@ -50,7 +48,7 @@ pub(super) fn import_secrets(
         }
     }
     for secret in args.secrets {
-        let lookup = SecretName { secret }.lookup();
+        let lookup = SecretLookup::named(&secret);
         match from.find(&lookup, None) {
             Ok(Some(definition)) => wanted.push(definition),
             Ok(None) => exit = keystore_failure(KeystoreError::NotDefined { lookup, kind: None }).report(),

@@ -55,12 +55,8 @@ struct SecretName {
 }
 
 impl SecretName {
-    fn lookup(&self) -> SecretLookup {
-        SecretLookup::named(&self.secret)
-    }
-
     fn find<'a>(&self, keystores: &'a Keystores) -> Result<SecretFound<'a>, CliError> {
-        keystores.find(&self.lookup(), None).map_err(keystore_failure)
+        keystores.find(&SecretLookup::named(&self.secret), None).map_err(keystore_failure)
     }
 }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use crate::xml::{Diagnostics, Element, Span, keywords};
 
+use super::tls::Tls;
+
 keywords! {
     /// The `type` of a character device.
     pub enum ChardevType {
@@ -114,8 +116,8 @@ pub enum Backend {
         endpoint: Endpoint,
         /// Whether telnet is spoken.
         telnet: bool,
-        /// `tls=`.
-        tls: Option<bool>,
+        /// Its certificates, if it uses TLS.
+        tls: Option<Tls>,
         /// Seconds until a lost connection is tried again.
         reconnect: Option<u32>,
     },
@@ -164,6 +166,14 @@ pub struct Log {
 }
 
 impl Chardev {
+    /// Its certificates, if it uses TLS.
+    pub fn tls(&self) -> Option<&Tls> {
+        match &self.backend {
+            Backend::Tcp { tls, .. } => tls.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Reads `type=` and `<source>`s of a device. A unix socket without a path is an error unless `generated` says that
     /// vmward chooses one.
     pub fn from_xml(device: &Element, generated: bool, diagnostics: &mut Diagnostics) -> Option<Self> {
@@ -274,6 +284,19 @@ fn udp(device: &Element, diagnostics: &mut Diagnostics) -> Backend {
     Backend::Udp { connect, bind }
 }
 
+/// `tls='yes'`, and what is said of the certificates.
+fn tls(source: &Element, diagnostics: &mut Diagnostics) -> Option<Tls> {
+    let certificates = Tls::from_xml(source, diagnostics);
+    match (source.yes_no("tls", diagnostics), certificates) {
+        (Some(true), certificates) => Some(certificates.unwrap_or_default()),
+        (_, Some(_)) => {
+            diagnostics.error(source.span, "<tls> needs tls='yes'");
+            None
+        }
+        (_, None) => None,
+    }
+}
+
 fn tcp(device: &Element, diagnostics: &mut Diagnostics) -> Option<Backend> {
     let source = source(device, diagnostics)?;
     let mode = source.keyword("mode", diagnostics).unwrap_or(SocketMode::Connect);
@@ -293,7 +316,7 @@ fn tcp(device: &Element, diagnostics: &mut Diagnostics) -> Option<Backend> {
         mode,
         endpoint: endpoint(source),
         telnet: protocol == TcpProtocol::Telnet,
-        tls: source.yes_no("tls", diagnostics),
+        tls: tls(source, diagnostics),
         reconnect: reconnect(source, mode, diagnostics),
     })
 }

@@ -6,11 +6,10 @@ use crate::domain::os::Chipset;
 use crate::xml::{Diagnostics, Span};
 
 use super::audio::AudioType;
-use super::chardev::Backend;
+use super::chardev::{Backend, Chardev};
 use super::filesystem::FilesystemDriver;
 use super::graphics::GraphicsKind;
 use super::interface::Source;
-use super::smartcard::SmartcardSource;
 use super::video::VideoBackend;
 use super::watchdog::WatchdogModel;
 
@@ -90,20 +89,8 @@ fn spice(domain: &Domain, diagnostics: &mut Diagnostics) {
     for audio in devices.audios.iter().filter(|a| a.kind == AudioType::Spice) {
         diagnostics.error(audio.span, "this sounds at clients of SPICE, and the guest has no SPICE");
     }
-    let cards = devices.smartcards.iter().filter_map(|card| match &card.source {
-        SmartcardSource::Passthrough(chardev) => Some(chardev),
-        _ => None,
-    });
-    let chardevs = devices
-        .channels
-        .iter()
-        .map(|c| &c.chardev)
-        .chain(devices.redirdevs.iter().map(|r| &r.chardev))
-        .chain(devices.serials.iter().map(|s| &s.chardev))
-        .chain(devices.parallels.iter().map(|p| &p.chardev))
-        .chain(devices.consoles.iter().map(|c| &c.chardev))
-        .chain(cards);
-    for chardev in chardevs.filter(|c| matches!(c.backend, Backend::SpiceVmc | Backend::SpicePort(_))) {
+    let to_spice = |c: &&Chardev| matches!(c.backend, Backend::SpiceVmc | Backend::SpicePort(_));
+    for chardev in devices.chardevs().filter(to_spice) {
         diagnostics
             .error(chardev.span, "this leads to clients of SPICE, and the guest has no SPICE")
             .hint("add <graphics type='spice' autoport='yes'/>, or leave this out");

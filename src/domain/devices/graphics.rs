@@ -1,12 +1,13 @@
 //! `<graphics>`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use crate::secret::SecretValue;
+use crate::secret::SecretRef;
 use crate::xml::{Diagnostics, Element, Span, keywords};
 
 use super::chardev::MouseMode;
+use super::password::{Password, PasswordProtocol};
+use super::tls::Tls;
 
 keywords! {
     /// The `type` of graphics.
@@ -97,15 +98,6 @@ pub enum Listen {
     None,
 }
 
-/// A password in the XML.
-#[derive(Debug, Clone)]
-pub struct Password {
-    /// The password.
-    pub value: Arc<SecretValue>,
-    /// Where it stands.
-    pub span: Span,
-}
-
 /// VNC.
 #[derive(Debug, Clone)]
 pub struct Vnc {
@@ -115,6 +107,8 @@ pub struct Vnc {
     pub websocket: Option<i32>,
     /// The password that clients need.
     pub password: Option<Password>,
+    /// Its certificates: clients have to use TLS.
+    pub tls: Option<Tls>,
     /// What becomes of a client when another one comes.
     pub share_policy: Option<SharePolicy>,
     /// Whether clients can power the guest off.
@@ -245,6 +239,29 @@ impl Graphics {
         };
         Some(Self { span: element.span, kind, listen, keymap, audio })
     }
+
+    /// The password that its clients need, and how they give it.
+    pub fn password(&self) -> Option<(PasswordProtocol, &Password)> {
+        match &self.kind {
+            GraphicsKind::Vnc(vnc) => vnc.password.as_ref().map(|p| (PasswordProtocol::Vnc, p)),
+            GraphicsKind::Spice(spice) => spice.password.as_ref().map(|p| (PasswordProtocol::Spice, p)),
+            _ => None,
+        }
+    }
+
+    /// Its certificates.
+    pub fn tls(&self) -> Option<&Tls> {
+        match &self.kind {
+            GraphicsKind::Vnc(vnc) => vnc.tls.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The secrets that it uses.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        let password = self.password().and_then(|(_, password)| password.secret());
+        password.into_iter().chain(self.tls().and_then(|tls| tls.secret.as_ref()))
+    }
 }
 
 fn gl(element: &Element, diagnostics: &mut Diagnostics) -> (Option<bool>, Option<PathBuf>) {
@@ -299,26 +316,6 @@ fn port(element: &Element, name: &str, diagnostics: &mut Diagnostics) -> Option<
     port
 }
 
-fn password(element: &Element, diagnostics: &mut Diagnostics) -> Option<Password> {
-    let attribute = element.attribute("passwd")?;
-    if let Some(valid) = element.attribute("passwdValidTo") {
-        diagnostics.outside_qemu(valid.name_span, "vmward does not let passwords expire");
-    }
-    if let Some(connected) = element.attribute("connected") {
-        diagnostics.outside_qemu(
-            connected.name_span,
-            "vmward does not say what becomes of connected clients when a password changes",
-        );
-    }
-    match SecretValue::copy_of(attribute.value.as_bytes()) {
-        Ok(value) => Some(Password { value: Arc::new(value), span: attribute.span }),
-        Err(e) => {
-            diagnostics.error(attribute.span, format!("the password cannot be kept: {e}"));
-            None
-        }
-    }
-}
-
 fn vnc(element: &Element, diagnostics: &mut Diagnostics) -> Vnc {
     let auto = element.yes_no("autoport", diagnostics) == Some(true);
     let port = port(element, "port", diagnostics).filter(|_| !auto);
@@ -329,15 +326,11 @@ fn vnc(element: &Element, diagnostics: &mut Diagnostics) -> Vnc {
     {
         diagnostics.error(attribute.span, format!("VNC ports start at {FIRST_VNC_PORT}"));
     }
-    /// DES takes keys of this size, RFC 6143 7.2.2.
-    const LONGEST_PASSWORD: usize = 8;
-    if let Some(given) = element.attribute("passwd").filter(|p| p.value.len() > LONGEST_PASSWORD) {
-        diagnostics.error(given.span, format!("VNC passwords have {LONGEST_PASSWORD} bytes at most"));
-    }
     Vnc {
         port,
         websocket: element.number("websocket", diagnostics),
-        password: password(element, diagnostics),
+        password: Password::from_xml(element, PasswordProtocol::Vnc, diagnostics),
+        tls: Tls::from_xml(element, diagnostics),
         share_policy: element.keyword("sharePolicy", diagnostics),
         power_control: element.yes_no("powerControl", diagnostics),
     }
@@ -396,7 +389,8 @@ fn spice(element: &Element, diagnostics: &mut Diagnostics) -> Spice {
                 .hint("add port='-1' or tlsPort='-1'");
         }
     }
-    Spice { port, tls_port, channels, password: password(element, diagnostics), options, gl, render_node }
+    let password = Password::from_xml(element, PasswordProtocol::Spice, diagnostics);
+    Spice { port, tls_port, channels, password, options, gl, render_node }
 }
 
 fn channels(

@@ -17,6 +17,7 @@ pub mod iommu;
 pub mod memballoon;
 pub mod memory_device;
 pub mod panic;
+pub mod password;
 pub mod pstore;
 pub mod redirdev;
 pub mod rng;
@@ -26,6 +27,7 @@ pub mod smartcard;
 pub mod sound;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod tpm;
 pub mod video;
 pub mod virtio;
@@ -114,6 +116,26 @@ impl Devices {
             .chain(self.hostdevs.iter().map(|d| &d.info))
             .chain(self.redirdevs.iter().map(|d| &d.info))
             .chain(self.filesystems.iter().map(|d| &d.info))
+    }
+
+    /// The host's side of everything that is a stream of characters.
+    pub fn chardevs(&self) -> impl Iterator<Item = &chardev::Chardev> {
+        let cards = self.smartcards.iter().filter_map(|card| match &card.source {
+            smartcard::SmartcardSource::Passthrough(chardev) => Some(chardev),
+            _ => None,
+        });
+        let entropy = self.rngs.iter().filter_map(|rng| match &rng.backend {
+            rng::RngBackend::Egd(chardev) => Some(chardev),
+            _ => None,
+        });
+        let channels = self.channels.iter().map(|c| &c.chardev);
+        channels
+            .chain(self.redirdevs.iter().map(|r| &r.chardev))
+            .chain(self.serials.iter().map(|s| &s.chardev))
+            .chain(self.parallels.iter().map(|p| &p.chardev))
+            .chain(self.consoles.iter().map(|c| &c.chardev))
+            .chain(cards)
+            .chain(entropy)
     }
 
     /// Reads `<devices>`.

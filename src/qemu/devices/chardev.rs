@@ -67,12 +67,13 @@ fn backend(chardev: &Chardev, id: &str, alias: &str, context: &Context, line: &m
             if *mode == SocketMode::Bind {
                 told.push_str(",server=on,wait=off");
             }
-            if *tls == Some(true) {
+            if let Some(tls) = tls {
                 let credentials = format!("obj{id}_tls0");
-                told.push_str(&format!(",tls-creds={credentials}"));
-                let usual = &context.capabilities.host.tls.usual;
-                let objects = usual.objects(&credentials, *mode == SocketMode::Bind, chardev.span);
+                let ours = context.capabilities.host.tls.of_device(tls);
+                let server = *mode == SocketMode::Bind;
+                let objects = ours.objects(&credentials, &format!("{id}-secret0"), server, chardev.span);
                 objects.into_iter().for_each(|o| line.object(o));
+                told.push_str(&format!(",tls-creds={credentials}"));
             }
             told + &reconnecting(context, *reconnect)
         }

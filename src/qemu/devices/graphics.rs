@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use crate::domain::devices::graphics::{
-    ChannelSecurity, Graphics, GraphicsKind, Listen, Password, Port, Spice, SpiceChannel, Vnc,
+    ChannelSecurity, Graphics, GraphicsKind, Listen, Port, Spice, SpiceChannel, Vnc,
 };
+use crate::domain::devices::password::{Password, PasswordSource};
 use crate::qemu::plan::comma_escaped;
-use crate::qemu::{CommandLine, QemuObject, Resource, SecretObject, SecretSource};
+use crate::qemu::{CommandLine, QemuObject, Resource, SecretObject, SecretSource, tls};
 use crate::xml::{Diagnostics, Span};
 
 use super::{Context, audio};
@@ -111,13 +112,15 @@ fn bracketed(address: &str) -> String {
     if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
 }
 
-/// A password as a secret object; the object's id.
-fn password(id: &str, password: &Password, line: &mut CommandLine) -> String {
-    line.object(QemuObject::Secret(SecretObject {
-        id: id.to_owned(),
-        source: SecretSource::Xml(password.value.clone()),
-    }));
-    id.to_owned()
+/// A password as a secret object; the option that names it, or none where there is no password yet.
+fn password(id: &str, password: &Password, line: &mut CommandLine) -> Option<String> {
+    let source = match &password.source {
+        PasswordSource::Nowhere => return None,
+        PasswordSource::Xml(value) => SecretSource::Xml(value.clone()),
+        PasswordSource::Secret(secret) => SecretSource::Keystore(secret.clone()),
+    };
+    line.object(QemuObject::Secret(SecretObject { id: id.to_owned(), source }));
+    Some(format!("password-secret={id}"))
 }
 
 fn lib_dir_socket(context: &Context, name: &str) -> PathBuf {
@@ -170,7 +173,15 @@ fn tell_vnc(
         told.push_str(&format!(",share={}", policy.as_str()));
     }
     if let Some(given) = &vnc.password {
-        told.push_str(&format!(",password-secret={}", password("vnc-password-secret0", given, line)));
+        let option = password("vnc-password-secret0", given, line);
+        // Without one it turns all away until one is set.
+        told.push_str(&format!(",{}", option.as_deref().unwrap_or("password=on")));
+    }
+    if let Some(tls) = &vnc.tls {
+        let ours = context.capabilities.host.tls.of_device(tls);
+        let objects = ours.objects(tls::VNC_CREDENTIALS, tls::VNC_SECRET, true, graphics.span);
+        objects.into_iter().for_each(|o| line.object(o));
+        told.push_str(&format!(",tls-creds={}", tls::VNC_CREDENTIALS));
     }
     if let Some(power) = vnc.power_control {
         told.push_str(&format!(",power-control={}", on_off(power)));
@@ -216,9 +227,8 @@ fn tell_spice(graphics: &Graphics, spice: &Spice, context: &Context, line: &mut 
         Listen::None => told.push("port=0".to_owned()),
     }
     match &spice.password {
-        Some(given) => {
-            told.push(format!("password-secret={}", password("spice-password-secret0", given, line)))
-        }
+        // Without one it turns all away until one is set.
+        Some(given) => told.extend(password("spice-password-secret0", given, line)),
         None if !ports && !matches!(graphics.listen, Listen::Socket(_)) => {}
         // The host of libvirt's tests has a password for all guests.
         None if context.capabilities.host.is_assumed() => {}

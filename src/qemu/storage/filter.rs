@@ -8,12 +8,20 @@ use crate::qemu::{DiskPlan, JsonObject};
 
 use crate::qemu::properties::Properties;
 
+/// What the names of copy-on-read filters begin with.
+const COPY_ON_READ: &str = "libvirt-CoR-";
+
+/// Whether a node of that name is no image but stands above those of a disk.
+pub fn is_filter(name: &str) -> bool {
+    name.starts_with(COPY_ON_READ)
+}
+
 /// Puts the copy-on-read filter on top, if the disk has it; the name of the topmost node is the result.
 pub(super) fn copy_on_read(disk: &Disk, top: String, plan: &mut DiskPlan) -> String {
     if !disk.driver.copy_on_read {
         return top;
     }
-    let name = format!("libvirt-CoR-{}", disk.target);
+    let name = format!("{COPY_ON_READ}{}", disk.target);
     plan.nodes.push(object(json!({
         "driver": "copy-on-read",
         "node-name": name,

@@ -10,6 +10,7 @@ mod luks;
 mod node;
 mod protocol;
 
+pub use filter::is_filter;
 pub use luks::{FdSets, Inherited, RawLuks};
 
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,14 @@ pub fn plan_disk(
     plan.throttle = filter::throttle(disk);
     plan.device = frontend::device(disk, drive, diagnostics)?;
     Some(plan)
+}
+
+/// What QEMU is told of the topmost image of a disk, whose chain is open already below it: its secret, and its two nodes,
+/// which nothing is behind yet.
+pub fn plan_overlay(disk: &Disk, numbers: &mut NodeNumbers, tls: &Tls) -> DiskPlan {
+    let mut plan = DiskPlan::default();
+    node::overlay(disk, numbers.take(), tls, &mut plan);
+    plan
 }
 
 /// What QEMU is told of an image that belongs to no disk (a firmware's variables), and the name of the node that

@@ -37,6 +37,16 @@ pub(super) fn chain(disk: &Disk, numbers: &[u32], tls: &Tls, plan: &mut DiskPlan
     behind.unwrap_or_default()
 }
 
+/// Adds the nodes of a disk's topmost image as if nothing were behind it.
+pub(super) fn overlay(disk: &Disk, number: u32, tls: &Tls, plan: &mut DiskPlan) {
+    let Some(image) = &disk.image else { return };
+    let image = Image { backing: Backing::Nothing, ..image.clone() };
+    let names = Names(format!("libvirt-{number}"));
+    let (driver, cache) = (&disk.driver, disk.cache());
+    let layer = Layer { image: &image, names, driver, tls, cache, kind: disk.kind, is_top: true };
+    layer.add(None, None, plan);
+}
+
 /// Adds the nodes of an image that belongs to no disk; the name of the topmost is the result.
 pub(super) fn single(image: &Image, name: &str, tls: &Tls, plan: &mut DiskPlan) -> String {
     let layer = Layer {

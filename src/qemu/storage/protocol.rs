@@ -217,7 +217,12 @@ pub(super) fn objects(layer: &Layer<'_>, plan: &mut DiskPlan) {
                 _ => None,
             };
             if let Some(credentials) = tls {
-                plan.objects.extend(credentials.objects(&names.tls(), false, layer.image.span));
+                plan.objects.extend(credentials.objects(
+                    &names.tls(),
+                    &format!("{}-secret0", names.tls()),
+                    false,
+                    layer.image.span,
+                ));
             }
         }
         Source::Block { reservations: Some(Reservations::Socket(path)), .. } => {

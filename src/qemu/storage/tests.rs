@@ -289,7 +289,8 @@ fn tls_as_the_host_has_it() {
         (ids, Value::Object(plan.told("objlibvirt-2-storage_tls0").unwrap().clone()).to_string())
     };
     let lookup = crate::secret::SecretLookup::Usage("key".to_owned());
-    let certificates = TlsCredentials { directory: "/pki".to_owned(), secret: Some(lookup), psk_user: None };
+    let certificates =
+        TlsCredentials { directory: "/pki".to_owned(), secret: Some(lookup), ..TlsCredentials::default() };
     assert_eq!(
         told(certificates.clone()),
         (

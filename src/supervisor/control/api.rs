@@ -82,6 +82,63 @@ pub struct DiskKeySlots {
     pub free: u32,
 }
 
+/// A medium that was changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct MediaChanged {
+    /// What was said about its XML, though it was taken.
+    pub warnings: Vec<Problem>,
+}
+
+/// Certificates that were read again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct TlsReloaded {
+    /// What uses those that are there now, for new connections.
+    pub reloaded: Vec<String>,
+    /// What still uses those that it was opened with, and until when.
+    pub kept: Vec<String>,
+}
+
+/// A disk of a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomType)]
+pub struct SnapshotDisk {
+    /// Its target.
+    pub target: String,
+    /// The absolute path of the image with what is written from then on. In a request: beside the image below if none.
+    pub overlay: Option<String>,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomType)]
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// Its disks.
+    pub disks: Vec<SnapshotDisk>,
+}
+
+/// A snapshot that was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct SnapshotCreated {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+}
+
+/// The snapshots of a guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct Snapshots {
+    /// The oldest first.
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// A snapshot that was deleted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct SnapshotDeleted {
+    /// The paths of overlays that nobody needs any more and that could not be removed.
+    pub kept: Vec<String>,
+}
+
 /// The live XML.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
 pub struct LiveXml {
@@ -178,6 +235,8 @@ const FAILURE_FIELDS: &[&idl::Field<'static>] = match <Failure as Type>::TYPE {
 errors! {
     /// The XML that was sent is refused: see its problems.
     InvalidXml = "org.vmward.Domain.InvalidXml",
+    /// What is asked for cannot be done to this guest.
+    InvalidRequest = "org.vmward.Domain.InvalidRequest",
     /// A secret that is needed is missing, or has no value.
     SecretUnavailable = "org.vmward.Domain.SecretUnavailable",
     /// A secret that is needed is of another usage, or its value is damaged or no passphrase.

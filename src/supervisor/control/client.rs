@@ -1,8 +1,13 @@
 //! The client's side of the control socket.
 
+use std::os::fd::OwnedFd;
+
 use zlink::futures_util::Stream;
 
-use super::api::{Attached, ControlError, DiskKeySlots, GuestEvent, LiveXml, QmpReply, Status};
+use super::api::{
+    Attached, ControlError, DiskKeySlots, GuestEvent, LiveXml, MediaChanged, QmpReply, SnapshotCreated,
+    SnapshotDeleted, SnapshotDisk, Snapshots, Status, TlsReloaded,
+};
 
 /// The methods of `org.vmward.Domain`, called over a [`zlink::tokio::unix::Connection`].
 #[zlink::proxy("org.vmward.Domain")]
@@ -57,6 +62,41 @@ pub trait DomainProxy {
         slots: &[&str],
         keeper: &str,
     ) -> zlink::Result<Result<(), ControlError>>;
+    /// Changes the medium of a drive.
+    async fn change_media(
+        &mut self,
+        target: &str,
+        xml: Option<&str>,
+        image: Option<&str>,
+        force: Option<bool>,
+        unsupported: Option<bool>,
+    ) -> zlink::Result<Result<MediaChanged, ControlError>>;
+    /// Makes a snapshot of disks.
+    async fn create_snapshot(
+        &mut self,
+        name: &str,
+        disks: &[SnapshotDisk],
+        secret: Option<&str>,
+    ) -> zlink::Result<Result<SnapshotCreated, ControlError>>;
+    /// The snapshots that there are.
+    async fn list_snapshots(&mut self) -> zlink::Result<Result<Snapshots, ControlError>>;
+    /// Merges a snapshot's overlays into what is below them.
+    async fn delete_snapshot(&mut self, name: &str) -> zlink::Result<Result<SnapshotDeleted, ControlError>>;
+    /// Sets the password of a display: that of a secret, or what is in the descriptor that comes with the call.
+    async fn set_password(
+        &mut self,
+        protocol: &str,
+        secret: Option<&str>,
+        expires: Option<i64>,
+        #[zlink(fds)] value: Vec<OwnedFd>,
+    ) -> zlink::Result<Result<(), ControlError>>;
+    /// Takes the password of a display away.
+    async fn remove_password(&mut self, protocol: &str) -> zlink::Result<Result<(), ControlError>>;
+    /// Has certificates read again.
+    #[zlink(rename = "ReloadTLS")]
+    async fn reload_tls(&mut self) -> zlink::Result<Result<TlsReloaded, ControlError>>;
+    /// Makes a disk larger.
+    async fn resize_disk(&mut self, target: &str, size: u64) -> zlink::Result<Result<(), ControlError>>;
     /// Sends QEMU a command.
     async fn qmp(
         &mut self,

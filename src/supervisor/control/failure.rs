@@ -1,11 +1,14 @@
 //! What the supervisor's errors are on the wire.
 
 use std::error::Error;
+use std::io::ErrorKind;
 
 use crate::keystore::{Trouble, Unresolved};
 use crate::qemu::refusal::Cause;
 use crate::qmp::QmpError;
 use crate::supervisor::hotplug::HotplugError;
+use crate::supervisor::operate::OperationError;
+use crate::supervisor::snapshot::SnapshotError;
 use crate::xml::Diagnostics;
 
 use super::api::{ControlError, Failure, Problem};
@@ -21,24 +24,80 @@ impl From<HotplugError> for ControlError {
                 let failure = Failure { problems, ..failure };
                 of_secrets(Trouble::of_all(unresolved).unwrap_or(Trouble::Missing), failure)
             }
-            E::Step { source, .. } if source.refusal().is_none() => Self::QemuUnavailable(failure),
+            E::Step { source, .. } | E::Medium { source, .. } | E::MediumLost { source, .. }
+                if source.refusal().is_none() =>
+            {
+                Self::QemuUnavailable(failure)
+            }
             E::Unplug { source, .. } if source.refusal().is_none() => Self::QemuUnavailable(failure),
-            E::Step { .. } | E::Unplug { .. } => match error.refusal().map(|meaning| meaning.cause) {
-                Some(Cause::WrongSecret(_)) => Self::WrongKey(failure),
-                Some(Cause::InUse) => Self::ImageInUse(failure),
-                Some(Cause::Forbidden) => Self::StorageForbidden(failure),
-                Some(Cause::Missing) => Self::StorageMissing(failure),
-                Some(Cause::Data) => Self::StorageMismatch(failure),
-                _ => Self::QemuRefused(failure),
-            },
+            E::Step { .. } | E::Unplug { .. } | E::Medium { .. } | E::MediumLost { .. } => {
+                match error.refusal().map(|meaning| meaning.cause) {
+                    Some(Cause::WrongSecret(_)) => Self::WrongKey(failure),
+                    Some(Cause::InUse) => Self::ImageInUse(failure),
+                    Some(Cause::Forbidden) => Self::StorageForbidden(failure),
+                    Some(Cause::Missing) => Self::StorageMissing(failure),
+                    Some(Cause::Data) => Self::StorageMismatch(failure),
+                    _ => Self::QemuRefused(failure),
+                }
+            }
             E::Ended { .. } | E::Descriptors(_) => Self::QemuUnavailable(failure),
             E::Locked(_) => Self::WrongKey(failure),
             E::Changed { .. } => Self::ImageInUse(failure),
             E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
-            E::GuestRefused(_) => Self::GuestRefused(failure),
+            E::NotRemovable(_) => Self::InvalidRequest(failure),
+            E::GuestRefused(_) | E::TrayLocked(_) => Self::GuestRefused(failure),
             E::StillThere { .. } => Self::DeviceStillThere(failure),
             E::LeftOver { .. } => Self::StillInUse(failure),
             E::Save(_) | E::Aborted => Self::Failed(failure),
+        }
+    }
+}
+
+impl From<OperationError> for ControlError {
+    fn from(error: OperationError) -> Self {
+        use OperationError as E;
+        let failure = Failure::of(&error).with_hint(error.hint());
+        match &error {
+            E::NoSuchProtocol(_) | E::NoValue | E::Shrink { .. } | E::NoImage(_) => {
+                Self::InvalidRequest(failure)
+            }
+            E::NoDisplay(_) | E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
+            E::LongPassword(_) | E::Value(_) => Self::SecretUnusable(failure),
+            E::Secret(source) => of_secrets(source.trouble(), failure),
+            E::NoPasswords(_) | E::BlockDevice { .. } => Self::QemuRefused(failure),
+            E::Password(source) | E::Certificates(source) | E::Lend(source) | E::Resize { source, .. } => {
+                match source {
+                    QmpError::Refused { .. } => Self::QemuRefused(failure),
+                    _ => Self::QemuUnavailable(failure),
+                }
+            }
+            E::Aborted => Self::Failed(failure),
+        }
+    }
+}
+
+impl From<SnapshotError> for ControlError {
+    fn from(error: SnapshotError) -> Self {
+        use SnapshotError as E;
+        let failure = Failure::of(&error).with_hint(error.hint());
+        match &error {
+            E::Name(_) | E::Exists(_) | E::NoDisks | E::Twice(_) | E::Disk { .. } => {
+                Self::InvalidRequest(failure)
+            }
+            E::NoSuchSnapshot(_) | E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
+            E::Secret(source) => of_secrets(source.trouble(), failure),
+            E::File { source, .. } => match source.kind() {
+                ErrorKind::AlreadyExists | ErrorKind::NotFound => Self::InvalidRequest(failure),
+                ErrorKind::PermissionDenied => Self::NotAllowed(failure),
+                _ => Self::Failed(failure),
+            },
+            E::Lend(source) | E::Switch(source) | E::Overlay { source, .. } | E::Merge { source, .. } => {
+                match source {
+                    QmpError::Refused { .. } => Self::QemuRefused(failure),
+                    _ => Self::QemuUnavailable(failure),
+                }
+            }
+            E::Aborted | E::CameOutPlain(_) | E::Unknown(_) | E::Save(_) => Self::Failed(failure),
         }
     }
 }

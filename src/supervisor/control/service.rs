@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,14 +10,20 @@ use serde_json::Value;
 use zlink::Reply;
 use zlink::futures_util::stream::{self, Stream};
 
+use crate::domain::devices::password::PasswordProtocol;
 use crate::qmp::{Events, QmpError, SLOW_COMMAND_DEADLINE};
-use crate::supervisor::hotplug::{self, DETACH_DEADLINE};
+use crate::secret::SecretLookup;
+use crate::supervisor::hotplug::{self, DETACH_DEADLINE, Medium};
+use crate::supervisor::operate::{self, NewPassword, OperationError};
 use crate::supervisor::rekey::{self, RekeyTurn};
+use crate::supervisor::snapshot;
 use crate::supervisor::{Order, Running};
+use crate::xml::Keyword;
 
 use super::api::{
-    Attached, ControlError, DiskKeySlots, DiskStatus, Failure, GuestEvent, HelperStatus, LiveXml, Problem,
-    QmpReply, Status,
+    Attached, ControlError, DiskKeySlots, DiskStatus, Failure, GuestEvent, HelperStatus, LiveXml,
+    MediaChanged, Problem, QmpReply, Snapshot, SnapshotCreated, SnapshotDeleted, SnapshotDisk, Snapshots,
+    Status, TlsReloaded,
 };
 use super::failure::problems;
 
@@ -29,7 +36,7 @@ pub(super) struct Service {
 
 #[zlink::service(
     interface = "org.vmward.Domain",
-    types = [DiskStatus, HelperStatus, Problem],
+    types = [DiskStatus, HelperStatus, Problem, Snapshot, SnapshotDisk],
     vendor = "vmward",
     product = "vmward",
     version = env!("CARGO_PKG_VERSION")
@@ -183,17 +190,116 @@ impl Service {
         Ok(())
     }
 
+    /// Changes the medium of the drive with a target: to the image of a `<disk>` document, to a plain raw image at an
+    /// absolute path, or, with neither, to none. `force`: even if the guest has locked the tray.
+    async fn change_media(
+        &self,
+        target: String,
+        xml: Option<String>,
+        image: Option<String>,
+        force: Option<bool>,
+        unsupported: Option<bool>,
+    ) -> Result<MediaChanged, ControlError> {
+        let running = Rc::clone(&self.running);
+        let medium = match (xml, image) {
+            (Some(xml), _) => Medium::Xml(xml),
+            (None, Some(path)) => Medium::Image(path),
+            (None, None) => Medium::None,
+        };
+        let (force, unsupported) = (force.unwrap_or(false), unsupported.unwrap_or(false));
+        let changed =
+            async move { hotplug::change_media(&running, &target, medium, force, unsupported).await };
+        Ok(MediaChanged { warnings: problems(&to_the_end(changed).await??) })
+    }
+
+    /// Makes a snapshot of disks, all or none: of those that are named, or of all that the guest writes to. `secret`: that
+    /// of the overlays, if it is not to be that of the images below.
+    async fn create_snapshot(
+        &self,
+        name: String,
+        disks: Vec<SnapshotDisk>,
+        secret: Option<String>,
+    ) -> Result<SnapshotCreated, ControlError> {
+        let running = Rc::clone(&self.running);
+        let disks = disks.into_iter().map(|disk| (disk.target, disk.overlay)).collect();
+        let secret = secret.as_deref().map(SecretLookup::named);
+        let request = snapshot::Request { name, disks, secret };
+        let made = to_the_end(async move { snapshot::create(&running, request).await }).await??;
+        Ok(SnapshotCreated { snapshot: made.into() })
+    }
+
+    /// The snapshots that there are.
+    async fn list_snapshots(&self) -> Snapshots {
+        Snapshots { snapshots: snapshot::list(&self.running).into_iter().map(Into::into).collect() }
+    }
+
+    /// Deletes a snapshot: what was written since goes into the images below, and the overlays go.
+    async fn delete_snapshot(&self, name: String) -> Result<SnapshotDeleted, ControlError> {
+        let running = Rc::clone(&self.running);
+        let kept = to_the_end(async move { snapshot::delete(&running, &name).await }).await??;
+        Ok(SnapshotDeleted { kept })
+    }
+
+    /// Sets the password of a display, `vnc` or `spice`: that of a secret, named by its UUID or the id of its usage, or
+    /// what the descriptor gives that comes with the call. `expires`: in seconds since 1970.
+    async fn set_password(
+        &self,
+        protocol: String,
+        secret: Option<String>,
+        expires: Option<i64>,
+        #[zlink(fds)] value: Vec<OwnedFd>,
+    ) -> Result<(), ControlError> {
+        let protocol = password_protocol(protocol)?;
+        let mut values = value.into_iter();
+        let password = match (secret, values.next(), values.next()) {
+            (Some(name), None, _) => NewPassword::Secret(SecretLookup::named(&name)),
+            (None, Some(fd), None) => NewPassword::Value(fd),
+            _ => return Err(OperationError::NoValue.into()),
+        };
+        let running = Rc::clone(&self.running);
+        to_the_end(async move { operate::set_password(&running, protocol, password, expires).await })
+            .await??;
+        Ok(())
+    }
+
+    /// Takes the password of a display away: nobody gets in until another one is set.
+    async fn remove_password(&self, protocol: String) -> Result<(), ControlError> {
+        let protocol = password_protocol(protocol)?;
+        let running = Rc::clone(&self.running);
+        to_the_end(async move { operate::remove_password(&running, protocol).await }).await??;
+        Ok(())
+    }
+
+    /// Has the guest's displays use the certificates that are there now.
+    #[zlink(rename = "ReloadTLS")]
+    async fn reload_tls(&self) -> Result<TlsReloaded, ControlError> {
+        let running = Rc::clone(&self.running);
+        let operate::Reloaded { reloaded, kept } =
+            to_the_end(async move { operate::reload_tls(&running).await }).await??;
+        Ok(TlsReloaded { reloaded, kept })
+    }
+
+    /// Makes a disk that large for the guest, in bytes.
+    async fn resize_disk(&self, target: String, size: u64) -> Result<(), ControlError> {
+        let running = Rc::clone(&self.running);
+        to_the_end(async move { operate::resize(&running, &target, size).await }).await??;
+        Ok(())
+    }
+
     /// Sends QEMU a command, past all of vmward's checks: what it plugs in vmward does not know, and what it
     /// copies may not be encrypted. Objects that carry secrets in the clear are refused.
     async fn qmp(&self, command: String, arguments: Option<Value>) -> Result<QmpReply, ControlError> {
-        if carries_plain_secret(&command, arguments.as_ref()) {
-            return Err(ControlError::NotAllowed(Failure {
-                message: "vmward hands no secret to QEMU in the clear".to_owned(),
-                hint: Some(
-                    "name the secret in the disk's XML, or use a secret object with a keyid".to_owned(),
-                ),
-                ..Failure::default()
-            }));
+        let hint = if carries_plain_secret(&command, arguments.as_ref()) {
+            Some("name the secret in the disk's XML, or use a secret object with a keyid")
+        } else if ["set_password", "change-vnc-password"].contains(&command.as_str()) {
+            Some("`vmward set-password` takes it from a keystore, a file or its standard input")
+        } else {
+            None
+        };
+        if let Some(hint) = hint {
+            let message = "vmward hands no secret to QEMU in the clear".to_owned();
+            let failure = Failure { message, ..Failure::default() };
+            return Err(ControlError::NotAllowed(failure.with_hint(Some(hint))));
         }
         let qmp = &self.running.qmp;
         let reply = qmp.execute_json(&command, arguments.as_ref(), SLOW_COMMAND_DEADLINE).await?;
@@ -224,6 +330,17 @@ impl Service {
 
 /// How long QEMU may take to say how it is, busy with keys or not.
 const STATUS_DEADLINE: Duration = crate::qmp::COMMAND_DEADLINE;
+
+impl From<snapshot::Snapshot> for Snapshot {
+    fn from(made: snapshot::Snapshot) -> Self {
+        let disk = |d: snapshot::SnapshotDisk| SnapshotDisk { target: d.target, overlay: Some(d.overlay) };
+        Self { name: made.name, created: made.created, disks: made.disks.into_iter().map(disk).collect() }
+    }
+}
+
+fn password_protocol(word: String) -> Result<PasswordProtocol, ControlError> {
+    PasswordProtocol::from_word(&word).ok_or_else(|| OperationError::NoSuchProtocol(word).into())
+}
 
 /// Runs a change to its end even if the client that asked for it goes away meanwhile.
 async fn to_the_end<T: 'static>(change: impl Future<Output = T> + 'static) -> Result<T, ControlError> {

@@ -56,23 +56,9 @@ pub async fn attach(
     };
     let Prepared { disk, mut element, mut plan, numbers } = prepared;
 
-    let secrets = Arc::new(resolve(running, &plan).await?);
-    let unlocked = unlock(&plan.luks, running.unlock, &running.capabilities, &secrets).await?;
     let mut parts = DiskParts::of(&disk.target, &plan);
-    let (descriptors, openings) = hand_over(running, unlocked, &mut plan, &mut parts).await?;
-    // An object that a disk before this one brought (a helper, a throttle group) serves both.
-    let shared = |id: &str| running.configuration().disks.iter().any(|d| d.objects.iter().any(|o| o == id));
-    let objects = plan.objects.iter().filter(|o| !shared(o.id()));
-    let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<Vec<_>, _>>()?;
-    let mut making = Making::new(&running.qmp);
-    let mut made = making.backend(&objects, descriptors, &plan).await;
-    drop((secrets, objects));
-    // All of them are wiped now, whatever is wrong with one.
-    let opened: Vec<_> = openings.into_iter().map(Opening::finish).collect();
+    let (mut making, mut made) = open(running, &mut plan, &mut parts).await?;
     if made.is_ok() {
-        if let Err(source) = opened.into_iter().collect::<Result<(), _>>() {
-            return Err(HotplugError::Changed { undone: making.undo().await, source });
-        }
         made = making.frontend(&plan).await;
     }
     match made {
@@ -115,8 +101,35 @@ pub async fn attach(
     Ok(attached)
 }
 
+/// Has QEMU open what is behind a disk's device. Where that fails nothing of it is left, but for what a step that failed
+/// says.
+pub(super) async fn open<'a>(
+    running: &'a Running,
+    plan: &mut DiskPlan,
+    parts: &mut DiskParts,
+) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
+    let secrets = Arc::new(resolve(running, plan).await?);
+    let unlocked = unlock(&plan.luks, running.unlock, &running.capabilities, &secrets).await?;
+    let (descriptors, openings) = hand_over(running, unlocked, plan, parts).await?;
+    // An object that a disk before this one brought (a helper, a throttle group) serves both.
+    let shared = |id: &str| running.configuration().disks.iter().any(|d| d.objects.iter().any(|o| o == id));
+    let objects = plan.objects.iter().filter(|o| !shared(o.id()));
+    let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<Vec<_>, _>>()?;
+    let mut making = Making::new(&running.qmp);
+    let made = making.backend(&objects, descriptors, plan).await;
+    drop((secrets, objects));
+    // All of them are wiped now, whatever is wrong with one.
+    let opened: Vec<_> = openings.into_iter().map(Opening::finish).collect();
+    if made.is_ok()
+        && let Err(source) = opened.into_iter().collect::<Result<(), _>>()
+    {
+        return Err(HotplugError::Changed { undone: making.undo().await, source });
+    }
+    Ok((making, made))
+}
+
 /// The secret of the disk that did not open what a step was to open, if that is why the step failed.
-fn blame(step: &Step, error: &QmpError, disk: &Disk, plan: &DiskPlan) -> Option<WrongSecret> {
+pub(super) fn blame(step: &Step, error: &QmpError, disk: &Disk, plan: &DiskPlan) -> Option<WrongSecret> {
     let told = plan.told(step.name()?)?;
     let secrets = plan.objects.iter().filter_map(|o| match o {
         QemuObject::Secret(secret) => Some((secret, format!("the disk '{}'", disk.target))),
@@ -125,7 +138,7 @@ fn blame(step: &Step, error: &QmpError, disk: &Disk, plan: &DiskPlan) -> Option<
     WrongSecret::find(&format!("{}: {}", Value::Object(told.clone()), error.refusal()?.1), secrets)
 }
 
-fn save(error: SupervisorError) -> HotplugError {
+pub(super) fn save(error: SupervisorError) -> HotplugError {
     HotplugError::Save(Box::new(error))
 }
 

@@ -91,6 +91,32 @@ pub enum HotplugError {
         /// What went and what did not.
         undone: Undone,
     },
+    /// The disk is no drive with media.
+    #[error("'{0}' is no drive whose medium could be changed")]
+    NotRemovable(String),
+    /// The guest keeps the tray closed.
+    #[error("the guest has locked the tray of '{0}' and has not opened it: the medium is still in it")]
+    TrayLocked(String),
+    /// The medium was not changed.
+    #[error("the medium of '{target}' was not changed, the old one is in the drive: {what}")]
+    Medium {
+        /// The drive's target.
+        target: String,
+        /// What could not be done.
+        what: &'static str,
+        /// What QEMU said.
+        #[source]
+        source: Box<QmpError>,
+    },
+    /// The medium was not changed, and the old one is out.
+    #[error("the medium of '{target}' was not changed, and the old one could not be put back")]
+    MediumLost {
+        /// The drive's target.
+        target: String,
+        /// What QEMU said about the new one.
+        #[source]
+        source: Box<QmpError>,
+    },
     /// The disk is in, but the supervisor that comes after this one would not know.
     #[error("what has changed could not be written down")]
     Save(#[source] Box<SupervisorError>),
@@ -105,7 +131,9 @@ impl HotplugError {
     /// What QEMU's refusal means, if there is one and it is known.
     pub fn refusal(&self) -> Option<Meaning> {
         let source = match self {
-            Self::Step { source, .. } => source.as_ref(),
+            Self::Step { source, .. } | Self::Medium { source, .. } | Self::MediumLost { source, .. } => {
+                source.as_ref()
+            }
             Self::Unplug { source, .. } => source,
             _ => return None,
         };
@@ -125,6 +153,8 @@ impl HotplugError {
                  the disk unmounted?"
                     .into()
             }
+            Self::TrayLocked(_) => "unmount it in the guest first, or say --force".into(),
+            Self::NotRemovable(_) => "media are those of cdrom and floppy drives; others are unplugged".into(),
             Self::NoSuchDisk(_) => "`vmward status` shows the guest's disks".into(),
             Self::LeftOver { .. } => {
                 "when what holds it is gone (a block job, an export), `vmward detach-device` takes out the rest"

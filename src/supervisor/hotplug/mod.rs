@@ -7,11 +7,14 @@
 mod attach;
 mod detach;
 mod error;
+mod media;
 mod steps;
 mod tidy;
 
 pub use attach::{Attached, attach};
 pub use detach::{DETACH_DEADLINE, detach, watch};
 pub use error::HotplugError;
+pub use media::{Medium, change_media};
+pub(super) use steps::undo;
 pub use steps::{DiskParts, Step, Undone};
 pub(super) use tidy::tidy;

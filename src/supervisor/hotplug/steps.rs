@@ -71,6 +71,12 @@ impl DiskParts {
             .collect()
     }
 
+    /// The node that stands for the disk's topmost image, below a filter; an empty drive and a vhost-user disk have
+    /// none.
+    pub fn image_node(&self) -> Option<&str> {
+        self.nodes.iter().rev().map(String::as_str).find(|name| !storage::is_filter(name))
+    }
+
     /// The steps that made it, without the device.
     fn steps(&self, keep: impl Fn(&str) -> bool) -> Vec<Step> {
         let objects = self.objects.iter().filter(|id| !keep(id)).cloned().map(Step::Object);
@@ -252,7 +258,7 @@ pub(super) async fn free_fd_sets(qmp: &Qmp) -> Result<impl Iterator<Item = u32>,
 }
 
 /// Undoes steps, the last first. One that fails does not keep the others from being tried.
-pub(super) async fn undo(qmp: &Qmp, made: Vec<Step>) -> Undone {
+pub(in crate::supervisor) async fn undo(qmp: &Qmp, made: Vec<Step>) -> Undone {
     let mut result = Undone::default();
     for step in made.into_iter().rev() {
         match remove(qmp, &step).await {

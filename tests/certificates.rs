@@ -1,0 +1,330 @@
+//! TLS of displays and character devices: certificates whose key has a passphrase, seen by another program's client, and
+//! read again while the guest runs.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+mod bare;
+mod user;
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use bare::{Host, Run, disk, has_qemu_img};
+
+/// The secret with the passphrase of the keys.
+const SECRET: &str = "0a7c5e52-0000-4000-8000-0000000000e1";
+/// The secret with the display's password.
+const PASSWORD: &str = "0a7c5e52-0000-4000-8000-0000000000d1";
+const PASSPHRASE: &str = "the key's own passphrase";
+
+/// A directory with a certificate authority, a client's certificate, and those of a server.
+struct Pki(PathBuf);
+
+impl Pki {
+    /// `None`, and a word why, where there is no openssl.
+    fn new(host: &Host) -> Option<Self> {
+        if Command::new("openssl").arg("version").output().is_err() {
+            println!("skipped: there is no openssl");
+            return None;
+        }
+        let pki = Self(host.path("pki"));
+        fs::create_dir(&pki.0).unwrap();
+        pki.openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=authority -keyout ca-key.pem -out ca-cert.pem -days 2");
+        pki.certificate("client", "a-client", false);
+        pki.certificate("server", "one", true);
+        Some(pki)
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let output =
+            Command::new("openssl").args(arguments.split(' ')).current_dir(&self.0).output().unwrap();
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A certificate for a name, in the place of the one that is there.
+    fn certificate(&self, role: &str, name: &str, encrypted: bool) {
+        self.openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out new-key.pem");
+        self.openssl(&format!("req -new -key new-key.pem -subj /CN={name} -out new.csr"));
+        fs::write(
+            self.0.join("extensions"),
+            format!("extendedKeyUsage={role}Auth\nbasicConstraints=CA:FALSE\n"),
+        )
+        .unwrap();
+        self.openssl(&format!(
+            "x509 -req -in new.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -days 2 \
+             -extfile extensions -out {role}-cert.pem"
+        ));
+        if encrypted {
+            fs::write(self.0.join("pass"), PASSPHRASE).unwrap();
+            self.openssl(&format!("pkcs8 -topk8 -in new-key.pem -passout file:pass -out {role}-key.pem"));
+        } else {
+            fs::rename(self.0.join("new-key.pem"), self.0.join(format!("{role}-key.pem"))).unwrap();
+        }
+    }
+
+    fn xml(&self) -> String {
+        format!("<tls directory='{}'><secret type='passphrase' uuid='{SECRET}'/></tls>", self.0.display())
+    }
+
+    /// The name in the certificate of what listens on a port, which a client with a certificate has verified.
+    fn name_at(&self, port: u16) -> String {
+        let output = Command::new("openssl")
+            .args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-verify_return_error"])
+            .args(["-CAfile", "ca-cert.pem", "-cert", "client-cert.pem", "-key", "client-key.pem"])
+            .current_dir(&self.0)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        // A connection from the moment of a change may be dropped.
+        let verified = said.contains("Verify return code: 0 (ok)");
+        let subject = said.lines().find_map(|l| l.strip_prefix("subject=")).filter(|_| verified);
+        subject.map_or_else(
+            || format!("{output:?}"),
+            |s| s.trim_start_matches("CN").trim_start_matches([' ', '=']).to_owned(),
+        )
+    }
+
+    /// The same of a VNC display.
+    fn name_of_vnc(&self, socket: &Path) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let vnc = match ask_for_tls(socket) {
+            Ok(vnc) => vnc,
+            Err(e) => return e.to_string(),
+        };
+        let between = thread::spawn(move || {
+            let (client, _) = listener.accept().unwrap();
+            pass_on(client, vnc);
+        });
+        let name = self.name_at(port);
+        between.join().unwrap();
+        name
+    }
+}
+
+/// The words before TLS begins on a VNC connection: security type VeNCrypt, in it X509VNC or X509None.
+fn ask_for_tls(socket: &Path) -> io::Result<UnixStream> {
+    const VENCRYPT: u8 = 19;
+    let mut vnc = UnixStream::connect(socket)?;
+    vnc.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let version: [u8; 12] = read(&mut vnc)?;
+    vnc.write_all(&version)?;
+    assert_eq!(read(&mut vnc)?, [1, VENCRYPT]);
+    vnc.write_all(&[VENCRYPT])?;
+    assert_eq!(read(&mut vnc)?, [0, 2]);
+    vnc.write_all(&[0, 2])?;
+    assert_eq!(read(&mut vnc)?, [0, 1], "the version is understood, and there is one way in");
+    let way: [u8; 4] = read(&mut vnc)?;
+    assert!([260, 261].contains(&u32::from_be_bytes(way)), "{way:?}");
+    vnc.write_all(&way)?;
+    assert_eq!(read(&mut vnc)?, [1]);
+    Ok(vnc)
+}
+
+fn read<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn pass_on(mut client: TcpStream, mut vnc: UnixStream) {
+    let (mut to_client, mut from_vnc) = (client.try_clone().unwrap(), vnc.try_clone().unwrap());
+    let back = thread::spawn(move || {
+        let _ = io::copy(&mut from_vnc, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+    });
+    let _ = io::copy(&mut client, &mut vnc);
+    let _ = vnc.shutdown(Shutdown::Both);
+    back.join().unwrap();
+}
+
+/// The objects that QEMU has, its memory left out.
+fn objects(host: &Host) -> Vec<String> {
+    let command = "{\"execute\":\"qom-list\",\"arguments\":{\"path\":\"/objects\"}}";
+    let list: Value = serde_json::from_slice(&host.user.ok(&["qmp", "guest", command], b"")).unwrap();
+    let names = list.as_array().unwrap().iter().map(|o| o["name"].as_str().unwrap().to_owned());
+    let mut names: Vec<String> = names.filter(|name| !["type", "pc.ram"].contains(&name.as_str())).collect();
+    names.sort();
+    names
+}
+
+fn reload(host: &Host) -> String {
+    let output = host.user.run(&["reload-tls", "guest"], b"");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+fn destroyed(host: &Host, run: Run) {
+    host.user.ok(&["destroy", "guest"], b"");
+    run.ends(0);
+}
+
+fn vnc_guest(host: &Host, inside: &str) -> (PathBuf, PathBuf) {
+    let socket = host.path("vnc.sock");
+    let display = format!(
+        "<graphics type='vnc'><listen type='socket' socket='{}'/>{inside}</graphics>",
+        socket.display()
+    );
+    (host.guest("guest", &display), socket)
+}
+
+#[test]
+fn a_displays_certificates_are_read_again() {
+    let host = Host::new();
+    let Some(pki) = Pki::new(&host) else { return };
+    host.secret(SECRET, PASSPHRASE);
+    let (xml, socket) = vnc_guest(&host, &pki.xml());
+    let run = host.running(&xml);
+    assert_eq!(pki.name_of_vnc(&socket), "one");
+    assert_eq!(objects(&host), ["masterKey0", "vnc-tls-creds0"]);
+    pki.certificate("server", "two", true);
+    assert_eq!(pki.name_of_vnc(&socket), "one");
+    assert!(reload(&host).contains("VNC uses the new certificates"));
+    assert_eq!(pki.name_of_vnc(&socket), "two");
+    assert_eq!(objects(&host), ["masterKey0", "vnc-tls-creds0"]);
+    // The signal that daemons take for this.
+    pki.certificate("server", "three", true);
+    run.signal(Signal::SIGHUP);
+    let start = Instant::now();
+    while pki.name_of_vnc(&socket) != "three" {
+        assert!(start.elapsed() < Duration::from_secs(60), "the signal is not heard");
+        thread::sleep(Duration::from_millis(50));
+    }
+    destroyed(&host, run);
+}
+
+#[test]
+fn certificates_that_are_of_no_use_leave_the_old_ones() {
+    let host = Host::new();
+    let Some(pki) = Pki::new(&host) else { return };
+    host.secret(SECRET, PASSPHRASE);
+    let (xml, socket) = vnc_guest(&host, &pki.xml());
+    let run = host.running(&xml);
+    let fails = |exit: i32| {
+        let said = host.user.fails(exit, &["reload-tls", "guest"], b"");
+        assert_eq!(pki.name_of_vnc(&socket), "one");
+        assert_eq!(objects(&host), ["masterKey0", "vnc-tls-creds0"]);
+        assert!(!said.contains(PASSPHRASE), "{said}");
+        said
+    };
+    pki.certificate("server", "two", true);
+    host.user.ok(&["secret", "set-value", SECRET], b"wrong");
+    let said = fails(69);
+    assert!(said.contains("the old ones stay in use") && said.contains("<secret>"), "{said}");
+    host.user.ok(&["secret", "undefine", SECRET], b"");
+    fails(66);
+    host.secret(SECRET, PASSPHRASE);
+    fs::write(pki.0.join("server-cert.pem"), "no certificate").unwrap();
+    fails(69);
+    // A signal that comes to nothing does not end the guest.
+    run.signal(Signal::SIGHUP);
+    assert_eq!(pki.name_of_vnc(&socket), "one");
+    destroyed(&host, run);
+}
+
+#[test]
+fn a_key_that_does_not_open_starts_nothing() {
+    let host = Host::new();
+    let Some(pki) = Pki::new(&host) else { return };
+    let (xml, _) = vnc_guest(&host, &pki.xml());
+    assert!(host.fails(66, &xml).contains(SECRET));
+    host.secret(SECRET, "wrong");
+    let said = host.fails(69, &xml);
+    assert!(said.contains("server-key.pem") && !said.contains("wrong"), "{said}");
+}
+
+#[test]
+fn a_character_device_keeps_its_certificates() {
+    let host = Host::new();
+    let Some(pki) = Pki::new(&host) else { return };
+    host.secret(SECRET, PASSPHRASE);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let serial = format!(
+        "<serial type='tcp'><source mode='bind' host='127.0.0.1' service='{port}' tls='yes'>{}</source>\
+         <protocol type='raw'/></serial>",
+        pki.xml()
+    );
+    let run = host.running(&host.guest("guest", &serial));
+    assert_eq!(pki.name_at(port), "one");
+    assert_eq!(objects(&host), ["masterKey0", "objcharserial0_tls0"]);
+    pki.certificate("server", "two", true);
+    let said = reload(&host);
+    assert!(said.contains("1 character device(s), until the guest's next start"), "{said}");
+    assert_eq!(pki.name_at(port), "one");
+    destroyed(&host, run);
+}
+
+#[test]
+fn a_guest_without_certificates_has_none_to_reload() {
+    let host = Host::new();
+    let (xml, _) = vnc_guest(&host, "");
+    let run = host.running(&xml);
+    assert!(reload(&host).contains("nothing of the guest uses certificates"));
+    destroyed(&host, run);
+}
+
+#[test]
+fn no_secret_stays_in_qemu_when_what_it_opens_is_open() {
+    let host = Host::new();
+    let Some(pki) = Pki::new(&host).filter(|_| has_qemu_img()) else { return };
+    host.secret(SECRET, PASSPHRASE);
+    host.secret(PASSWORD, "hunter2");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let encrypted = |name: &str, format: &str, target: &str, bus: &str| {
+        let image = host.image(name, format, true);
+        disk(&image, format, Some(bare::SECRET))
+            .replace("'vda' bus='virtio'", &format!("'{target}' bus='{bus}'"))
+    };
+    let devices = [
+        encrypted("a.qcow2", "qcow2", "vda", "virtio"),
+        encrypted("b.luks", "raw", "vdb", "virtio"),
+        encrypted("c.luks", "raw", "hda", "ide").replace("device='disk'", "device='cdrom'"),
+        "<controller type='usb' model='qemu-xhci'/>".to_owned(),
+        format!(
+            "<graphics type='vnc'><listen type='socket' socket='{}'/>\
+             <secret type='passphrase' uuid='{PASSWORD}'/>{}</graphics>",
+            host.path("vnc.sock").display(),
+            pki.xml()
+        ),
+        format!(
+            "<serial type='tcp'><source mode='bind' host='127.0.0.1' service='{port}' tls='yes'>{}</source>\
+             <protocol type='raw'/></serial>",
+            pki.xml()
+        ),
+    ];
+    let run = host.running(&host.guest("guest", &devices.concat()));
+    // What stays: the key of all secrets, and certificates, for connections that are yet to come.
+    let open = |after: &str| {
+        assert_eq!(objects(&host), ["masterKey0", "objcharserial0_tls0", "vnc-tls-creds0"], "{after}");
+    };
+    open("the start");
+    let plugged = encrypted("d.luks", "raw", "sda", "usb");
+    host.user.ok(&["attach-device", "guest", "-"], plugged.as_bytes());
+    open("an attach");
+    let medium = encrypted("e.qcow2", "qcow2", "hda", "ide").replace("device='disk'", "device='cdrom'");
+    host.user.ok(&["change-media", "guest", "hda", "-"], medium.as_bytes());
+    open("a change of media");
+    host.user.ok(&["blockresize", "guest", "vdb", "8M"], b"");
+    open("growth");
+    host.user.ok(&["snapshot", "create", "guest", "s1"], b"");
+    open("a snapshot");
+    host.user.ok(&["snapshot", "delete", "guest", "s1"], b"");
+    open("the end of a snapshot");
+    host.user.ok(&["set-password", "guest", "vnc"], b"hunter3");
+    open("a new password");
+    reload(&host);
+    open("new certificates");
+    host.user.ok(&["detach-device", "guest", "sda"], b"");
+    open("a detach");
+    destroyed(&host, run);
+}
