@@ -100,6 +100,17 @@ until_true 30 grep -q '"event": "RESUME"' "$WORK/event"
 promise "which subscribers are told" true
 refused "what it does not serve it says" 1 'org.varlink.service.MethodNotFound' call AddStorage
 
+version=$(systemd_run systemctl --version | awk 'NR == 1 { print $2 }')
+if [ "${version%%[.~]*}" -ge 261 ]; then
+    promise "machinectl $version knows its socket and pauses the guest" machinectl pause web1
+    promise "which is paused then" equal "$(state)" paused
+    promise "and lets it go on" machinectl resume web1
+    promise "which runs then" equal "$(state)" running
+    promise "varlinkctl calls it" systemd_run varlinkctl call /run/vmward/web1/machine.sock \
+        io.systemd.MachineInstance.Describe '{}'
+else
+    echo "  skipped: machinectl pause and resume: systemd $version has neither"
+fi
 promise "machinectl poweroff asks the guest to" machinectl poweroff web1
 until_true 180 bash -c "$(declare -f of ctl systemd_run); SYSTEMD_INIT=$SYSTEMD_INIT; [ \"\$(of ActiveState)\" = inactive ]"
 promise "which ends well" equal "$(of Result) $(of ExecMainStatus)" "success 0"

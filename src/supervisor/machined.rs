@@ -30,10 +30,6 @@ struct Refused {
     error: String,
 }
 
-/// What is taken from replies: nothing.
-#[derive(Debug, Deserialize)]
-struct Done {}
-
 #[zlink::proxy("io.systemd.Machine")]
 trait MachineProxy {
     async fn register(
@@ -44,9 +40,9 @@ trait MachineProxy {
         class: &str,
         leader: u32,
         #[zlink(rename = "controlAddress")] control_address: Option<&str>,
-    ) -> zlink::Result<Result<Done, Refused>>;
+    ) -> zlink::Result<Result<(), Refused>>;
 
-    async fn unregister(&mut self, name: &str) -> zlink::Result<Result<Done, Refused>>;
+    async fn unregister(&mut self, name: &str) -> zlink::Result<Result<(), Refused>>;
 }
 
 /// Enters this guest in the register, if there is one. Only for a supervisor that is a service: the end of a machine
@@ -106,7 +102,7 @@ async fn over_varlink(
     let mut refused = None;
     for control in [control, None] {
         match machined.register(name, &id, SERVICE, CLASS, leader, control).await? {
-            Ok(_) => return Ok(()),
+            Ok(()) => return Ok(()),
             Err(e) => refused = Some(e.error),
         }
     }
