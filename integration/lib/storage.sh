@@ -13,6 +13,8 @@
 # How large the disks are, as the guest sees them, and the part of it that it writes.
 DISK_MIB=8
 WRITTEN_MIB=2
+# Another QEMU than the machine's, as for the tests.
+EMULATOR=${VMWARD_TEST_EMULATOR:-}
 declare -A SECRET
 AS_USER=()
 [ "$(id -u)" != 0 ] || AS_USER=(--user root)

@@ -87,6 +87,11 @@ promise "the guest ends" guest_end web1
 
 for name in parent child second; do
     rbd export --no-progress "rbd/$name" "$WORK/$name.raw"
+    if [ $name != parent ]; then
+        # So that no older client takes the clone for an image of its own.
+        promise "the header of '$name' says that it is a layer" equal "$(head -c 4 "$WORK/$name.raw")" RBDL
+        printf LUKS | dd of="$WORK/$name.raw" conv=notrunc status=none
+    fi
     promise "cryptsetup opens '$name' with its own passphrase" cryptsetup open --test-passphrase --key-file "$WORK/right/$name" "$WORK/$name.raw"
 done
 promise "and a clone not with its parent's" not cryptsetup open --test-passphrase --key-file "$WORK/right/parent" "$WORK/child.raw"

@@ -59,7 +59,10 @@ other plain "$(encrypted images)"
 refused "a plain image with QEMU's encryption" 69 'not in LUKS format|Volume is not|LUKS' run_guest "$WORK/other.xml"
 other none "$(librbd luks)"
 refused "an image that is not there" 66 'No such file' run_guest "$WORK/other.xml"
-case $(ceph-mon --version) in
+case $(ceph-mon --version)$("${EMULATOR:-qemu-system-x86_64}" --version) in
+    *'emulator version 7.'*)
+        other one "$(librbd luks-any)"
+        refused "luks-any is beyond this QEMU" 65 'this QEMU is too old for this encryption by librbd' run_guest "$WORK/other.xml" ;;
     *' 16.'*)
         other one "$(librbd luks-any)"
         refused "luks-any is beyond Ceph 16" 69 "too old for format='luks-any'" run_guest "$WORK/other.xml"
