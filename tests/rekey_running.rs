@@ -131,7 +131,7 @@ fn the_command_killed_at_random_moments_leaves_what_opens() {
     }
     let guest = machine();
     let user = &guest.user;
-    for (name, rounds) in [("a.luks", 12), ("b.qcow2", 12)] {
+    for (name, rounds) in [("a.luks", 7), ("b.qcow2", 7)] {
         let disk = disk(user, name, "sda", "scsi");
         let path = path(user, name);
         guest.attach(&disk);
