@@ -1,9 +1,10 @@
 //! Raw LUKS disks with qemu-img's usual costs, unlocked by QEMU and by vmward, by turns in the same run: the time from exec
 //! to the running guest, beside QEMU alone with the same arguments, and how long a running guest's monitor is silent while
-//! one is plugged in. `cargo bench --bench unlock`.
+//! one is plugged in. `cargo bench --bench unlock`, with another number of turns behind `--`.
 
 mod host;
 
+use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -14,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use host::{Host, median};
 
-/// Turns of each.
+/// Turns of each, if nothing else is said.
 const TURNS: usize = 5;
 
 fn main() {
+    // cargo has options of its own here.
+    let turns = env::args().find_map(|word| word.parse().ok()).unwrap_or(TURNS);
     let host = Host::new();
     let image = host.path("0.luks");
     let uuid = host.output(&["secret", "generate", "--usage-volume", &image]);
@@ -26,17 +29,17 @@ fn main() {
     for n in 1..8 {
         fs::copy(&image, host.path(&format!("{n}.luks"))).expect("a copy");
     }
-    println!("exec to running, disks as qemu-img makes them, median of {TURNS}:");
+    println!("exec to running, disks as qemu-img makes them, median of {turns}:");
     for count in [1, 8] {
         let disks: Vec<_> = (0..count).map(|n| disk(&host, n, &uuid)).collect();
         host.guest(&disks.concat());
-        starts(&host, count);
+        starts(&host, count, turns);
     }
-    println!("longest silence of the monitor while a disk is plugged in, median of {TURNS}:");
+    println!("longest silence of the monitor while a disk is plugged in, median of {turns}:");
     host.guest("");
     let xml = host.path("disk.xml");
     fs::write(&xml, disk(&host, 0, &uuid)).expect("a disk");
-    let silences = |how: &str| median((0..TURNS).map(|_| silence(&host, how, &xml)).collect());
+    let silences = |how: &str| median((0..turns).map(|_| silence(&host, how, &xml)).collect());
     report(silences("--unlock=qemu"), silences("--unlock=auto"));
 }
 
@@ -50,10 +53,10 @@ fn disk(host: &Host, n: u8, uuid: &str) -> String {
     )
 }
 
-fn starts(host: &Host, count: u8) {
+fn starts(host: &Host, count: u8, turns: usize) {
     let arguments = host.qemu_arguments(&["--unlock=qemu"]);
     let (mut with, mut bare) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
+    for _ in 0..turns {
         let (child, time) = host.start(&["--unlock=auto"]);
         with.push(time);
         host.stop(child);

@@ -235,7 +235,7 @@ async fn take_back(
     if Uuid::try_parse(&uuid) != Ok(state.uuid) {
         return Err(format!("it has the UUID {uuid} instead of {}", state.uuid));
     }
-    hotplug::tidy(&qmp, &configuration.nodes).await.map_err(say)?;
+    hotplug::tidy(&qmp, &configuration).await.map_err(say)?;
     let over = match qmp.execute(query_status {}).await.map_err(say)?.status {
         RunState::shutdown => Some(ShutdownCause::guest_shutdown),
         RunState::guest_panicked => Some(ShutdownCause::guest_panic),

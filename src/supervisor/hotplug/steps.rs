@@ -52,6 +52,11 @@ impl DiskParts {
         }
     }
 
+    /// Whether a node or an object of that name is one of its parts.
+    pub fn has(&self, name: &str) -> bool {
+        self.nodes.iter().chain(&self.objects).any(|part| part == name)
+    }
+
     /// Notes that one of the images was unlocked outside QEMU.
     pub fn note_unlocked(&mut self, luks: &RawLuks, sets: FdSets) {
         self.fd_sets.extend([sets.image, sets.header]);
