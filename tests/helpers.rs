@@ -21,7 +21,7 @@ const UUID: &str = "6f1e3c52-0000-4000-8000-00000000beef";
 const KEY: &str = "7a1e3c52-0000-4000-8000-00000000cafe";
 const KEY_VALUE: &str = "vmward-test-Tpm-Key-1";
 /// Where a test gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Whether programs are installed; a test that needs them and has none says so.
 fn installed(programs: &[&str]) -> bool {

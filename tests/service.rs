@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use bare::{Host, Run, SECRET, disk, has_qemu_img, nothing_left, processes_of};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Kills a supervisor; its QEMU goes on.
 fn bereave(run: Run) {

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::user::User;
 
 /// Where a test gives up.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// The passphrase of all images.
 pub const PASSPHRASE: &str = "vmward-test-Passphrase-1";
 /// The UUID of its secret.

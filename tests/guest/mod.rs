@@ -15,7 +15,7 @@ use crate::user::User;
 
 /// How long a guest may take for anything. Under emulation on a busy machine a boot takes ten seconds; this is
 /// where a test gives up, not what it measures.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a guest is made of.
 pub struct Description<'a> {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::user::User;
 
 /// Where a test gives up on what happens by itself.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A running machine. It is ended when this is dropped.
 pub struct Machine {
