@@ -21,8 +21,9 @@ pub async fn resize(running: &Running, target: &str, size: u64) -> Result<(), Op
             Source::Block { path, .. } => Some(path.clone()),
             _ => None,
         });
-        let node = parts.image_node().ok_or_else(|| OperationError::NoImage(target.to_owned()))?;
-        (node.to_owned(), device)
+        // The topmost, a filter too: one below it would grow without the guest's knowing.
+        let node = parts.nodes.last().ok_or_else(|| OperationError::NoImage(target.to_owned()))?;
+        (node.clone(), device)
     };
     let failed = |source| OperationError::Resize { target: target.to_owned(), source };
     let flat = json!({ "flat": true });
