@@ -21,8 +21,8 @@ AS_USER=()
 
 # storage_begin [PACKAGES]: what each of the scenarios needs, and a list of further packages.
 storage_begin() {
-    packages_install "$PACKAGES_TEST
-${1:-}"
+    packages_install "$PACKAGES_TEST${1:+
+$1}"
     qemu_drivers_install
     guest_build "$TARGET/guest"
     echo 'keystore = "file:secrets"' >"$VMWARD_CONFIG"

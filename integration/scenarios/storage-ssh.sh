@@ -120,7 +120,7 @@ nbdkit_with() {
 linux_xml web2 "$(disk_xml vda network "<source protocol='nbd'><host transport='unix' socket='$WORK/nbd.sock'/>$(encrypted remote)</source>")" >"$WORK/web2.xml"
 refused "a start with nobody on the socket" 66 'No such file' run_guest "$WORK/web2.xml"
 nbdkit_with printf %s wrong
-refused "with the wrong password" 69 'end-of-file|initial magic|Failed to' run_guest "$WORK/web2.xml"
+refused "with the wrong password" 69 'export not available' run_guest "$WORK/web2.xml"
 nbdkit_with "$vmward" secret get-value ssh-password
 linux_start web2 "$WORK/web2.xml"
 promise "with the right one the guest finds what it wrote" guest_reads vda A
