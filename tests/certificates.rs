@@ -239,7 +239,7 @@ fn a_key_that_does_not_open_starts_nothing() {
     let (xml, _) = vnc_guest(&host, &pki.xml());
     assert!(host.fails(66, &xml).contains(SECRET));
     host.secret(SECRET, "wrong");
-    let said = host.fails(69, &xml);
+    let said = host.fails(77, &xml);
     assert!(said.contains("server-key.pem") && !said.contains("wrong"), "{said}");
 }
 

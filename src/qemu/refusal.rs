@@ -50,8 +50,8 @@ pub struct Meaning {
 pub const PASSPHRASE: &str = "the value of the disk's secret is not the passphrase of its image: set the right one with `vmward secret set-value`";
 const LOGIN: &str = "the server does not accept the user and the secret of <auth>, or the cookies, or asks for some: set the right \
                      value with `vmward secret set-value`";
-const TLS_KEY: &str = "the key in client-key.pem is encrypted, and the value of the secret that vmward.toml names for it under [tls] \
-                       is not its passphrase, or none is named";
+const TLS_KEY: &str = "the private key for TLS is encrypted, and the value of the secret that <tls> in the XML or [tls] in vmward.toml names for \
+                       it is not its passphrase, or none is named";
 
 const NOT_ON_SERVER: &str = "the server has no such file: check name= in <source>";
 
