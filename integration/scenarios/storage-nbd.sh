@@ -52,7 +52,7 @@ disk_xml vdb network "$(export_of "$second")" >"$WORK/vdb.xml"
 tls "directory = \"$WORK/none\""
 refused "a start without certificates" 66 'Unable to access credentials' run_guest "$WORK/web1.xml"
 tls "directory = \"$WORK/client\""
-refused "with an encrypted key and no secret for it" 77 'the key in client-key.pem is encrypted' run_guest "$WORK/web1.xml"
+refused "with an encrypted key and no secret for it" 77 'the private key for TLS is encrypted' run_guest "$WORK/web1.xml"
 tls "directory = \"$WORK/client\"" 'secret = "nobodys"'
 refused "with a secret that is not there" 66 "nobodys" run_guest "$WORK/web1.xml"
 tls "directory = \"$WORK/client\"" 'secret = "exports"'

@@ -90,6 +90,8 @@ fn usage_entry(usage: &Usage) -> String {
 /// Which secret has a usage, by the entry of that usage.
 struct Claim {
     uuid: Option<Uuid>,
+    /// Whose it was before, if somebody took it for one that was left behind. That one may have come to be meanwhile.
+    before: Option<Uuid>,
     /// The version of the entry, for check-and-set.
     version: u64,
 }
@@ -144,20 +146,25 @@ impl<'a> Operation<'a> {
                 return Err(self.session.senseless(Some(&entry), "it is no entry of KV version 2"));
             }
             self.session.check_engine()?;
-            return Ok(Claim { uuid: None, version: 0 });
+            return Ok(Claim { uuid: None, before: None, version: 0 });
         };
-        let uuid = found.data.as_ref().and_then(|fields| fields.get("uuid"));
-        let uuid = uuid.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        Ok(Claim { uuid, version: found.metadata.version })
+        let named = |field| {
+            let raw = found.data.as_ref().and_then(|fields| fields.get(field))?;
+            serde_json::from_str(raw.get()).ok()
+        };
+        Ok(Claim { uuid: named("uuid"), before: named("before"), version: found.metadata.version })
     }
 
     /// The secret that has a usage.
     fn by_usage(&self, usage: &Usage) -> Result<Option<SecretDefinition>, KeystoreError> {
-        match self.claim(usage)?.uuid {
-            // A claim whose secret is not there was left by somebody who was interrupted.
-            Some(uuid) => Ok(self.definition(uuid)?.filter(|d| d.usage.as_ref() == Some(usage))),
-            None => Ok(None),
+        let claim = self.claim(usage)?;
+        // A claim whose secret is not there was left by somebody who was interrupted.
+        for uuid in [claim.uuid, claim.before].into_iter().flatten() {
+            if let Some(definition) = self.definition(uuid)?.filter(|d| d.usage.as_ref() == Some(usage)) {
+                return Ok(Some(definition));
+            }
         }
+        Ok(None)
     }
 
     /// Makes the entry of a usage say this secret, if it is the one that may have it.
@@ -167,25 +174,41 @@ impl<'a> Operation<'a> {
             uuid: Uuid,
             usage: &'a str,
             id: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            before: Option<Uuid>,
         }
         let entry = usage_entry(usage);
+        let write = |uuid, before, version| {
+            let fields = to_json(&Fields { uuid, usage: usage.kind.as_str(), id: &usage.id, before }, 0);
+            let body = write_body(&fields, Some(version));
+            let question =
+                Question::new(Method::POST, &self.store.path("data", &entry)).with(&body).about(&entry);
+            match self.session.ask(&question)? {
+                Answer::Done(body) => self.session.check_written(&body, &entry).map(|()| true),
+                _ => Ok(false),
+            }
+        };
         for _ in 0..TRIES {
             let claim = self.claim(usage)?;
             let other = claim.uuid.filter(|other| *other != uuid);
-            if let Some(other) = other {
-                self.refuse_taken(usage, other)?;
-            } else if claim.uuid.is_some() {
-                return Ok(());
+            match (other, claim.before) {
+                (None, _) if claim.uuid.is_some() => return Ok(()),
+                (None, _) => {}
+                (Some(other), before) => {
+                    self.refuse_taken(usage, other)?;
+                    before.map_or(Ok(()), |before| self.refuse_taken(usage, before))?;
+                }
             }
-            let fields = to_json(&Fields { uuid, usage: usage.kind.as_str(), id: &usage.id }, 0);
-            let body = write_body(&fields, Some(claim.version));
-            let question =
-                Question::new(Method::POST, &self.store.path("data", &entry)).with(&body).about(&entry);
-            if let Answer::Done(body) = self.session.ask(&question)? {
-                self.session.check_written(&body, &entry)?;
-                // It may have come to be in between.
-                return other.map_or(Ok(()), |other| self.refuse_taken(usage, other));
+            if !write(uuid, other, claim.version)? {
+                continue;
             }
+            // It may have come to be in between. It is named again then: of those who come now not all look further back.
+            let Some(other) = other else { return Ok(()) };
+            let taken = self.refuse_taken(usage, other);
+            if taken.is_err() {
+                write(other, None, claim.version + 1)?;
+            }
+            return taken;
         }
         Err(self.session.busy(&entry))
     }
