@@ -144,6 +144,8 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         uuid: domain.general.uuid,
         secrets: &|secret| secrets.get(secret),
     };
+    manager::status("disks are unlocked");
+    manager::more_time(GREETING_DEADLINE);
     let unlocking = async { Ok(unlock(&line.luks, how, &capabilities, &secrets).await?) };
     let (helpers, unlocked) = tokio::try_join!(Helpers::start(&line.helpers, &place), unlocking)?;
     let mut configuration = Configuration::at_start(domain, xml, &capabilities);
