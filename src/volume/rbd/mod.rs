@@ -223,7 +223,8 @@ impl Rbd {
     ) -> Result<(), VolumeError> {
         let is_luks2 = matches!(image.encryption, Some(ImageEncryption::Luks2(_)));
         let call = || {
-            let mut call = Call::new("info");
+            // `info` would not unlock LUKS.
+            let mut call = Call::new("measure");
             let mut node = self.node(name, &mut call)?;
             call.secret(PASSPHRASE_ID, passphrase)?;
             if is_luks2 {
@@ -232,7 +233,7 @@ impl Rbd {
                 // QEMU's own driver opens what librbd made as well.
                 node = json!({ "driver": "luks", "key-secret": PASSPHRASE_ID, "file": node });
             }
-            call.arg(format!("json:{node}"));
+            call.arg("-O").arg("raw").arg(format!("json:{node}"));
             Ok(call)
         };
         self.qemu_img(name, call, interrupts).await

@@ -126,6 +126,14 @@ impl NewRbd {
         if self.kdf == Kdf::Fast {
             return wrong("what the key derivation costs is librbd's choice; --format raw has --kdf fast");
         }
+        // librbd writes the header into an image of the guest's size, which grows by the header afterwards.
+        let (header, smallest) = match self.format {
+            RbdFormat::Luks2 => (16 << 20, "a luks2 volume of librbd is larger than 16 MiB"),
+            _ => (4 << 20, "a luks volume of librbd is larger than 4 MiB"),
+        };
+        if self.size <= header {
+            return wrong(smallest);
+        }
         if self.format == RbdFormat::Luks2 && !self.size.is_multiple_of(LUKS2_SECTOR) {
             return wrong("the size of a luks2 volume is a multiple of 4096 bytes");
         }
@@ -169,12 +177,14 @@ mod tests {
             kdf,
         };
         for (format, size, cipher, kdf, good) in [
-            (RbdFormat::Luks, 512, "aes-128-xts-plain64", Kdf::Auto, true),
-            (RbdFormat::Luks2, 8192, "", Kdf::Slow, true),
-            (RbdFormat::Luks2, 512, "", Kdf::Auto, false),
-            (RbdFormat::Luks, 8192, "", Kdf::Fast, false),
-            (RbdFormat::Luks, 8192, "serpent-256-xts", Kdf::Auto, false),
-            (RbdFormat::Luks2, 8192, "aes-256-cbc", Kdf::Auto, false),
+            (RbdFormat::Luks, (4 << 20) + 512, "aes-128-xts-plain64", Kdf::Auto, true),
+            (RbdFormat::Luks, 4 << 20, "", Kdf::Auto, false),
+            (RbdFormat::Luks2, (16 << 20) + 4096, "", Kdf::Slow, true),
+            (RbdFormat::Luks2, (16 << 20) + 512, "", Kdf::Auto, false),
+            (RbdFormat::Luks2, 16 << 20, "", Kdf::Auto, false),
+            (RbdFormat::Luks, 1 << 30, "", Kdf::Fast, false),
+            (RbdFormat::Luks, 1 << 30, "serpent-256-xts", Kdf::Auto, false),
+            (RbdFormat::Luks2, 1 << 30, "aes-256-cbc", Kdf::Auto, false),
             (RbdFormat::Raw, 512, "serpent-256-cbc-essiv:sha256", Kdf::Fast, true),
         ] {
             assert_eq!(new(format, size, cipher, kdf).check().is_ok(), good, "{format:?} {size} {cipher}");
