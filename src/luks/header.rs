@@ -8,6 +8,8 @@ pub const MAGIC: &[u8; 6] = b"LUKS\xba\xbe";
 pub const LUKS1_HEADER_LEN: usize = 592;
 /// The length of a LUKS2 binary header up to and with its UUID, the last field that is read here.
 const LUKS2_READ_LEN: usize = 208;
+/// The length of all of it, behind which is its JSON.
+const LUKS2_BINARY_LEN: usize = 4096;
 /// Offsets in the header count in these, whatever the device.
 pub(super) const SECTOR: u64 = 512;
 /// How many key slots there are.
@@ -96,6 +98,9 @@ pub struct Luks2Header {
     pub uuid: String,
     /// Its label, which is mostly empty.
     pub label: String,
+    /// Where the data begins, in bytes from the start of the container; `None` where the header does not say it in the
+    /// part that was read.
+    pub data_offset: Option<u64>,
 }
 
 impl LuksHeader {
@@ -213,7 +218,17 @@ impl Luks2Header {
         if bytes.len() < LUKS2_READ_LEN {
             return Err(LuksError::Truncated);
         }
-        Ok(Self { label: text(bytes, 24, 48)?, uuid: text(bytes, 168, 40)? })
+        let data_offset = Self::data_offset(bytes);
+        Ok(Self { label: text(bytes, 24, 48)?, uuid: text(bytes, 168, 40)?, data_offset })
+    }
+
+    /// From the JSON behind the binary header (LUKS2 On-Disk Format Specification, 3.3).
+    fn data_offset(bytes: &[u8]) -> Option<u64> {
+        let header_len = usize::try_from(u64::from_be_bytes(array(bytes, 8).ok()?)).ok()?;
+        let json = bytes.get(LUKS2_BINARY_LEN..header_len)?.split(|b| *b == 0).next()?;
+        let json: serde_json::Value = serde_json::from_slice(json).ok()?;
+        let segments = json["segments"].as_object()?.values();
+        segments.filter_map(|segment| segment["offset"].as_str()?.parse().ok()).min()
     }
 }
 

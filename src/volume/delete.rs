@@ -52,7 +52,7 @@ pub fn destroy(path: &Path) -> Result<Destroyed, VolumeError> {
 }
 
 /// Random bytes: unlike zeros, no file system or device makes a hole of them and keeps the old blocks.
-fn overwrite(file: &fs::File, mut at: u64, end: u64) -> io::Result<()> {
+pub(super) fn overwrite(file: &fs::File, mut at: u64, end: u64) -> io::Result<()> {
     let mut random = os_random();
     let mut block = vec![0; 64 * 1024];
     while at < end {

@@ -8,15 +8,15 @@ use crate::keystore::KeystoreError;
 use crate::luks::{LuksError, UnlockError};
 use crate::secret::ValueError;
 
-use super::Qcow2Error;
+use super::{Qcow2Error, RbdName};
 
 /// What went wrong with a volume.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
-    /// qemu-img is not installed.
-    #[error("there is no qemu-img in PATH")]
-    NoQemuImg,
-    /// qemu-img could not be run, or not be waited for.
+    /// A program is not installed.
+    #[error("there is no {0} in PATH")]
+    NoProgram(&'static str),
+    /// It could not be run, or not be waited for.
     #[error("{} could not be run", program.display())]
     Spawn {
         /// Which program.
@@ -25,11 +25,13 @@ pub enum VolumeError {
         #[source]
         source: io::Error,
     },
-    /// qemu-img failed.
-    #[error("qemu-img {verb} failed ({status}): {message}")]
-    QemuImg {
+    /// It failed.
+    #[error("{program} {verb} failed ({status}): {message}")]
+    Program {
+        /// `qemu-img` or `rbd`.
+        program: &'static str,
         /// `create`, ...
-        verb: String,
+        verb: &'static str,
         /// How it ended.
         status: ExitStatus,
         /// What it said.
@@ -41,6 +43,24 @@ pub enum VolumeError {
     /// A volume is never made over what is there.
     #[error("{} exists already", .0.display())]
     Exists(PathBuf),
+    /// The name is taken in the cluster.
+    #[error("{0} exists already")]
+    ImageExists(RbdName),
+    /// The cluster has no such image, or no such pool.
+    #[error("there is no image {0}")]
+    NoImage(RbdName),
+    /// The cluster does not take the user or its key.
+    #[error("the cluster of {0} does not accept this user and its secret")]
+    Login(RbdName),
+    /// Ceph's library takes the key for none, or cannot use its configuration.
+    #[error("the cluster of {0} cannot be asked with this key and configuration")]
+    NotAKey(RbdName),
+    /// It has snapshots.
+    #[error("{0} has snapshots, and its header is in them, too")]
+    Snapshots(RbdName),
+    /// A creation failed, and what it had made so far could not be removed.
+    #[error("the unfinished {0} could not be removed")]
+    LeftBehind(RbdName, #[source] Box<VolumeError>),
     /// There is nothing there.
     #[error("there is no file {}", .0.display())]
     Missing(PathBuf),
@@ -180,7 +200,21 @@ impl VolumeError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NoQemuImg => Some("install it (Debian: qemu-utils)"),
+            Self::NoProgram("rbd") => Some("install it (Debian: ceph-common)"),
+            Self::NoProgram(_) => Some("install it (Debian: qemu-utils)"),
+            Self::ImageExists(_) => Some("take another name; an image of a cluster is never replaced"),
+            Self::NoImage(_) => Some("`rbd ls` lists a pool's images, `ceph osd lspools` the pools"),
+            Self::Login(_) => Some(
+                "say --ceph-user and --ceph-secret, or set the secret's right value with `vmward secret set-value`",
+            ),
+            Self::NotAKey(_) => Some(
+                "the secret's value is what the key's base64 stands for (`ceph auth print-key client.NAME | vmward secret set-value --base64`)",
+            ),
+            Self::Snapshots(_) => Some("remove them first, with `rbd snap purge`"),
+            Self::LeftBehind(..) => Some("once the cluster is well, remove it with `rbd rm`"),
+            Self::Program { message, .. } if message.contains("Unknown") && message.contains("'rbd'") => {
+                Some("this qemu-img has no driver for Ceph (Debian: qemu-block-extra)")
+            }
             Self::Exists(_) => Some("take another path, or say --force to replace what is there"),
             Self::InUse(_) => Some("shut down the guest that uses it, then try again"),
             Self::FormatNotSaid(_) => Some("say it with --source-format: raw, qcow2, vmdk, vdi, vhdx or vpc"),
@@ -198,7 +232,7 @@ impl VolumeError {
                 "vmward changes the headers that QEMU and cryptsetup make; qemu-img amend may change this one",
             ),
             Self::SameValue => Some("leave the value out to have one generated"),
-            Self::QemuImg { message, .. } if message.contains("No space left") => {
+            Self::Program { message, .. } if message.contains("No space left") => {
                 Some("make room, or let the volume grow with --preallocation off")
             }
             Self::Passphrase(_) => Some("a passphrase is UTF-8 text; `vmward secret generate` makes one"),

@@ -13,7 +13,7 @@ use super::VolumeError;
 use super::qcow2::{self, Qcow2Encryption, Qcow2Header};
 
 /// All of a qcow2 header that QEMU writes is in this; a larger one is refused as cut off.
-const PROBE_LEN: usize = 64 * 1024;
+pub(super) const PROBE_LEN: usize = 64 * 1024;
 
 /// The formats that vmward tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +59,12 @@ pub struct BackingImage {
 pub struct Image {
     /// The outer format.
     pub format: ImageFormat,
-    /// What the guest sees, in bytes; for LUKS2, whose data offset is not read, what the container has.
+    /// What the guest sees, in bytes; for a LUKS2 header that does not say where its data is, what the container has.
     pub virtual_size: u64,
     /// The file's length in bytes.
     pub file_size: u64,
-    /// What it takes on disk, in bytes.
-    pub allocated: u64,
+    /// What it takes on disk, in bytes, if that is known.
+    pub allocated: Option<u64>,
     /// How it is encrypted, if it is.
     pub encryption: Option<ImageEncryption>,
     /// Where in the file the LUKS header begins and how far it goes with its key slots, if there is one.
@@ -94,14 +94,20 @@ impl Image {
     /// Looks at an open image; `path` is for messages.
     pub fn read(file: &File, path: &Path) -> Result<Self, VolumeError> {
         let io = |e| VolumeError::Io { path: path.into(), what: "read", source: e };
-        let metadata = file.metadata().map_err(io)?;
+        let allocated = file.metadata().map_err(io)?.blocks() * 512;
         let file_size = length(file).map_err(io)?;
+        Ok(Self { allocated: Some(allocated), ..Self::read_start(file, file_size, path)? })
+    }
+
+    /// Looks at the start of an image, which has `file_size` bytes, in a file.
+    pub(super) fn read_start(file: &File, file_size: u64, path: &Path) -> Result<Self, VolumeError> {
+        let io = |e| VolumeError::Io { path: path.into(), what: "read", source: e };
         let start = read_at(file, 0, PROBE_LEN).map_err(io)?;
         let mut image = Self {
             format: ImageFormat::Raw,
             virtual_size: file_size,
             file_size,
-            allocated: metadata.blocks() * 512,
+            allocated: None,
             encryption: None,
             key_area: None,
             backing: None,
@@ -147,7 +153,10 @@ impl Image {
                 // Both copies of the header and the key slots are in front of the data, whose usual place
                 // this is. Without the headers' salts no slot further on can be opened either.
                 const USUAL_DATA_OFFSET: u64 = 16 << 20;
-                self.key_area = Some((0, USUAL_DATA_OFFSET.min(self.file_size)));
+                let data = header.data_offset.unwrap_or(USUAL_DATA_OFFSET);
+                // A detached header says that the data begins at 0.
+                self.key_area = Some((0, data.max(USUAL_DATA_OFFSET).min(self.file_size)));
+                self.virtual_size = self.file_size.saturating_sub(header.data_offset.unwrap_or_default());
                 self.encryption = Some(ImageEncryption::Luks2(header));
             }
         }

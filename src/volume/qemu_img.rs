@@ -1,4 +1,4 @@
-//! The one place that runs qemu-img.
+//! The one place that runs qemu-img, and Ceph's rbd.
 
 use std::cell::Cell;
 use std::env;
@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command as StdCommand, Stdio};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use nix::unistd::pipe2;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{ChildStdout, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::secret::SecretValue;
 
@@ -31,6 +33,8 @@ const FIRST_FD: i32 = 3;
 const LONGEST_PASSPHRASE: usize = 4096;
 /// How often progress is shown.
 const TICK: Duration = Duration::from_millis(100);
+/// More than any list of an image's watchers or snapshots has.
+const MOST_PRINTED: u64 = 1 << 20;
 /// Where programs are if nobody says, as the C library's `execvp` has it.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 /// QEMU up to 9.1 measures the speed of the key derivation with the thread's CPU time, and gives up with this
@@ -40,7 +44,11 @@ const BAD_CLOCK: &str = "Unable to get accurate CPU usage";
 const BAD_CLOCK_TRIES: u32 = 40;
 
 /// The signals that ask vmward to stop, kept from ending it in the middle of something.
-pub struct Interrupts(Vec<(Signal, SignalStream)>);
+pub struct Interrupts {
+    streams: Vec<(Signal, SignalStream)>,
+    /// One that came while something had to be completed first.
+    pending: Option<Signal>,
+}
 
 impl Interrupts {
     /// From here on the signals wait to be asked for. Needs a tokio runtime.
@@ -53,12 +61,12 @@ impl Interrupts {
         .into_iter()
         .map(|(number, kind)| Ok((number, signal(kind)?)))
         .collect::<io::Result<_>>()
-        .map(Self)
+        .map(|streams| Self { streams, pending: None })
     }
 
     /// Waits for one of them.
     pub async fn wait(&mut self) -> Signal {
-        let [(a, first), (b, second), (c, third)] = &mut self.0[..] else {
+        let [(a, first), (b, second), (c, third)] = &mut self.streams[..] else {
             unreachable!("three signals were registered")
         };
         tokio::select! {
@@ -70,6 +78,9 @@ impl Interrupts {
 
     /// Whether one of them has come.
     pub async fn check(&mut self) -> Result<(), VolumeError> {
+        if let Some(signal) = self.pending.take() {
+            return Err(VolumeError::Interrupted(signal));
+        }
         tokio::select! {
             biased;
             signal = self.wait() => Err(VolumeError::Interrupted(signal)),
@@ -78,13 +89,16 @@ impl Interrupts {
     }
 }
 
-/// One run of qemu-img: its arguments, and the descriptors that it inherits.
+/// One run of a program: its arguments, and the descriptors that it inherits.
 #[derive(Default)]
 pub(super) struct Call {
     verb: &'static str,
     objects: Vec<OsString>,
     args: Vec<OsString>,
     inherited: Vec<OwnedFd>,
+    input: Option<OwnedFd>,
+    grace: Duration,
+    is_read: bool,
 }
 
 impl Call {
@@ -107,15 +121,33 @@ impl Call {
     /// memory until qemu-img has read them once, and in no file.
     pub(super) fn secret(&mut self, id: &str, value: &SecretValue) -> Result<(), VolumeError> {
         value.as_passphrase().map_err(VolumeError::Passphrase)?;
-        if value.len() > LONGEST_PASSPHRASE {
-            return Err(VolumeError::PassphraseTooLong(LONGEST_PASSPHRASE));
-        }
-        let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| VolumeError::Handover(e.into()))?;
-        File::from(write).write_all(value.expose()).map_err(VolumeError::Handover)?;
-        let path = self.inherit(read);
+        self.any_secret(id, value)
+    }
+
+    /// The same with a value that may be any bytes.
+    pub(super) fn any_secret(&mut self, id: &str, value: &SecretValue) -> Result<(), VolumeError> {
+        let path = self.inherit(piped(value.expose())?);
         self.objects.push("--object".into());
         self.objects.push(format!("secret,id={id},file={path}").into());
         Ok(())
+    }
+
+    /// What the program reads from its standard input.
+    pub(super) fn input(&mut self, bytes: &[u8]) -> Result<(), VolumeError> {
+        self.input = Some(piped(bytes)?);
+        Ok(())
+    }
+
+    /// A signal lets the program go on for that long before it is killed, and is told once it has ended.
+    pub(super) fn grace(&mut self, grace: Duration) -> &mut Self {
+        self.grace = grace;
+        self
+    }
+
+    /// What the program prints is wanted.
+    pub(super) fn read(&mut self) -> &mut Self {
+        self.is_read = true;
+        self
     }
 
     fn inherit(&mut self, fd: OwnedFd) -> String {
@@ -125,28 +157,36 @@ impl Call {
     }
 }
 
+/// The reading end of a pipe that has these bytes in it, and no more to come.
+fn piped(bytes: &[u8]) -> Result<OwnedFd, VolumeError> {
+    if bytes.len() > LONGEST_PASSPHRASE {
+        return Err(VolumeError::PassphraseTooLong(LONGEST_PASSPHRASE));
+    }
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| VolumeError::Handover(e.into()))?;
+    File::from(write).write_all(bytes).map_err(VolumeError::Handover)?;
+    Ok(read)
+}
+
+/// A program.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    name: &'static str,
+    path: PathBuf,
+}
+
 /// The qemu-img program.
 #[derive(Debug, Clone)]
-pub struct QemuImg {
-    program: PathBuf,
-}
+pub struct QemuImg(Program);
 
 impl QemuImg {
     /// The one that `PATH` finds.
     pub fn find() -> Result<Self, VolumeError> {
-        let executable =
-            |p: &PathBuf| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-        env::split_paths(&env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
-            .filter(|dir| dir.is_absolute())
-            .map(|dir| dir.join("qemu-img"))
-            .find(executable)
-            .map(|program| Self { program })
-            .ok_or(VolumeError::NoQemuImg)
+        Program::find("qemu-img").map(Self)
     }
 
     /// Whether it was built with LUKS.
     pub fn makes_luks(&self) -> bool {
-        let help = StdCommand::new(&self.program).arg("--help").env_clear().output();
+        let help = StdCommand::new(&self.0.path).arg("--help").env_clear().output();
         let formats = |help: std::process::Output| {
             let text = String::from_utf8_lossy(&help.stdout).into_owned();
             text.split_once("formats:").is_some_and(|(_, f)| f.split_whitespace().any(|f| f == "luks"))
@@ -165,33 +205,48 @@ impl QemuImg {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.run_once(call()?, interrupts, tick).await {
-                Err(VolumeError::QemuImg { message, .. })
+            match self.0.run(call()?, interrupts, tick).await {
+                Err(VolumeError::Program { message, .. })
                     if message.contains(BAD_CLOCK) && tries < BAD_CLOCK_TRIES => {}
-                result => return result,
+                result => return result.map(drop),
             }
         }
     }
+}
 
-    async fn run_once(
+impl Program {
+    /// The one that `PATH` finds.
+    pub(super) fn find(name: &'static str) -> Result<Self, VolumeError> {
+        let executable =
+            |p: &PathBuf| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+        env::split_paths(&env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
+            .filter(|dir| dir.is_absolute())
+            .map(|dir| dir.join(name))
+            .find(executable)
+            .map(|path| Self { name, path })
+            .ok_or(VolumeError::NoProgram(name))
+    }
+
+    /// Runs it to its end, and returns what it printed, if that is wanted.
+    pub(super) async fn run(
         &self,
         call: Call,
         interrupts: &mut Interrupts,
         tick: &mut dyn FnMut(Option<f64>),
-    ) -> Result<(), VolumeError> {
+    ) -> Result<Vec<u8>, VolumeError> {
         interrupts.check().await?;
-        let spawn_failed = |source| VolumeError::Spawn { program: self.program.clone(), source };
+        let spawn_failed = |source| VolumeError::Spawn { program: self.path.clone(), source };
         // The limit is inherited: a qemu-img that crashes must not leave the passphrase in a core dump. This
         // process, which has it as well, keeps the limit.
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| spawn_failed(e.into()))?;
-        let mut command = StdCommand::new(&self.program);
+        let mut command = StdCommand::new(&self.path);
         command
             .arg(call.verb)
             .args(&call.objects)
             .args(&call.args)
             .env_clear()
             .env("LC_ALL", "C")
-            .stdin(Stdio::null())
+            .stdin(call.input.map_or_else(Stdio::null, Stdio::from))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mappings = (FIRST_FD..)
@@ -199,6 +254,10 @@ impl QemuImg {
             .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
             .collect();
         command.fd_mappings(mappings).map_err(|e| spawn_failed(io::Error::other(e)))?;
+        if !call.grace.is_zero() {
+            // A terminal sends its signals to whole process groups.
+            command.process_group(0);
+        }
         let mut command = Command::from(command);
         let mut child = command.kill_on_drop(true).spawn().map_err(spawn_failed)?;
         // The command still holds this side's copies of the descriptors.
@@ -213,26 +272,55 @@ impl QemuImg {
             said
         };
         let share = Cell::new(None);
-        let shown = follow(child.stdout.take(), &share);
+        let stdout = child.stdout.take();
+        let shown = async {
+            let mut shown = Vec::new();
+            match (call.is_read, stdout) {
+                // Cut short it is no JSON, which is told then.
+                (true, Some(stdout)) => drop(stdout.take(MOST_PRINTED).read_to_end(&mut shown).await),
+                (_, stdout) => follow(stdout, &share).await,
+            }
+            shown
+        };
         let finished = async { tokio::join!(child.wait(), said, shown) };
         let mut finished = Box::pin(finished);
         let mut ticks = tokio::time::interval(TICK);
-        let (status, said, ()) = loop {
-            tokio::select! {
-                done = &mut finished => break done,
-                signal = interrupts.wait() => {
-                    drop(finished);
-                    child.kill().await.map_err(spawn_failed)?;
-                    return Err(VolumeError::Interrupted(signal));
+        let mut stopping = None;
+        let (status, said, shown) = loop {
+            let patience = async {
+                match stopping {
+                    Some((_, until)) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
                 }
-                _ = ticks.tick() => tick(share.get()),
+            };
+            let over = tokio::select! {
+                done = &mut finished => break done,
+                signal = interrupts.wait() => match stopping {
+                    None if !call.grace.is_zero() => {
+                        stopping = Some((signal, Instant::now() + call.grace));
+                        None
+                    }
+                    _ => Some(signal),
+                },
+                () = patience => stopping.map(|(signal, _)| signal),
+                _ = ticks.tick() => {
+                    tick(share.get());
+                    None
+                }
+            };
+            if let Some(signal) = over {
+                drop(finished);
+                child.kill().await.map_err(spawn_failed)?;
+                return Err(VolumeError::Interrupted(signal));
             }
         };
+        interrupts.pending = stopping.map(|(signal, _)| signal);
         let status = status.map_err(spawn_failed)?;
         if status.success() {
-            return Ok(());
+            return Ok(shown);
         }
-        Err(VolumeError::QemuImg { verb: call.verb.to_owned(), status, message: complaint(&said) })
+        let message = complaint(self.name, &said);
+        Err(VolumeError::Program { program: self.name, verb: call.verb, status, message })
     }
 }
 
@@ -250,14 +338,12 @@ async fn follow(stdout: Option<ChildStdout>, share: &Cell<Option<f64>>) {
     }
 }
 
-/// What qemu-img said, on one line. It could not delete the file that it was given as a descriptor, which is
-/// how it should be.
-fn complaint(said: &[u8]) -> String {
+/// What a program said, on one line, without what others said in it: librados complains of a key with the key. qemu-img
+/// could not delete the file that it was given as a descriptor, which is how it should be.
+fn complaint(program: &str, said: &[u8]) -> String {
     let said = String::from_utf8_lossy(said);
-    let lines: Vec<_> = said
-        .lines()
-        .map(|l| l.trim().trim_start_matches("qemu-img: "))
-        .filter(|l| !l.is_empty() && !l.starts_with("Error when deleting file"))
-        .collect();
+    let own = |line: &str| Some(line.trim().strip_prefix(program)?.strip_prefix(": ")?.to_owned());
+    let lines: Vec<_> =
+        said.lines().filter_map(own).filter(|l| !l.starts_with("Error when deleting file")).collect();
     if lines.is_empty() { "it did not say why".to_owned() } else { lines.join("; ") }
 }

@@ -201,12 +201,12 @@ impl Source {
     /// A failure of qemu-img as what it is.
     pub(super) fn failure(&self, error: VolumeError) -> VolumeError {
         match error {
-            VolumeError::QemuImg { message, .. } if message.contains("Invalid password") => {
+            VolumeError::Program { message, .. } if message.contains("Invalid password") => {
                 let paths =
                     self.layers.iter().filter(|l| l.is_encrypted).map(|l| l.path.display().to_string());
                 VolumeError::WrongPassphrase(paths.collect::<Vec<_>>().join(" or "))
             }
-            VolumeError::QemuImg { message, .. }
+            VolumeError::Program { message, .. }
                 if message.contains("Failed to get") && message.contains("lock") =>
             {
                 VolumeError::InUse(self.top().path.clone())

@@ -15,6 +15,7 @@ use super::failure::failure;
 use super::opening::unlock;
 use super::passphrase::{Passphrase, PassphraseSource, ended, named};
 use super::progress::{Progress, ProgressFd, interruptible};
+use super::rbd::file_only;
 use super::target::TargetArgs;
 
 /// Arguments of `vmward volume convert`.
@@ -61,19 +62,21 @@ impl ConvertArgs {
 
 /// Runs `vmward volume convert`.
 pub(super) fn run(global: &Global, args: &ConvertArgs) -> Result<ExitCode, CliError> {
+    file_only(&args.source)?;
+    file_only(&args.path)?;
     let passphrase = args.passphrase()?;
     let path = std::path::absolute(&args.path)
         .map(|path| volume::canonical(&path))
         .map_err(|e| CliError::new(Exit::Usage, "the volume has no path").caused_by(e))?;
     let mut source = Source::open(&args.source, args.source_format, false).map_err(failure)?;
-    let volume = args.target.volume(path, source.size, None);
+    let volume = args.target.volume(path, source.size, None)?;
     volume.check().map_err(failure)?;
     let secret = args.source_secret.as_deref().map(named);
     unlock(&mut source, || Config::load(global)?.open_keystores(), secret.as_ref())?;
     let qemu_img = QemuImg::find().map_err(failure)?;
     let keystores = Config::load(global)?.open_keystores()?;
     let (new, made) = interruptible(async |interrupts| {
-        let take = |from| Passphrase::take(&keystores, from, &volume, None);
+        let take = |from| Passphrase::take(&keystores, from, &volume.path, None);
         let new = passphrase.as_ref().map(take).transpose()?;
         let value = new.as_ref().map(|p| &p.value);
         let progress = Progress::new(format!("copying to {}", volume.path.display()), args.progress_fd)?;

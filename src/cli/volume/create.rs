@@ -15,33 +15,36 @@ use crate::xml::{self, Diagnostics, Element};
 use super::failure::failure;
 use super::passphrase::{NewSecret, Passphrase, PassphraseSource, ended};
 use super::progress::{Progress, ProgressFd, interruptible};
+use super::rbd::{self, CephArgs};
 use super::target::TargetArgs;
 
 /// Arguments of `vmward volume create`.
 #[derive(clap::Args)]
 pub(super) struct CreateArgs {
-    /// Where the volume is to be
+    /// Where the volume is to be: a file, or rbd:POOL/IMAGE in a Ceph cluster
     #[arg(required_unless_present = "volume_xml")]
-    path: Option<PathBuf>,
+    pub(super) path: Option<PathBuf>,
     /// What the guest sees: 10G or 10GiB (powers of 1024), 10GB (powers of 1000), or bytes
     #[arg(long, value_parser = volume::parse_size)]
-    size: Option<u64>,
+    pub(super) size: Option<u64>,
     #[command(flatten)]
-    target: TargetArgs,
+    pub(super) target: TargetArgs,
     /// The volume as libvirt's storage volume XML (- for stdin), instead of the options here
     #[arg(long, value_name = "FILE", conflicts_with_all = ["size", "format", "SecretArgs", "cipher", "hash", "preallocation", "backing", "owner"])]
-    volume_xml: Option<PathBuf>,
+    pub(super) volume_xml: Option<PathBuf>,
     /// The image that a qcow2 volume stands on, relative to the volume
     #[arg(long, value_name = "PATH", requires = "backing_format")]
-    backing: Option<PathBuf>,
+    pub(super) backing: Option<PathBuf>,
     /// The format of the image that it stands on: qcow2 or raw
     #[arg(long, value_name = "FORMAT", value_parser = keyword::<VolumeFormat>, requires = "backing")]
     backing_format: Option<VolumeFormat>,
     #[command(flatten)]
-    progress_fd: ProgressFd,
+    pub(super) progress_fd: ProgressFd,
+    #[command(flatten)]
+    pub(super) ceph: CephArgs,
     /// Print an object with the path, the format, the size and the secret's UUID
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What is to be made, from options or XML.
@@ -72,7 +75,7 @@ impl CreateArgs {
         let source = self.target.passphrase()?;
         let backing = self.backing.clone().zip(self.backing_format);
         let backing = backing.map(|(path, format)| Backing { path, format });
-        let volume = self.target.volume(self.path.clone().unwrap_or_default(), self.size, backing);
+        let volume = self.target.volume(self.path.clone().unwrap_or_default(), self.size, backing)?;
         Ok(Request { volume, source, xml: None })
     }
 
@@ -107,6 +110,9 @@ impl CreateArgs {
 
 /// Runs `vmward volume create`.
 pub(super) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, CliError> {
+    if let Some(name) = args.ceph.target(args.path.as_deref())? {
+        return rbd::create(global, &args, name);
+    }
     let (as_json, progress_fd) = (args.json, args.progress_fd);
     let Request { volume, source, xml } = args.request()?;
     let keystores = Config::load(global)?.open_keystores()?;
@@ -114,7 +120,8 @@ pub(super) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, CliErro
     volume.check().and_then(|()| volume.empty_size()).map_err(failure)?;
     let qemu_img = QemuImg::find().map_err(failure)?;
     let (secret, made) = interruptible(async |interrupts| {
-        let secret = Passphrase::take(&keystores, &source, &volume, xml.as_ref().map(|(input, _)| input))?;
+        let secret =
+            Passphrase::take(&keystores, &source, &volume.path, xml.as_ref().map(|(input, _)| input))?;
         let progress = Progress::new(format!("making {}", volume.path.display()), progress_fd)?;
         let mut show = |share| progress.show(share);
         let made = volume::create(&qemu_img, &volume, &secret.value, interrupts, &mut show).await;

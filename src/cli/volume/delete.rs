@@ -12,6 +12,8 @@ use crate::secret::{SecretLookup, UsageKind};
 use crate::volume::{self, VolumeError};
 
 use super::failure::failure;
+use super::progress::interruptible;
+use super::rbd::CephArgs;
 
 /// Arguments of `vmward volume delete`.
 #[derive(clap::Args)]
@@ -24,33 +26,59 @@ pub(super) struct DeleteArgs {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    ceph: CephArgs,
 }
 
 /// Runs `vmward volume delete`.
 pub(super) fn run(global: &Global, args: &DeleteArgs) -> Result<ExitCode, CliError> {
-    if args.path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+    let image = args.ceph.target(Some(&args.path))?;
+    if image.is_none() && args.path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
         return Err(failure(VolumeError::Missing(args.path.clone())));
     }
     let keystores = match args.secret {
         true => Some(Config::load(global)?.open_keystores()?),
         false => None,
     };
-    let path = volume::canonical(&args.path);
+    let path = match image {
+        Some(_) => args.path.clone(),
+        None => volume::canonical(&args.path),
+    };
     let secret = match &keystores {
         Some(keystores) => Some(secret_of(keystores, &path)?),
         None => None,
     };
+    let rbd =
+        image.is_some().then(|| args.ceph.open(|| Config::load(global)?.open_keystores())).transpose()?;
     if !args.yes {
         confirm(args)?;
     }
     // The keys of the volume before the secret: without the volume a secret does no harm, without the secret
     // a volume that could not be destroyed would be lost and yet there.
-    volume::destroy(&args.path).map_err(|e| match e {
-        VolumeError::NotEncrypted(_) => {
-            failure(e).hint("vmward destroys encrypted volumes only; remove other files with rm")
+    let destroyed = match image.zip(rbd) {
+        Some((name, rbd)) => interruptible(async |interrupts| Ok(rbd.destroy(&name, interrupts).await))?,
+        None => volume::destroy(&args.path),
+    };
+    match destroyed {
+        Ok(_) => {}
+        Err(VolumeError::Interrupted(signal)) => {
+            eprintln!(
+                "error: stopped by {signal}; if {} is no volume any more, `rbd rm` removes it",
+                path.display()
+            );
+            return Ok(ExitCode::from(128 + signal as u8));
         }
-        e => failure(e),
-    })?;
+        Err(e) => {
+            let is_plain = matches!(e, VolumeError::NotEncrypted(_));
+            let failure = failure(e);
+            return Err(match is_plain {
+                true => {
+                    failure.hint("vmward destroys encrypted volumes only; remove others with rm or `rbd rm`")
+                }
+                false => failure,
+            });
+        }
+    }
     if let (Some(keystores), Some(uuid)) = (&keystores, secret) {
         let removed = keystores
             .find(&SecretLookup::Uuid(uuid), None)

@@ -14,7 +14,12 @@ pub(super) fn failure(error: VolumeError) -> CliError {
         other => other,
     };
     let exit = match &error {
-        E::NoQemuImg | E::Spawn { .. } | E::QemuImg { .. } | E::Handover(_) => Exit::Unavailable,
+        E::NoProgram(_) | E::Spawn { .. } | E::Program { .. } | E::Handover(_) | E::LeftBehind(..) => {
+            Exit::Unavailable
+        }
+        E::ImageExists(_) | E::Snapshots(_) => Exit::Usage,
+        E::NoImage(_) => Exit::NoInput,
+        E::Login(_) => Exit::NoPermission,
         E::Interrupted(_) | E::InUse(_) => Exit::TryAgain,
         E::Request(_) | E::Exists(_) | E::NotAFile { .. } | E::FormatNotSaid(_) | E::WouldShrink { .. } => {
             Exit::Usage
@@ -27,6 +32,7 @@ pub(super) fn failure(error: VolumeError) -> CliError {
         | E::Qcow2 { .. }
         | E::Passphrase(_)
         | E::PassphraseTooLong(_)
+        | E::NotAKey(_)
         | E::OtherFormat { .. } => Exit::Data,
         E::Luks2(_) | E::QcowAes(_) | E::Detached(_) | E::SameValue => Exit::Data,
         E::SlotsFull(_) => Exit::Unavailable,

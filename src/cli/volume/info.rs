@@ -16,9 +16,11 @@ use crate::keystore::SecretFound;
 use crate::luks::{Luks1Header, UnlockError};
 use crate::secret::{SecretLookup, UsageKind};
 use crate::supervisor;
-use crate::volume::{self, Image, ImageEncryption, KeyArea, VolumeError};
+use crate::volume::{self, Image, ImageEncryption, KeyArea, Rbd, RbdName, VolumeError};
 
 use super::failure::failure;
+use super::progress::interruptible;
+use super::rbd::CephArgs;
 use super::secret_of;
 
 /// A start that takes longer than this is worth a word.
@@ -32,12 +34,14 @@ pub(super) struct InfoArgs {
     /// Print an object
     #[arg(long)]
     json: bool,
-    /// Say which key slots its secret opens; fails if it opens none
+    /// Say which key slots its secret opens, of a file; fails if it opens none
     #[arg(long = "try")]
     try_secret: bool,
     /// The volume's secret, if its usage is not the volume's path
     #[arg(long, value_name = "UUID|USAGE")]
     secret: Option<String>,
+    #[command(flatten)]
+    ceph: CephArgs,
 }
 
 /// The volume's secret, and what it opens, if that was asked for.
@@ -46,16 +50,33 @@ struct Found {
     opens: Option<Vec<usize>>,
 }
 
+/// An image in a cluster: what `volume info` needs of it.
+struct Remote {
+    name: RbdName,
+    rbd: Rbd,
+}
+
 /// Runs `vmward volume info`.
 pub(super) fn run(global: &Global, args: &InfoArgs) -> Result<ExitCode, CliError> {
-    let image = Image::probe(&args.path).map_err(failure)?;
-    let path = volume::canonical(&args.path);
-    let secret = find_secret(global, args, &path, &image)?;
+    let remote = match args.ceph.target(Some(&args.path))? {
+        Some(name) => Some(Remote { name, rbd: args.ceph.open(|| Config::load(global)?.open_keystores())? }),
+        None => None,
+    };
+    let (image, path) = match &remote {
+        Some(Remote { name, rbd }) => {
+            let image = interruptible(async |interrupts| rbd.look(name, interrupts).await.map_err(failure))?;
+            (image, args.path.clone())
+        }
+        None => (Image::probe(&args.path).map_err(failure)?, volume::canonical(&args.path)),
+    };
+    let secret = find_secret(global, args, &path, &image, remote.as_ref())?;
     let slow = image.opening_seconds().filter(|seconds| *seconds >= SLOW_SECONDS);
     if let Some(seconds) = slow {
-        eprintln!(
-            "warning: whoever opens it waits {seconds:.1} s each time; `vmward volume rekey --machine-key` makes it quick"
-        );
+        let remedy = match remote {
+            Some(_) => "",
+            None => "; `vmward volume rekey --machine-key` makes it quick",
+        };
+        eprintln!("warning: whoever opens it waits {seconds:.1} s each time{remedy}");
     }
     // Guests that cannot be asked, another user's above all, have nothing to say here.
     let used_by = disks_on(&path).unwrap_or_default();
@@ -72,6 +93,7 @@ fn find_secret(
     args: &InfoArgs,
     path: &Path,
     image: &Image,
+    remote: Option<&Remote>,
 ) -> Result<Option<Found>, CliError> {
     let found = Config::load(global).and_then(|config| config.open_keystores()).and_then(|keystores| {
         let found = match &args.secret {
@@ -81,7 +103,10 @@ fn find_secret(
         let found = found.map_err(keystore_failure)?;
         let Some(found) = found.filter(|_| image.encryption.is_some()) else { return Ok(None) };
         let opens = match args.try_secret {
-            true => Some(opened(path, &found)?),
+            true => Some(match remote {
+                Some(remote) => remote.opened(image, &found)?,
+                None => opened(path, &found)?,
+            }),
             false => None,
         };
         Ok(Some(Found { uuid: found.definition.uuid, opens }))
@@ -95,6 +120,17 @@ fn find_secret(
             Ok(None)
         }
         found => found,
+    }
+}
+
+impl Remote {
+    /// Fails if a secret does not open it. By which key slot is not told.
+    fn opened(&self, image: &Image, secret: &SecretFound<'_>) -> Result<Vec<usize>, CliError> {
+        let value = secret.value().map_err(keystore_failure)?;
+        interruptible(async |interrupts| {
+            self.rbd.open(&self.name, image, &value, interrupts).await.map_err(failure)
+        })?;
+        Ok(Vec::new())
     }
 }
 
@@ -145,7 +181,10 @@ fn as_json(path: &Path, image: &Image, secret: Option<&Found>, used_by: &[DiskIn
         "backing": image.backing.as_ref().map(|b| json!({ "path": b.name, "format": b.format })),
         "data-file": image.data_file,
         "secret": secret.map(|s| s.uuid.to_string()),
-        "secret-opens": secret.and_then(|s| s.opens.as_ref()),
+        "secret-opens": secret.and_then(|s| s.opens.as_ref()).map(|slots| match slots.is_empty() {
+            true => json!(true),
+            false => json!(slots),
+        }),
         "used-by": used_by.iter().map(|disk| json!({
             "guest": disk.guest,
             "target": disk.target,
@@ -159,14 +198,16 @@ fn as_text(path: &Path, image: &Image, secret: Option<&Found>, used_by: &[DiskIn
     lines.add("Path", path.display());
     lines.add("Format", image.format.as_str());
     lines.add("Virtual size", size(image.virtual_size));
-    lines.add("On disk", size(image.allocated));
+    if let Some(allocated) = image.allocated {
+        lines.add("On disk", size(allocated));
+    }
     match &image.encryption {
         None => lines.add("Encryption", "none"),
         Some(ImageEncryption::QcowAes) => {
             lines.add("Encryption", "the old AES of qcow2, which QEMU's system emulators refuse");
         }
         Some(ImageEncryption::Luks2(header)) => {
-            lines.add("Encryption", "LUKS2, which QEMU does not open by itself");
+            lines.add("Encryption", "LUKS2, which librbd and cryptsetup open, QEMU by itself does not");
             lines.add("LUKS UUID", &header.uuid);
         }
         Some(ImageEncryption::Luks1(header)) => luks(&mut lines, header, image),
@@ -181,6 +222,9 @@ fn as_text(path: &Path, image: &Image, secret: Option<&Found>, used_by: &[DiskIn
     if image.encryption.is_some() {
         match secret {
             Some(Found { uuid, opens: None }) => lines.add("Secret", uuid),
+            Some(Found { uuid, opens: Some(slots) }) if slots.is_empty() => {
+                lines.add("Secret", format!("{uuid}, which opens it"));
+            }
             Some(Found { uuid, opens: Some(slots) }) => {
                 let slots: Vec<String> = slots.iter().map(ToString::to_string).collect();
                 lines.add("Secret", format!("{uuid}, which opens key slot {}", slots.join(", ")));

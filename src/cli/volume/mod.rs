@@ -8,6 +8,7 @@ mod info;
 mod opening;
 mod passphrase;
 mod progress;
+mod rbd;
 mod rekey;
 mod resize;
 mod running;

@@ -1,5 +1,6 @@
 //! Whose passphrase a volume gets: that of a secret that is there, or of one that is made with it.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use uuid::Uuid;
@@ -10,7 +11,7 @@ use crate::cli::recipients::RecipientArgs;
 use crate::cli::{CliError, Exit};
 use crate::keystore::{KeystoreError, Keystores, Unresolved};
 use crate::secret::{SecretDefinition, SecretLookup, SecretRef, SecretValue, Usage, UsageKind};
-use crate::volume::{NewVolume, VolumeError};
+use crate::volume::VolumeError;
 use crate::xml::Span;
 
 use super::failure::failure;
@@ -94,10 +95,11 @@ pub(super) struct Passphrase {
 }
 
 impl Passphrase {
+    /// Finds the secret, or makes it with the volume's path as its usage.
     pub(super) fn take(
         keystores: &Keystores,
         source: &PassphraseSource,
-        volume: &NewVolume,
+        path: &Path,
         input: Option<&Input>,
     ) -> Result<Self, CliError> {
         let found = match source {
@@ -108,7 +110,7 @@ impl Passphrase {
                 }
                 None => keystore_failure(error),
             }),
-            PassphraseSource::New(new) => Self::generate(keystores, volume, new),
+            PassphraseSource::New(new) => Self::generate(keystores, path, new),
         }?;
         // Said before the derivation of a key that could not be used.
         found.value.as_passphrase().map_err(|e| failure(VolumeError::Passphrase(e)))?;
@@ -121,8 +123,8 @@ impl Passphrase {
         Ok(Self { uuid, value: found.value()?, is_new: false })
     }
 
-    fn generate(keystores: &Keystores, volume: &NewVolume, new: &NewSecret) -> Result<Self, CliError> {
-        let id = volume.path.to_str().ok_or_else(|| {
+    fn generate(keystores: &Keystores, path: &Path, new: &NewSecret) -> Result<Self, CliError> {
+        let id = path.to_str().ok_or_else(|| {
             CliError::new(Exit::Usage, "a secret's usage is UTF-8 text, which this path is not")
                 .hint("make a secret of another usage, and name it with --secret")
         })?;

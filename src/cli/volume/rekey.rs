@@ -19,6 +19,7 @@ use crate::volume::{self, AtRest, Kdf, KeySlots, Rekeyed, Step, VolumeError};
 
 use super::failure::failure;
 use super::progress::{Progress, ProgressFd};
+use super::rbd::file_only;
 use super::running::RunningDisk;
 use super::secret_of;
 
@@ -66,6 +67,7 @@ pub(super) fn run(global: &Global, args: &RekeyArgs) -> Result<ExitCode, CliErro
 }
 
 fn at_rest(keystores: &Keystores, args: &RekeyArgs) -> Result<ExitCode, CliError> {
+    file_only(&args.target)?;
     let path = volume::canonical(&args.target);
     // What is no volume is said to be none before it is said that it has no secret.
     let mut slots = AtRest::open(keystores, &path, args.kdf, args.machine_key).map_err(|e| match e {

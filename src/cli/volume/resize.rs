@@ -12,6 +12,7 @@ use super::failure::failure;
 use super::opening::unlock;
 use super::passphrase::{ended, named};
 use super::progress::interruptible;
+use super::rbd::CephArgs;
 
 /// Arguments of `vmward volume resize`.
 #[derive(clap::Args)]
@@ -30,6 +31,8 @@ pub(super) struct ResizeArgs {
     /// Cut off the end of the guest's disk
     #[arg(long)]
     shrink: bool,
+    #[command(flatten)]
+    ceph: CephArgs,
 }
 
 /// A size, or what is added to it.
@@ -46,21 +49,38 @@ impl NewSize {
             None => volume::parse_size(text).map(Self::To),
         }
     }
+
+    /// `None`: it is too large.
+    fn from(self, before: u64) -> Option<u64> {
+        match self {
+            Self::To(size) => Some(size),
+            Self::By(more) => before.checked_add(more),
+        }
+    }
 }
 
 /// Runs `vmward volume resize`.
 pub(super) fn run(global: &Global, args: &ResizeArgs) -> Result<ExitCode, CliError> {
+    if let Some(name) = args.ceph.target(Some(&args.path))? {
+        if args.secret.is_some() || args.source_format.is_some() {
+            return Err(CliError::new(
+                Exit::Usage,
+                "an image of a cluster is resized without its passphrase",
+            )
+            .hint("leave out --secret and --source-format"));
+        }
+        let rbd = args.ceph.open(|| Config::load(global)?.open_keystores())?;
+        let done = interruptible(async |interrupts| {
+            Ok(rbd.resize(&name, |before| args.size.from(before), args.shrink, interrupts).await)
+        })?;
+        return done.map(|()| ExitCode::SUCCESS).or_else(|e| ended(e, |failure| failure));
+    }
     let mut source = Source::open(&args.path, args.source_format, true).map_err(failure)?;
     let before = source.size.ok_or_else(|| {
         CliError::new(Exit::Usage, "volumes of this format are not resized")
             .hint("convert it to qcow2 or raw first")
     })?;
-    let size = match args.size {
-        NewSize::To(size) => size,
-        NewSize::By(more) => {
-            before.checked_add(more).ok_or_else(|| CliError::new(Exit::Usage, "the size is too large"))?
-        }
-    };
+    let size = args.size.from(before).ok_or_else(|| CliError::new(Exit::Usage, "the size is too large"))?;
     let secret = args.secret.as_deref().map(named);
     unlock(&mut source, || Config::load(global)?.open_keystores(), secret.as_ref())?;
     let qemu_img = QemuImg::find().map_err(failure)?;

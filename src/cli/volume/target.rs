@@ -4,20 +4,37 @@ use std::path::PathBuf;
 
 use nix::unistd::{Group, User};
 
-use crate::cli::CliError;
 use crate::cli::input::keyword;
+use crate::cli::{CliError, Exit};
 use crate::volume::{
-    Backing, Cipher, HashName, Kdf, NewVolume, Owner, Preallocation, Qcow2Options, VolumeFormat,
+    Backing, Cipher, HashName, Kdf, NewRbd, NewVolume, Owner, Preallocation, Qcow2Options, RbdFormat,
+    RbdName, VolumeFormat,
 };
+use crate::xml::{Keyword, keywords};
 
 use super::passphrase::{NewSecretArgs, PassphraseSource, SecretArgs};
+
+keywords! {
+    /// The formats of files and of images in a cluster.
+    enum TargetFormat {
+        /// A file.
+        Qcow2 = "qcow2",
+        /// Both.
+        Raw = "raw",
+        /// In a cluster.
+        Luks = "luks",
+        /// In a cluster.
+        Luks2 = "luks2",
+    }
+}
 
 /// The options of a new volume.
 #[derive(clap::Args)]
 pub(super) struct TargetArgs {
-    /// qcow2, or raw with LUKS around it
-    #[arg(long, value_parser = keyword::<VolumeFormat>)]
-    format: Option<VolumeFormat>,
+    /// A file: qcow2 (the default), or raw with LUKS around it. In a Ceph cluster: luks2 (the default) or luks by librbd,
+    /// or raw with LUKS by QEMU
+    #[arg(long, value_parser = keyword::<TargetFormat>)]
+    format: Option<TargetFormat>,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
     #[command(flatten)]
@@ -43,15 +60,18 @@ pub(super) struct TargetArgs {
 }
 
 impl TargetArgs {
-    /// The volume.
-    pub(super) fn volume(&self, path: PathBuf, size: Option<u64>, backing: Option<Backing>) -> NewVolume {
-        let mut cipher = self.cipher.unwrap_or_default();
-        cipher.hash = self.hash;
-        NewVolume {
+    /// The volume in a file.
+    pub(super) fn volume(
+        &self,
+        path: PathBuf,
+        size: Option<u64>,
+        backing: Option<Backing>,
+    ) -> Result<NewVolume, CliError> {
+        Ok(NewVolume {
             path,
-            format: self.format.unwrap_or_default(),
+            format: self.format::<VolumeFormat>("a file")?,
             size,
-            cipher,
+            cipher: self.cipher(),
             kdf: self.kdf,
             preallocation: self.preallocation.unwrap_or_default(),
             backing,
@@ -59,7 +79,37 @@ impl TargetArgs {
             mode: 0o600,
             owner: self.owner.unwrap_or_default(),
             replace: self.force,
+        })
+    }
+
+    /// The volume in a cluster.
+    pub(super) fn rbd(&self, name: RbdName, size: u64) -> Result<NewRbd, CliError> {
+        for (is_said, option) in [
+            (self.preallocation.is_some(), "--preallocation"),
+            (self.owner.is_some(), "--owner"),
+            (self.force, "--force"),
+        ] {
+            if is_said {
+                return Err(CliError::new(
+                    Exit::Usage,
+                    format!("a volume in a cluster is made without {option}"),
+                )
+                .hint("nothing there is replaced; `vmward volume delete` removes an image"));
+            }
         }
+        let format = self.format::<RbdFormat>("an image of a cluster")?;
+        Ok(NewRbd { name, format, size, cipher: self.cipher(), kdf: self.kdf })
+    }
+
+    fn cipher(&self) -> Cipher {
+        Cipher { hash: self.hash, ..self.cipher.unwrap_or_default() }
+    }
+
+    fn format<F: Keyword + Default>(&self, whose: &str) -> Result<F, CliError> {
+        let Some(said) = self.format.map(TargetFormat::as_str) else { return Ok(F::default()) };
+        F::from_word(said).ok_or_else(|| {
+            CliError::new(Exit::Usage, format!("the format of {whose} is not {said}, but {}", F::expected()))
+        })
     }
 
     /// Whose passphrase it gets.

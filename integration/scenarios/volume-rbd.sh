@@ -1,0 +1,157 @@
+#!/bin/bash
+# Volumes that vmward makes in a Ceph cluster: luks and luks2 by librbd, LUKS by QEMU. A guest uses them, and rbd, cryptsetup and
+# qemu-io say what they are; then they are grown, and destroyed.
+. "$(dirname "$0")/../lib/storage.sh"
+. "$REPO/integration/lib/ceph.sh"
+storage_begin "$PACKAGES_CEPH"
+# Larger than a header of LUKS2.
+DISK_MIB=20
+
+ceph_start "$WORK/ceph"
+ceph-authtool -p -n client.vm "$WORK/ceph/vm.keyring" | tr -d '\n' >"$WORK/vm.base64"
+base64 -d "$WORK/vm.base64" >"$WORK/vm.key"
+secret_file ceph client.vm "$WORK/vm.key"
+ceph-authtool --gen-print-key | base64 -d >"$WORK/other.key"
+cluster=(--ceph-conf "$WORK/ceph/client.conf" --ceph-user vm --ceph-secret client.vm)
+volume() { "$vmward" volume "$1" "${@:2}" "${cluster[@]}"; }
+images() { rbd ls | sort | tr '\n' ' '; }
+
+# What is not asked for in a way that it can be done.
+refused "a name without a pool" 64 'not rbd:POOL/IMAGE' volume create rbd:one --size 20M --generate
+refused "a snapshot" 64 'not rbd:POOL/IMAGE' volume create rbd:rbd/one@s --size 20M --generate
+refused "qcow2" 64 'not qcow2, but luks, luks2 or raw' volume create rbd:rbd/one --size 20M --format qcow2 --generate
+refused "luks in a file" 64 'not luks, but qcow2 or raw' "$vmward" volume create "$WORK/one" --size 20M --format luks --generate
+refused "a cluster's user for a file" 64 'about a cluster' volume create "$WORK/one" --size 20M --generate
+refused "a cipher that librbd has not" 64 'librbd has the ciphers' \
+    volume create rbd:rbd/one --size 20M --format luks --cipher serpent-256-xts --generate
+refused "less than librbd encrypts" 64 'larger than 16 MiB' volume create rbd:rbd/one --size 16M --format luks2 --generate
+refused "replacing" 64 'made without --force' volume create rbd:rbd/one --size 20M --generate --force
+refused "without a size" 64 'needs a size' volume create rbd:rbd/one --generate
+refused "a pool that is not there" 66 'no image rbd:none/one' volume create rbd:none/one --size 20M --generate
+refused "converting" 64 'is no file' "$vmward" volume convert "$WORK/one" rbd:rbd/one --generate
+refused "a new key" 64 'is no file' "$vmward" volume rekey rbd:rbd/one
+for command in info "resize +4M" "delete --yes"; do
+    set -- $command
+    refused "$1 of an image that is not there" 66 'no image rbd:rbd/one' volume "$1" rbd:rbd/one "${@:2}"
+done
+secret_wrong client.vm "$(base64 -w0 "$WORK/other.key")" --base64
+refused "the wrong cephx key" 77 'does not accept this user' volume create rbd:rbd/one --size 20M --generate
+secret_wrong client.vm "no key but a secret"
+refused "what is no key" 65 'key and configuration' volume create rbd:rbd/one --size 20M --generate
+promise "which is not told with it" not grep -qE "no key but a secret|$(printf 'no key but a secret' | base64)" "$WORK/said"
+secret_right client.vm
+promise "nothing was made" equal "$(images)" ""
+promise "nor any secret" equal "$("$vmward" secret list --json | grep -o '"rbd:[^"]*"' || true)" ""
+
+# Made, while somebody looks at the arguments and environments of all there is.
+printf %s "$(openssl rand -hex 24)" >"$WORK/one.value"
+SECRET[one]=$("$vmward" secret generate --usage-volume rbd:rbd/one)
+"$vmward" secret set-value --file "$WORK/one.value" "${SECRET[one]}"
+: >"$WORK/seen"
+watch() {
+    while [ ! -e "$WORK/made" ]; do
+        { hex <"$WORK/one.value"; hex <"$WORK/vm.key"; hex <"$WORK/vm.base64"; } |
+            perl "$REPO/integration/lib/scan.pl" /proc/[0-9]*/cmdline /proc/[0-9]*/environ >>"$WORK/seen"
+    done
+}
+watch &
+SERVERS+=($!)
+promise "a luks volume is made" volume create rbd:rbd/one --size ${DISK_MIB}M --format luks --secret rbd:rbd/one
+touch "$WORK/made"
+promise "no secret was in arguments or environments" equal "$(cat "$WORK/seen")" ""
+SECRET[two]=$(volume create rbd:rbd/two --size ${DISK_MIB}M --format luks2 --generate)
+promise "a luks2 volume, with a secret of its own" equal "$("$vmward" secret list --json | grep -o 'rbd:rbd/two')" rbd:rbd/two
+SECRET[three]=$(volume create rbd:rbd/three --size ${DISK_MIB}M --format raw --cipher aes-128-xts --generate)
+promise "and one that QEMU encrypts" equal "$(images)" "one three two "
+for name in two three; do
+    printf %s "$("$vmward" secret get-value "${SECRET[$name]}")" >"$WORK/$name.value"
+done
+for name in one two three; do
+    promise "info says that its secret opens '$name'" eval 'volume info rbd:rbd/$name --try | tee "$WORK/info" | grep -q "which opens it$"'
+    promise "and that the guest gets what was asked for" grep -q "($((DISK_MIB << 20)) bytes)" "$WORK/info"
+done
+refused "info with the wrong secret" 77 'not the passphrase of rbd:rbd/one' volume info rbd:rbd/one --try --secret rbd:rbd/two
+refused "info with the wrong secret of luks2" 77 'not the passphrase of rbd:rbd/two' volume info rbd:rbd/two --try --secret rbd:rbd/one
+rbd export --no-progress rbd/one "$WORK/before.raw"
+refused "an image that is there" 64 'exists already' volume create rbd:rbd/one --size 20M --secret rbd:rbd/one
+rbd create --size 4M rbd/plain
+refused "also a plain one" 64 'exists already' volume create rbd:rbd/plain --size 20M --generate
+rbd export --no-progress rbd/one "$WORK/after.raw"
+promise "it is as it was" cmp "$WORK/before.raw" "$WORK/after.raw"
+refused "a plain image is not grown" 65 'not an encrypted volume' volume resize rbd:rbd/plain +4M
+refused "nor destroyed" 65 'not an encrypted volume' volume delete rbd:rbd/plain --yes
+promise "but removed by rbd" rbd rm --no-progress rbd/plain
+
+# Interrupted at several moments: nothing of it is left, image or secret.
+secrets=$("$vmward" secret list --json | grep -c '"rbd:' || true)
+interrupted() {
+    local making code=0
+    "$vmward" volume create rbd:rbd/cut --size 20M --format "$1" --generate "${cluster[@]}" &
+    making=$!
+    sleep "$2"
+    kill -TERM $making 2>/dev/null || true
+    wait $making || code=$?
+    [ $code = 143 ] || { echo "exit $code"; return 1; }
+}
+for format in luks luks2; do
+    for moment in 0.1 0.5 1; do
+        promise "$format, stopped after $moment s" interrupted $format $moment
+    done
+done
+promise "leaves no image" equal "$(images)" "one three two "
+promise "and no secret" equal "$("$vmward" secret list --json | grep -c '"rbd:')" "$secrets"
+
+# disk TARGET IMAGE ENGINE FORMAT: its XML.
+disk() {
+    disk_xml "$1" network "<source protocol='rbd' name='rbd/$2'><config file='$WORK/ceph/client.conf'/>
+      <auth username='vm'><secret type='ceph' usage='client.vm'/></auth>
+      <encryption format='$4' engine='$3'><secret type='passphrase' usage='rbd:rbd/$2'/></encryption></source>"
+}
+disks="$(disk vda one librbd luks)$(disk vdb two librbd luks2)$(disk vdc three qemu luks)"
+linux_xml web1 "$disks" >"$WORK/web1.xml"
+linux_start web1 "$WORK/web1.xml"
+letters=(A B C)
+for n in 0 1 2; do
+    disk=vd$(printf '%b' "\\x$((61 + n))")
+    promise "the guest sees $disk, as large as it was made" guest_sees "$disk"
+    promise "and writes to it" guest_writes "$disk" "${letters[n]}"
+    promise "and reads it" guest_reads "$disk" "${letters[n]}"
+done
+refused "what it uses is not grown at rest" 75 'in use' volume resize rbd:rbd/one +4M
+refused "nor destroyed" 75 'in use' volume delete rbd:rbd/two --yes
+promise "the guest ends" guest_end web1
+
+for name in one two three; do
+    rbd export --no-progress "rbd/$name" "$WORK/$name.raw"
+    promise "cryptsetup opens '$name' with its passphrase" \
+        cryptsetup open --test-passphrase --key-file "$WORK/$name.value" "$WORK/$name.raw"
+done
+promise "in the cluster nothing is in the clear" unreadable "$WORK"/{one,two,three}.raw
+
+for name in one two three; do
+    promise "'$name' is grown" volume resize rbd:rbd/$name +4M
+    refused "and not cut off by mistake" 64 'would cut off' volume resize rbd:rbd/$name ${DISK_MIB}M
+done
+DISK_MIB=$((DISK_MIB + 4))
+linux_start web1 "$WORK/web1.xml"
+for n in 0 1 2; do
+    disk=vd$(printf '%b' "\\x$((61 + n))")
+    promise "the guest sees all of $disk" guest_sees "$disk"
+    promise "and what it wrote" guest_reads "$disk" "${letters[n]}"
+    promise "and its end is there" guest_run "dd if=/dev/$disk of=/dev/null bs=1M skip=$((DISK_MIB - 1)) count=1"
+done
+promise "it ends again" guest_end web1
+promise "with --shrink one gets smaller" volume resize rbd:rbd/two $((DISK_MIB - 4))M --shrink
+
+# Destroyed.
+rbd snap create --no-progress rbd/one@kept
+refused "what has snapshots is not destroyed" 64 'has snapshots' volume delete rbd:rbd/one --yes
+promise "its secret opens it" volume info rbd:rbd/one --try
+rbd snap rm --no-progress rbd/one@kept
+refused "nothing is destroyed without being asked" 64 'without being asked' volume delete rbd:rbd/one
+promise "with its secret" volume delete rbd:rbd/one --secret --yes
+promise "two goes, too" volume delete rbd:rbd/two --secret --yes
+promise "and three, without its secret" volume delete rbd:rbd/three --yes
+promise "there is no image left" equal "$(images)" ""
+promise "and one secret" equal "$("$vmward" secret list --json | grep -o '"rbd:[^"]*"')" '"rbd:rbd/three"'
+done_well
