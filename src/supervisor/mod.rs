@@ -1,5 +1,6 @@
 //! One running domain: launch, lib dir, monitor events, hotplug, shutdown and wipe, recovery, control socket.
 
+mod checkpoint;
 pub mod control;
 mod descriptors;
 mod error;
@@ -30,6 +31,7 @@ mod user;
 mod vcpus;
 mod watchdog;
 
+pub use checkpoint::{Checkpoint, STOP_AT};
 pub use descriptors::check_devices;
 pub use error::SupervisorError;
 pub use helpers::{HelperFailure, HelperStatus, check_helpers};
