@@ -14,8 +14,6 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,9 +24,6 @@ use Checkpoint::*;
 use bare::{Host, PASSPHRASE, Run, has_qemu_img, nothing_left, processes_of};
 use images::{image_options, opens};
 use slow::{inventory, wait_until};
-
-/// Where a test gives up.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Steps, with how often each is passed in the operation.
 type Steps = &'static [(Checkpoint, usize)];
@@ -58,7 +53,7 @@ const SNAPSHOT: Steps = &[(OverlayMade, 1), (Lent, 1), (OverlaysOpened, 1), (Swi
 const RESIZE: Steps = &[(Resized, 1)];
 const STOP: Steps = &[(PowerButton, 1), (Quit, 1)];
 /// QEMU is gone. The first time that the lib dir is emptied is at the start.
-const STOPPED: Steps = &[(QemuEnded, 1), (KeyOverwritten, 2), (Cleared, 1)];
+const STOPPED: Steps = &[(QemuEnded, 1), (KeyOverwritten, 2), (Cleared, 1), (Ended, 1)];
 
 /// Everything there is to be passed, as the environment has it.
 fn each(steps: Steps) -> impl Iterator<Item = (Checkpoint, String)> {
@@ -90,20 +85,6 @@ fn start(host: &Host, guest: &Path, at: &str) -> Run {
     host.start_with(guest, &[], |command| {
         command.env(STOP_AT, at);
     })
-}
-
-/// Waits until a supervisor has stopped itself.
-fn wait_for_stop(run: &Run, at: &str) {
-    let start = Instant::now();
-    loop {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", run.supervisor())).unwrap();
-        match stat.rsplit_once(") ").unwrap().1.as_bytes()[0] {
-            b'T' => return,
-            b'Z' => panic!("{at}: the supervisor has ended"),
-            _ => assert!(start.elapsed() < PATIENCE, "{at} is not reached"),
-        }
-        sleep(Duration::from_millis(5));
-    }
 }
 
 /// Kills a supervisor.
@@ -155,7 +136,7 @@ fn start_supervisor_killed() {
     let image = host.path("start.qcow2");
     for (n, (_, at)) in each(HALF_STARTED).chain(each(STARTED)).enumerate() {
         let run = start(&host, &guest, &at);
-        wait_for_stop(&run, &at);
+        run.stopped(&at);
         let lib_dir = run.lib_dir().to_owned();
         let runs = STARTED.iter().any(|(step, _)| at.starts_with(&format!("{step:?}")));
         let qemu = runs.then(|| run.qemu());
@@ -189,7 +170,7 @@ fn start_qemu_killed() {
             continue;
         }
         let run = start(&host, &guest, &at);
-        wait_for_stop(&run, &at);
+        run.stopped(&at);
         orphan(run, &at);
         is_intact(&host.path("start.qcow2"), "qcow2", PASSPHRASE, &at);
     }
@@ -211,7 +192,7 @@ fn stop_killed() {
             let mut run = start(&host, &guest, &at);
             run.ready();
             run.signal(Signal::SIGTERM);
-            wait_for_stop(&run, &at);
+            run.stopped(&at);
             run
         };
         let run = stopping();
@@ -224,6 +205,8 @@ fn stop_killed() {
                 assert_eq!(processes_of(&lib_dir), [run.qemu()]);
                 ends(run);
             }
+            // Nothing is left to be done.
+            Ended => nothing_left(&lib_dir),
             _ => {
                 wait_until("QEMU does not quit", || processes_of(&lib_dir).is_empty());
                 host.user.ok(&["doctor", "--fix"], b"");
@@ -292,7 +275,7 @@ impl Scene {
                 let mut run = start(&self.host, &self.guest, &at);
                 run.ready();
                 let client = self.host.user.start(args, input.as_bytes());
-                wait_for_stop(&run, &at);
+                run.stopped(&at);
                 (run, client)
             };
             let (run, client) = midway();
@@ -416,7 +399,7 @@ fn snapshot_killed() {
         run.ready();
         let before = scene.inventory(&run);
         let client = scene.host.user.start(&create, b"");
-        wait_for_stop(&run, &at);
+        run.stopped(&at);
         bereave(run);
         returns(client, true, &at);
         let run = scene.host.running(&scene.guest);
@@ -444,7 +427,7 @@ fn snapshot_killed() {
         let mut run = start(&scene.host, &scene.guest, &at);
         run.ready();
         let client = scene.host.user.start(&create, b"");
-        wait_for_stop(&run, &at);
+        run.stopped(&at);
         orphan(run, &at);
         returns(client, false, &at);
         is_intact(&scene.image, "qcow2", &scene.value(), &at);

@@ -67,11 +67,13 @@ pub enum Checkpoint {
     KeyOverwritten,
     /// Stop: the lib dir is empty.
     Cleared,
+    /// Stop: nothing of the guest is left in this process.
+    Ended,
 }
 
 impl Checkpoint {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::LibDirClaimed,
         Self::KeyWritten,
         Self::Spawned,
@@ -102,6 +104,7 @@ impl Checkpoint {
         Self::QemuEnded,
         Self::KeyOverwritten,
         Self::Cleared,
+        Self::Ended,
     ];
 
     /// It has been done.

@@ -122,7 +122,9 @@ pub async fn run(
         started.running.name(),
         started.running.qemu_pid
     );
-    Ok(supervise::supervise(started, signals, stop_timeout, None).await)
+    let ended = supervise::supervise(started, signals, stop_timeout, None).await;
+    Checkpoint::Ended.passed();
+    Ok(ended)
 }
 
 /// Takes a guest back and stays with it until its end.
