@@ -276,3 +276,53 @@ fn other_users_are_kept_out() {
     assert_eq!(state(&guest), "running");
     guest.end();
 }
+
+#[test]
+fn no_socket_of_a_guest_is_another_users() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can be another user");
+        return;
+    }
+    let swtpm = std::process::Command::new("swtpm").arg("--version").output().is_ok();
+    let user = user::User::new();
+    let tpm = format!(
+        "<tpm model='tpm-crb'><backend type='emulator' version='2.0'><source type='dir' path='{}'/></backend></tpm>",
+        user.home.path().join("tpm").display()
+    );
+    if !swtpm {
+        println!("skipped in part: there is no swtpm");
+    }
+    let guest = Machine::start_as(user, if swtpm { &tpm } else { "" });
+    // The directories above are no hurdle here: on a host with QEMUs of another user others may pass through them.
+    for path in [guest.user.home.path().to_owned(), guest.user.home.path().join("run")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let sockets = || {
+        let entries = fs::read_dir(guest.lib_dir()).unwrap().map(|e| e.unwrap());
+        let sockets = entries.filter(|e| std::os::unix::fs::FileTypeExt::is_socket(&e.file_type().unwrap()));
+        sockets.map(|e| e.path()).collect::<Vec<_>>()
+    };
+    let names: Vec<_> =
+        sockets().iter().map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    for name in ["control.sock", "machine.sock", "monitor.sock"] {
+        assert!(names.iter().any(|n| n == name), "{names:?}");
+    }
+    assert!(!swtpm || names.iter().any(|n| n.starts_with("helper-")), "{names:?}");
+    // A process of that user's tries. Debian's perl-base is on every machine.
+    let connect = "use Socket; socket(my $s, PF_UNIX, SOCK_STREAM, 0) or exit 2; \
+                   exit(connect($s, pack_sockaddr_un($ARGV[0])) ? 0 : $!{EACCES} ? 13 : 3)";
+    let tries = |socket: &Path, uid: u32| {
+        let mut command = std::process::Command::new("perl");
+        command.args(["-MErrno", "-e", connect]).arg(socket).uid(uid).gid(uid);
+        command.status().unwrap().code()
+    };
+    // What it can do for this user, so that the refusals mean something.
+    assert_eq!(tries(&socket(&guest), 0), Some(0));
+    for socket in sockets() {
+        assert_eq!(tries(&socket, 65534), Some(13), "{}", socket.display());
+    }
+    // Nor does the directory let him in where he can guess.
+    let open = |dir: &Path| fs::metadata(dir).unwrap().permissions().mode() & 0o077;
+    assert_eq!(open(&guest.lib_dir()), 0);
+    guest.end();
+}

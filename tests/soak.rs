@@ -1,15 +1,21 @@
 //! Encrypted disks plugged in and out over and over: nodes, objects, descriptors and memory are where they were.
 //!
-//! `VMWARD_TEST_SOAK` says how often, 50 times if it does not.
+//! `VMWARD_TEST_SOAK` says how often, 50 times if it does not. And guests started and stopped over and over:
+//! `VMWARD_TEST_SOAK_STARTS` says how often, 5 times if it does not.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+mod bare;
 mod machine;
 mod user;
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
+use bare::{Host, has_qemu_img, nothing_left};
 use machine::{Machine, inventory, wait_until};
+use nix::sys::signal::Signal;
 use user::disk;
 
 /// Allocators keep some of what they were given back, and what is left between may take a while to fill up. What one
@@ -36,6 +42,13 @@ impl Process {
     }
 }
 
+/// The names of what is in a directory.
+fn files_of(dir: &Path) -> Vec<OsString> {
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
 #[test]
 fn in_and_out_over_and_over() {
     let rounds: usize = env::var("VMWARD_TEST_SOAK").map_or(50, |n| n.parse().unwrap());
@@ -52,6 +65,7 @@ fn in_and_out_over_and_over() {
     // The first times open and allocate what stays: threads of a pool with their stacks, buffers, tables.
     (0..10).for_each(|_| once());
     let (qemu, supervisor) = (Process::of(&guest, "qemu"), Process::of(&guest, "supervisor"));
+    let files = files_of(&guest.lib_dir());
     let before = (inventory(&guest), guest.dumpxml());
     let descriptors = (qemu.descriptors(), supervisor.descriptors());
     let locked = supervisor.kilobytes("VmLck");
@@ -64,6 +78,19 @@ fn in_and_out_over_and_over() {
     });
     assert_eq!(supervisor.kilobytes("VmLck"), locked, "secrets are left in locked memory");
     let after = [&qemu, &supervisor].map(|p| p.kilobytes("VmRSS"));
+    assert_eq!(files_of(&guest.lib_dir()), files);
+    println!(
+        "{rounds} times: {} descriptors of QEMU, then {}; {} of the supervisor, then {}",
+        descriptors.0,
+        qemu.descriptors(),
+        descriptors.1,
+        supervisor.descriptors()
+    );
+    println!(
+        "{rounds} times: {} files in the lib dir, then {}",
+        files.len(),
+        files_of(&guest.lib_dir()).len()
+    );
     println!(
         "{rounds} times: QEMU {} kB, then {} kB; supervisor {} kB, then {} kB",
         memory[0], after[0], memory[1], after[1]
@@ -72,4 +99,54 @@ fn in_and_out_over_and_over() {
         assert!(after <= before + SLACK_KB, "{before} kB of memory have become {after} kB");
     }
     guest.end();
+}
+
+#[test]
+fn started_and_stopped_over_and_over() {
+    if !has_qemu_img() {
+        return;
+    }
+    let rounds: usize = env::var("VMWARD_TEST_SOAK_STARTS").map_or(5, |n| n.parse().unwrap());
+    let host = Host::new();
+    let guest = host.encrypted_guest("again");
+    let once = || {
+        let run = host.running(&guest);
+        let lib_dir = run.lib_dir().to_owned();
+        let supervisor = Process(format!("/proc/{}", run.supervisor()));
+        let numbers = (supervisor.descriptors(), files_of(&lib_dir), supervisor.kilobytes("VmRSS"));
+        run.signal(Signal::SIGTERM);
+        run.ends(0);
+        nothing_left(&lib_dir);
+        numbers
+    };
+    // What the first one leaves, the cache of QEMU's capabilities, is there for all others.
+    once();
+    let outside =
+        || [host.user.home.path().to_owned(), host.path("run"), "/dev/shm".into()].map(|dir| count(&dir));
+    let (before, left) = (once(), outside());
+    let mut after = None;
+    for _ in 0..rounds {
+        after = Some(once());
+    }
+    let after = after.unwrap();
+    println!(
+        "{rounds} starts and stops: {} descriptors of the supervisor, then {}; {} kB, then {} kB; {} files in the lib \
+         dir, then {}; {:?} files beside it, then {:?}",
+        before.0,
+        after.0,
+        before.2,
+        after.2,
+        before.1.len(),
+        after.1.len(),
+        left,
+        outside()
+    );
+    assert_eq!(after.1, before.1);
+    assert_eq!(outside()[..2], left[..2]);
+}
+
+/// How many files there are, below as well.
+fn count(dir: &Path) -> usize {
+    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    entries.map(|e| 1 + if e.file_type().is_ok_and(|t| t.is_dir()) { count(&e.path()) } else { 0 }).sum()
 }

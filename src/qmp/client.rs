@@ -448,6 +448,62 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn depth_endless_lines_and_half_a_line_end_the_connection() {
+        let deep = || format!("{}1{}\n", "{\"a\":".repeat(100_000), "}".repeat(100_000));
+        let qmp = Qmp::over(peer(move |_, _| Some(deep())), LONG).await.unwrap();
+        assert!(matches!(stop(&qmp, LONG).await, Err(QmpError::Protocol(_))));
+
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let endless = tokio::spawn(async move {
+            theirs.write_all(GREETING.as_bytes()).await.unwrap();
+            let mut sent = 0;
+            // It ends when nobody reads any more.
+            while theirs.write_all(&[b'x'; 1 << 16]).await.is_ok() {
+                sent += 1 << 16;
+            }
+            sent
+        });
+        assert!(matches!(Qmp::over(ours, LONG).await, Err(QmpError::Protocol(_))));
+        assert!(endless.await.unwrap() < 32 << 20);
+
+        let qmp = Qmp::over(peer(|_, _| Some("{\"return\"".into())), LONG).await.unwrap();
+        let waiting = stop(&qmp, SHORT).await;
+        assert!(matches!(waiting, Err(QmpError::Timeout { .. })), "{waiting:?}");
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_events_is_missed_in_part_and_holds_up_no_command() {
+        const FLOOD: usize = 100 * EVENT_BACKLOG;
+        let answer = |id| {
+            let event = "{\"event\":\"FLOOD\",\"data\":{}}\n".repeat(FLOOD);
+            format!("{event}{{\"return\":{{}},\"id\":{id}}}\n")
+        };
+        let qmp = Qmp::over(peer(move |id, _| Some(answer(id))), LONG).await.unwrap();
+        let mut events = qmp.events();
+        stop(&qmp, LONG).await.unwrap();
+        // No more are kept than those.
+        let missed = events.next().await.unwrap_err();
+        assert!(
+            matches!(missed, QmpError::EventsMissed(n) if n as usize == FLOOD - EVENT_BACKLOG),
+            "{missed}"
+        );
+        for _ in 0..EVENT_BACKLOG {
+            assert_eq!(events.next().await.unwrap().name, "FLOOD");
+        }
+        assert!(tokio::time::timeout(SHORT, events.next()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn replies_to_nobody_are_not_kept() {
+        let stray = "{\"return\":[],\"id\":4711}\n{\"error\":5,\"id\":-1}\n{\"return\":0}\n".repeat(1000);
+        let answer = move |id| format!("{stray}{{\"error\":{{}},\"id\":{id}}}\n");
+        let qmp = Qmp::over(peer(move |id, _| Some(answer(id))), LONG).await.unwrap();
+        // Refused, though nothing is said about it.
+        assert!(matches!(stop(&qmp, LONG).await, Err(QmpError::Refused { .. })));
+        assert!(lock(&qmp.connection.shared.waiting).as_ref().unwrap().is_empty());
+    }
+
+    #[tokio::test]
     async fn no_greeting_and_a_wrong_one() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         assert!(matches!(Qmp::over(ours, SHORT).await, Err(QmpError::NoGreeting(_))));

@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::{COMMAND_DEADLINE, Qmp, QmpError};
 
 /// The status of a job that has ended, one way or the other, and waits to be dismissed.
 const CONCLUDED: &str = "concluded";
+/// How often a job of somebody else is looked at.
+const JOB_INTERVAL: Duration = Duration::from_millis(50);
 /// The status of a job that keeps two images the same until it is told to complete.
 const READY: &str = "ready";
 
@@ -67,6 +70,34 @@ impl Qmp {
             self.execute_json("job-complete", Some(&json!({ "id": job })), COMMAND_DEADLINE).await?;
         }
         Ok(status == Some(CONCLUDED))
+    }
+
+    /// Has QEMU forget the jobs that an earlier process started and did not dismiss, under ids that begin so. Those that
+    /// still go on are waited for until the deadline, and then left.
+    pub async fn dismiss_jobs(&self, prefix: &str, deadline: Duration) -> Result<(), QmpError> {
+        let start = Instant::now();
+        loop {
+            let jobs = self.execute_json("query-jobs", None::<&()>, COMMAND_DEADLINE).await?;
+            let mut goes_on = false;
+            for job in jobs.as_array().into_iter().flatten() {
+                let text = |name: &str| job.get(name).and_then(Value::as_str).unwrap_or_default();
+                let id = text("id");
+                if !id.starts_with(prefix) {
+                    continue;
+                }
+                match text("status") {
+                    CONCLUDED => {
+                        let arguments = json!({ "id": id });
+                        self.execute_json("job-dismiss", Some(&arguments), COMMAND_DEADLINE).await?;
+                    }
+                    _ => goes_on = true,
+                }
+            }
+            if !goes_on || start.elapsed() >= deadline {
+                return Ok(());
+            }
+            sleep(JOB_INTERVAL).await;
+        }
     }
 
     /// What QEMU says about a job, if it knows it.

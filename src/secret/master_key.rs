@@ -9,7 +9,7 @@ use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use zeroize::Zeroizing;
 
-use super::{SecretValue, ValueError};
+use super::{SecretValue, ValueError, wiping_stack};
 
 /// The length QEMU demands of a key for AES-256-CBC.
 pub const MASTER_KEY_LEN: usize = 32;
@@ -60,12 +60,17 @@ impl MasterKey {
         // Padding always adds something: a full block where the value ends on one.
         let mut buffer = Zeroizing::new(vec![0; (value.len() / IV_LEN + 1) * IV_LEN]);
         buffer[..value.len()].copy_from_slice(value.expose());
-        let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(self.0.expose(), &iv)
-            .unwrap_or_else(|_| unreachable!("key and IV have the cipher's lengths"));
-        let data = cipher
-            .encrypt_padded::<Pkcs7>(&mut buffer, value.len())
-            .unwrap_or_else(|_| unreachable!("the buffer has room for the padding"));
-        SealedSecret { data: STANDARD.encode(data), iv: STANDARD.encode(iv) }
+        // The cipher's round keys, which begin with the key itself, are wiped where they end, but not where they were
+        // moved from.
+        wiping_stack(|| {
+            let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(self.0.expose(), &iv)
+                .unwrap_or_else(|_| unreachable!("key and IV have the cipher's lengths"));
+            cipher
+                .encrypt_padded::<Pkcs7>(&mut buffer, value.len())
+                .map(drop)
+                .unwrap_or_else(|_| unreachable!("the buffer has room for the padding"));
+        });
+        SealedSecret { data: STANDARD.encode(&*buffer), iv: STANDARD.encode(iv) }
     }
 }
 

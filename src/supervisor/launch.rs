@@ -22,6 +22,7 @@ use crate::qmp::{COMMAND_DEADLINE, Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE}
 use crate::secret::{MasterKey, SealedSecret, os_random};
 use crate::xml::{Diagnostics, Element};
 
+use super::checkpoint::Checkpoint;
 use super::control::Sockets;
 use super::descriptors::open_all;
 use super::helpers::{Helpers, Place};
@@ -116,6 +117,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     check_passwords(&domain, &secrets)?;
     let lease = Lease(Rc::new(LibDir::claim(&runtime_dir, domain.name())?));
     let lib_dir = &lease.0;
+    Checkpoint::LibDirClaimed.passed();
     // Left there since it was last looked at.
     lib_dir.clear()?;
     if let Some(user) = &user {
@@ -134,6 +136,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
             Some(KeyInMemory::new(&master_key).map_err(SupervisorError::io("a memfd", "made"))?)
         }
     };
+    Checkpoint::KeyWritten.passed();
     let options = LaunchOptions { master_key: lib_dir.path().join(MASTER_KEY_FILE), monitor_fd: MONITOR_FD };
     let mut line = launch_arguments(&options, &domain, &capabilities, line);
     let control = Sockets::listen(lib_dir)?;
@@ -175,6 +178,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         outlives_reader: true,
         lib_dir: lib_dir.path(),
     })?;
+    Checkpoint::Spawned.passed();
     let started = SystemTime::now();
     let state_file = StateFile::new(
         Rc::clone(lib_dir),
@@ -192,6 +196,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         },
     );
     state_file.save_phase(Phase::Starting)?;
+    Checkpoint::StartSaved.passed();
     let begun = begin(&process, &line, &configuration.domain, &state_file, openings).await;
     let (qmp, events) = match begun {
         Ok(begun) => begun,
@@ -240,7 +245,9 @@ async fn begin(
     while_alive(process, vcpus::plug(&qmp, &domain.vcpus)).await?;
     pin(&qmp, domain, process.id().pid).await?;
     state_file.save_phase(Phase::Running)?;
+    Checkpoint::RunSaved.passed();
     while_alive(process, qmp.execute(cont {})).await?;
+    Checkpoint::Continued.passed();
     Ok((qmp, events))
 }
 
@@ -305,8 +312,10 @@ async fn hand_shake(monitor: &Path, secrets: Vec<String>) -> Result<(Qmp, Events
     let events = qmp.events();
     // QEMU may still die after its greeting. What answers here has started.
     qmp.execute(query_status {}).await?;
+    Checkpoint::Greeted.passed();
     // All disks are open: QEMU needs their passphrases no more.
     try_join_all(secrets.into_iter().map(|id| qmp.execute(object_del { id }))).await?;
+    Checkpoint::SecretsDropped.passed();
     Ok((qmp, events))
 }
 

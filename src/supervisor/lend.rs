@@ -7,6 +7,7 @@ use crate::qmp::{COMMAND_DEADLINE, QmpError};
 use crate::secret::{SecretValue, os_random};
 
 use super::Running;
+use super::checkpoint::Checkpoint;
 
 impl Running {
     /// Gives QEMU secrets, each under an id, does something with them there, and takes them back whatever came of it.
@@ -29,7 +30,10 @@ impl Running {
             lent.push((*id).to_owned());
         }
         let result = match result {
-            Ok(()) => work().await,
+            Ok(()) => {
+                Checkpoint::Lent.passed();
+                work().await
+            }
             Err(e) => Err(e.into()),
         };
         for id in lent {

@@ -21,6 +21,7 @@ use crate::qemu::MASTER_KEY_FILE;
 use crate::secret::{MasterKey, SecretValue};
 
 use super::SupervisorError;
+use super::checkpoint::Checkpoint;
 use super::control::CONTROL_SOCKET;
 use super::user::User;
 
@@ -185,6 +186,7 @@ impl LibDir {
     pub(super) fn clear(&self) -> Result<(), SupervisorError> {
         let key = self.path.join(MASTER_KEY_FILE);
         let mut done = overwrite(&key).map_err(SupervisorError::io(&key, "overwritten"));
+        Checkpoint::KeyOverwritten.passed();
         for entry in fs::read_dir(&self.path).map_err(SupervisorError::io(&self.path, "read"))? {
             let entry = entry.map_err(SupervisorError::io(&self.path, "read"))?;
             let path = entry.path();
@@ -201,6 +203,7 @@ impl LibDir {
     /// Leaves nothing.
     pub(super) fn wipe(&self) -> Result<(), SupervisorError> {
         self.clear()?;
+        Checkpoint::Cleared.passed();
         fs::remove_dir(&self.path).map_err(SupervisorError::io(&self.path, "removed"))
     }
 }

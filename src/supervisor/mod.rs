@@ -1,5 +1,6 @@
 //! One running domain: launch, lib dir, monitor events, hotplug, shutdown and wipe, recovery, control socket.
 
+mod checkpoint;
 pub mod control;
 mod descriptors;
 mod error;
@@ -30,6 +31,7 @@ mod user;
 mod vcpus;
 mod watchdog;
 
+pub use checkpoint::{Checkpoint, STOP_AT};
 pub use descriptors::check_devices;
 pub use error::SupervisorError;
 pub use helpers::{HelperFailure, HelperStatus, check_helpers};
@@ -120,7 +122,9 @@ pub async fn run(
         started.running.name(),
         started.running.qemu_pid
     );
-    Ok(supervise::supervise(started, signals, stop_timeout, None).await)
+    let ended = supervise::supervise(started, signals, stop_timeout, None).await;
+    Checkpoint::Ended.passed();
+    Ok(ended)
 }
 
 /// Takes a guest back and stays with it until its end.

@@ -27,7 +27,7 @@ use super::prepare::Prepared;
 use super::process::{Ending, Process, ProcessId, QEMU};
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
-use super::{Configuration, Running, SupervisorError, Unlock, hotplug, key, live_xml};
+use super::{Configuration, Running, SupervisorError, Unlock, hotplug, key, live_xml, snapshot};
 
 /// How long the monitor of a guest that is to be taken back may take to answer.
 const MONITOR_DEADLINE: Duration = Duration::from_secs(30);
@@ -228,14 +228,15 @@ async fn take_back(
     capabilities: &Capabilities,
 ) -> Result<(Qmp, Configuration, Vec<Helper>, Option<ShutdownCause>), String> {
     let say = |e: crate::qmp::QmpError| e.to_string();
-    let (configuration, helpers) =
+    let (mut configuration, helpers) =
         configuration(state, capabilities).ok_or("its saved XML is not understood")?;
     let qmp = Qmp::connect(&lib_dir.path().join(MONITOR_SOCKET), MONITOR_DEADLINE).await.map_err(say)?;
     let uuid = qmp.execute(query_uuid {}).await.map_err(say)?.UUID;
     if Uuid::try_parse(&uuid) != Ok(state.uuid) {
         return Err(format!("it has the UUID {uuid} instead of {}", state.uuid));
     }
-    hotplug::tidy(&qmp, &configuration).await.map_err(say)?;
+    snapshot::complete(&qmp, &configuration).await.map_err(say)?;
+    hotplug::tidy(&qmp, &mut configuration).await.map_err(say)?;
     let over = match qmp.execute(query_status {}).await.map_err(say)?.status {
         RunState::shutdown => Some(ShutdownCause::guest_shutdown),
         RunState::guest_panicked => Some(ShutdownCause::guest_panic),

@@ -26,6 +26,7 @@ use crate::volume::{Kdf, KeyArea, SlotId, VolumeError};
 use crate::xml::Keyword;
 
 use super::Running;
+use super::checkpoint::Checkpoint;
 use super::control::api::{ControlError, Failure};
 use super::control::failure::of_secrets;
 
@@ -33,10 +34,10 @@ use super::control::failure::of_secrets;
 pub type RekeyTurn = OwnedMutexGuard<()>;
 
 /// The job in QEMU.
-const JOB: &str = "vmward-rekey";
+pub(super) const JOB: &str = "vmward-rekey";
 /// The secret objects that it needs for a moment.
-const OPENER: &str = "vmward-rekey-secret0";
-const NEW: &str = "vmward-rekey-secret1";
+pub(super) const OPENER: &str = "vmward-rekey-secret0";
+pub(super) const NEW: &str = "vmward-rekey-secret1";
 
 /// How often QEMU up to 9.1, which sometimes fails to measure its own derivation, is asked again.
 const MEASUREMENTS: usize = 20;
@@ -136,7 +137,7 @@ pub async fn add_key(
                 return Err(place.unlocking(UnlockError::WrongPassphrase));
             }
             let iterations = kdf.iterations(&new, area.header()).map_err(|e| place.unlocking(e))?;
-            area.add(&new, iterations, &mut |_| {})?;
+            area.add(&new, iterations, &mut |_| Checkpoint::KeyArea.passed())?;
             Ok(())
         })
         .await;
@@ -187,7 +188,7 @@ pub async fn remove_keys(
         if by_qemu {
             return Ok(slots.into_iter().filter(|slot| slot.is_in(area.header())).collect());
         }
-        area.remove(&slots, &mut |_| {})?;
+        area.remove(&slots, &mut |_| Checkpoint::KeyArea.passed())?;
         area.overwrite_unused()?;
         Ok(Vec::new())
     })
@@ -207,7 +208,9 @@ async fn amend(running: &Running, node: &str, change: &Value) -> Result<(), QmpE
         ("node-name".to_owned(), node.into()),
         ("options".to_owned(), json!({ "driver": "qcow2", "encrypt": encrypt })),
     ]);
-    running.qmp.run_job("x-blockdev-amend", JOB, &arguments, SLOW_COMMAND_DEADLINE).await
+    running.qmp.run_job("x-blockdev-amend", JOB, &arguments, SLOW_COMMAND_DEADLINE).await?;
+    Checkpoint::KeyArea.passed();
+    Ok(())
 }
 
 /// See volume/qemu_img.rs.

@@ -35,7 +35,7 @@ pub enum Order {
 }
 
 /// The guest as it is now; hotplug changes it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Configuration {
     /// What vmward understood, addresses and aliases assigned.
     pub domain: Domain,
@@ -192,6 +192,12 @@ impl Running {
 }
 
 impl Change<'_> {
+    /// Saves what is about to be done in one step, so that a supervisor that comes back can do it. [`commit`](Self::commit)
+    /// follows, or saves what is still so.
+    pub fn announce(&self, planned: &Configuration) -> Result<(), SupervisorError> {
+        self.running.state_file.save_configuration(planned)
+    }
+
     /// Changes what is known of the guest, and saves it for a supervisor that comes back.
     pub fn commit(&self, change: impl FnOnce(&mut Configuration)) -> Result<(), SupervisorError> {
         let mut configuration = self.running.configuration.borrow_mut();

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::domain::lifecycle::LifecycleAction;
 use crate::qmp::{Event, QmpError};
 
+use super::checkpoint::Checkpoint;
 use super::launch::Started;
 use super::process::{Ending, Process};
 use super::signals::{Request, Signals, StopSignal};
@@ -101,6 +102,7 @@ pub(super) async fn supervise(
         registered: Rc::default(),
     };
     manager::ready(RUNNING);
+    Checkpoint::Ready.passed();
     supervision.register();
     let mut watchdog = pin!(watchdog::feed(Rc::clone(&running), Rc::clone(&supervision.ending)));
     if let Some(reason) = over {
@@ -144,6 +146,7 @@ pub(super) async fn supervise(
             () = &mut deadline => supervision.escalate(),
         }
     };
+    Checkpoint::QemuEnded.passed();
     let intended = supervision.stage > Stage::PowerButton;
     let crashed = supervision.crashed;
     let last_words = if intended { Vec::new() } else { process.last_words().await };
@@ -232,13 +235,19 @@ impl Supervision<'_> {
                     self.stop_timeout + QUIT_DEADLINE + WIPE_DEADLINE,
                 );
                 self.tell("system_powerdown", |running| async move {
-                    running.qmp.execute(system_powerdown {}).await.map(drop)
+                    let told = running.qmp.execute(system_powerdown {}).await.map(drop);
+                    Checkpoint::PowerButton.passed();
+                    told
                 });
                 self.stop_timeout
             }
             Stage::Quit => {
                 manager::stopping("QEMU is told to quit", QUIT_DEADLINE + WIPE_DEADLINE);
-                self.tell("quit", |running| async move { running.qmp.execute(quit {}).await.map(drop) });
+                self.tell("quit", |running| async move {
+                    let told = running.qmp.execute(quit {}).await.map(drop);
+                    Checkpoint::Quit.passed();
+                    told
+                });
                 QUIT_DEADLINE
             }
             Stage::Kill => {

@@ -8,7 +8,8 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -224,6 +225,20 @@ impl Run {
             if text.lines().any(|line| line.starts_with(what)) {
                 return text.to_owned();
             }
+        }
+    }
+
+    /// Waits until the supervisor has stopped itself where its environment says (`vmward::supervisor::STOP_AT`).
+    pub fn stopped(&self, at: &str) {
+        let start = Instant::now();
+        loop {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.supervisor())).unwrap();
+            match stat.rsplit_once(") ").unwrap().1.as_bytes()[0] {
+                b'T' => return,
+                b'Z' => panic!("{at}: the supervisor has ended"),
+                _ => assert!(start.elapsed() < PATIENCE, "{at} is not reached"),
+            }
+            sleep(Duration::from_millis(5));
         }
     }
 

@@ -11,6 +11,7 @@ use crate::cli::{CliError, Exit};
 use crate::domain::Domain;
 use crate::secret::SecretRef;
 use crate::supervisor::control::DomainProxy;
+use crate::supervisor::live_xml;
 use crate::volume::{self, Kdf, KeySlots, SlotId, Step, Steps, VolumeError};
 
 use super::failure::failure;
@@ -42,7 +43,10 @@ impl RunningDisk {
             Ok::<_, CliError>((guest, live.xml))
         })?;
         let input = Input { name: name.to_owned(), source: xml };
-        let domain = input.understand(Allow::Unsupported, Domain::from_xml)?;
+        // A password of its displays is only hinted at, and nothing that is asked for here.
+        let domain = input.understand(Allow::Unsupported, |root, diagnostics| {
+            Domain::from_xml(&live_xml::without_redacted(root), diagnostics)
+        })?;
         let disk = domain.devices.disks.iter().find(|disk| disk.target == target).ok_or_else(|| {
             CliError::new(Exit::NoInput, format!("the guest has no disk '{target}'"))
                 .hint("`vmward status` shows the guest's disks")

@@ -12,7 +12,7 @@ use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, 
 use crate::qmp::QmpError;
 use crate::secret::{SecretRef, os_random};
 use crate::supervisor::unlock::{Opening, Unlocked, unlock};
-use crate::supervisor::{Running, SupervisorError, check_images, live_xml};
+use crate::supervisor::{Checkpoint, Running, SupervisorError, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
 use super::steps::{self, Descriptor, Failed, Making};
@@ -98,6 +98,7 @@ pub async fn attach(
             configuration.nodes = numbers;
         })
         .map_err(save)?;
+    Checkpoint::AttachSaved.passed();
     Ok(attached)
 }
 
@@ -110,6 +111,7 @@ pub(super) async fn open<'a>(
 ) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
     let secrets = Arc::new(resolve(running, plan).await?);
     let unlocked = unlock(&plan.luks, running.unlock, &running.capabilities, &secrets).await?;
+    Checkpoint::Unlocked.passed();
     let (descriptors, openings) = hand_over(running, unlocked, plan, parts).await?;
     // An object that a disk before this one brought (a helper, a throttle group) serves both.
     let shared = |id: &str| running.configuration().disks.iter().any(|d| d.objects.iter().any(|o| o == id));

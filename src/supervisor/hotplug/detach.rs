@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::qmp::QmpError;
-use crate::supervisor::{Change, Running, live_xml};
+use crate::supervisor::{Change, Checkpoint, Running, live_xml};
 
 use super::steps::{self, Unplug};
 use super::{DiskParts, HotplugError};
@@ -26,7 +26,10 @@ pub async fn detach(running: &Running, target: &str, deadline: Duration) -> Resu
         Err(source) => Err(HotplugError::Unplug { target: owned(), source }),
         Ok(Unplug::GuestRefused) => Err(HotplugError::GuestRefused(owned())),
         Ok(Unplug::StillThere(waited)) => Err(HotplugError::StillThere { target: owned(), waited }),
-        Ok(Unplug::Gone) => forget(running, &change, &alias).await,
+        Ok(Unplug::Gone) => {
+            Checkpoint::Unplugged.passed();
+            forget(running, &change, &alias).await
+        }
     }
 }
 
@@ -34,15 +37,9 @@ pub async fn detach(running: &Running, target: &str, deadline: Duration) -> Resu
 /// removed the device past vmward. Runs until QEMU ends.
 pub async fn watch(running: Rc<Running>) {
     let mut events = running.qmp.events();
+    // While a guest had no supervisor nobody waited.
+    let mut gone = missing(&running).await;
     loop {
-        let gone = match events.next().await {
-            Ok(event) if event.name == "DEVICE_DELETED" => {
-                event.text("device").map(str::to_owned).into_iter().collect()
-            }
-            Ok(_) => continue,
-            Err(QmpError::EventsMissed(_)) => missing(&running).await,
-            Err(_) => return,
-        };
         for alias in gone.iter().filter(|alias| parts(&running, alias).is_some()) {
             // Whoever is waiting for this very event finishes first, and leaves nothing to do here.
             let change = running.change().await;
@@ -50,6 +47,14 @@ pub async fn watch(running: Rc<Running>) {
                 tracing::warn!("{alias} is gone: {e}");
             }
         }
+        gone = match events.next().await {
+            Ok(event) if event.name == "DEVICE_DELETED" => {
+                event.text("device").map(str::to_owned).into_iter().collect()
+            }
+            Ok(_) => Vec::new(),
+            Err(QmpError::EventsMissed(_)) => missing(&running).await,
+            Err(_) => return,
+        };
     }
 }
 
@@ -91,5 +96,7 @@ async fn forget(running: &Running, change: &Change<'_>, alias: &str) -> Result<(
             devices.children.retain(|e| e.name != "disk" || live_xml::target(e) != Some(&target));
         }
     });
-    saved.map_err(|e| HotplugError::Save(Box::new(e)))
+    saved.map_err(|e| HotplugError::Save(Box::new(e)))?;
+    Checkpoint::DetachSaved.passed();
+    Ok(())
 }

@@ -11,6 +11,7 @@ use crate::domain::Domain;
 use crate::qemu::storage::{FdSets, RawLuks};
 use crate::qemu::{Capabilities, DiskPlan, JsonObject, QemuObject, storage};
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
+use crate::supervisor::Checkpoint;
 use crate::xml::Diagnostics;
 
 /// How long the guest may take to let go of a device that came in only to be taken out again.
@@ -244,6 +245,13 @@ impl<'a> Making<'a> {
 
     async fn done(&mut self, step: Step, made: Result<(), QmpError>) -> Result<(), Failed> {
         let Err(source) = made else {
+            match &step {
+                Step::Object(_) => Checkpoint::ObjectAdded.passed(),
+                Step::FdSet(_) => Checkpoint::DescriptorAdded.passed(),
+                Step::Node(_) => Checkpoint::NodeAdded.passed(),
+                Step::Device(_) => Checkpoint::DeviceAdded.passed(),
+                Step::Chardev(_) | Step::Throttle(_) => {}
+            }
             self.made.push(step);
             return Ok(());
         };
@@ -267,7 +275,10 @@ pub(in crate::supervisor) async fn undo(qmp: &Qmp, made: Vec<Step>) -> Undone {
     let mut result = Undone::default();
     for step in made.into_iter().rev() {
         match remove(qmp, &step).await {
-            Ok(()) => result.undone.push(step),
+            Ok(()) => {
+                Checkpoint::Undone.passed();
+                result.undone.push(step);
+            }
             // With QEMU everything in it is gone.
             Err(e) if e.is_disconnect() => {}
             Err(e) => result.left.push((step, e)),

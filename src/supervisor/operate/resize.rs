@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::domain::disk::Source;
 use crate::qmp::{COMMAND_DEADLINE, SLOW_COMMAND_DEADLINE};
-use crate::supervisor::Running;
+use crate::supervisor::{Checkpoint, Running};
 
 use super::OperationError;
 
@@ -35,7 +35,10 @@ pub async fn resize(running: &Running, target: &str, size: u64) -> Result<(), Op
     }
     let arguments = json!({ "node-name": node, "size": size });
     match running.qmp.execute_json("block_resize", Some(&arguments), SLOW_COMMAND_DEADLINE).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            Checkpoint::Resized.passed();
+            Ok(())
+        }
         // block/file-posix.c
         Err(source) => match device {
             Some(path) if source.refusal().is_some_and(|(_, desc)| desc.contains("device file")) => {

@@ -13,17 +13,17 @@ use crate::keystore::ResolvedSecrets;
 use crate::qemu::storage::NodeNumbers;
 use crate::qemu::storage::image::{Crypt, Kind as Header, sniff};
 use crate::qemu::{DiskPlan, JsonObject, storage};
-use crate::qmp::{COMMAND_DEADLINE, SLOW_COMMAND_DEADLINE};
+use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{SecretLookup, SecretRef, SecretValue, UsageKind};
 use crate::supervisor::hotplug::{Step, undo};
 use crate::supervisor::images::first_bytes;
 use crate::supervisor::operate::virtual_size;
-use crate::supervisor::{Configuration, Running, live_xml};
+use crate::supervisor::{Checkpoint, Configuration, Running, live_xml};
 use crate::volume::Kdf;
 use crate::xml::{Diagnostics, Element, Span};
 
 use super::chain::with_overlay;
-use super::{Snapshot, SnapshotDisk, SnapshotError, list, metadata};
+use super::{Snapshot, SnapshotDisk, SnapshotError, list, metadata, node};
 
 /// A snapshot that is to be made.
 #[derive(Debug, Clone)]
@@ -86,6 +86,7 @@ pub async fn create(running: &Running, request: Request) -> Result<Snapshot, Sna
     let made = async {
         for (overlay, size) in overlays.iter().zip(sizes) {
             files.push(make_file(running, &overlay.path)?);
+            Checkpoint::OverlayMade.passed();
             let value = overlay.secret.as_ref().and_then(|secret| secrets.get(secret));
             if overlay.secret.is_some() != value.is_some() {
                 return Err(SnapshotError::Aborted);
@@ -95,16 +96,10 @@ pub async fn create(running: &Running, request: Request) -> Result<Snapshot, Sna
                 require_encrypted(&overlay.path)?;
             }
         }
-        switch(running, &overlays).await
+        Checkpoint::OverlaysOpened.passed();
+        Ok(())
     };
-    if let Err(e) = made.await {
-        for (step, why) in undo(&running.qmp, opened).await.left {
-            tracing::warn!("{step} stays until the guest ends: {why}");
-        }
-        return Err(e);
-    }
-    files.into_iter().for_each(Fresh::keep);
-
+    let mut done = made.await;
     let disks = overlays
         .iter()
         .map(|o| SnapshotDisk { target: o.target.clone(), overlay: o.path.display().to_string() });
@@ -115,17 +110,39 @@ pub async fn create(running: &Running, request: Request) -> Result<Snapshot, Sna
     };
     let mut snapshots = list(running);
     snapshots.push(snapshot.clone());
-    change
-        .commit(|configuration| {
-            configuration.nodes = numbers;
-            metadata::write(&mut configuration.xml, &snapshots);
-            overlays.into_iter().for_each(|overlay| overlay.take_effect(configuration));
-        })
-        .map_err(|e| SnapshotError::Save(Box::new(e)))?;
+    let mut planned = running.configuration().clone();
+    planned.nodes = numbers;
+    metadata::write(&mut planned.xml, &snapshots);
+    let switches: Vec<Value> = overlays.iter().map(Overlay::switch).collect();
+    overlays.into_iter().for_each(|overlay| overlay.take_effect(&mut planned));
+    if done.is_ok() {
+        // Before it is so: what the guest writes to an overlay that nobody knows would be lost with the next start.
+        done = change.announce(&planned).map_err(|e| SnapshotError::Save(Box::new(e)));
+        Checkpoint::SwitchSaved.passed();
+    }
+    if done.is_ok() {
+        done = switch(&running.qmp, switches).await.map_err(SnapshotError::Switch);
+        Checkpoint::Switched.passed();
+    }
+    if let Err(e) = done {
+        for (step, why) in undo(&running.qmp, opened).await.left {
+            tracing::warn!("{step} stays until the guest ends: {why}");
+        }
+        change.commit(|_| {}).map_err(|e| SnapshotError::Save(Box::new(e)))?;
+        return Err(e);
+    }
+    files.into_iter().for_each(Fresh::keep);
+    change.commit(|configuration| *configuration = planned).map_err(|e| SnapshotError::Save(Box::new(e)))?;
     Ok(snapshot)
 }
 
 impl Overlay {
+    /// How the guest comes to write to it.
+    fn switch(&self) -> Value {
+        let top = self.plan.nodes.last().and_then(|n| n.get("node-name")).cloned();
+        json!({ "type": "blockdev-snapshot", "data": { "node": self.below, "overlay": top } })
+    }
+
     /// From now on it is the disk's topmost image.
     fn take_effect(self, configuration: &mut Configuration) {
         let nodes = self.plan.nodes.iter().filter_map(|n| Some(n.get("node-name")?.as_str()?.to_owned()));
@@ -335,13 +352,39 @@ fn require_encrypted(path: &Path) -> Result<(), SnapshotError> {
 }
 
 /// One transaction: the guest writes to all of the overlays, or to none.
-async fn switch(running: &Running, overlays: &[Overlay]) -> Result<(), SnapshotError> {
-    let action = |overlay: &Overlay| {
-        let top = overlay.plan.nodes.last().and_then(|n| n.get("node-name")).cloned();
-        json!({ "type": "blockdev-snapshot", "data": { "node": overlay.below, "overlay": top } })
-    };
-    let actions: Vec<Value> = overlays.iter().map(action).collect();
+async fn switch(qmp: &Qmp, actions: Vec<Value>) -> Result<(), QmpError> {
     let arguments = json!({ "actions": actions });
-    let switched = running.qmp.execute_json("transaction", Some(&arguments), COMMAND_DEADLINE);
-    switched.await.map(drop).map_err(SnapshotError::Switch)
+    qmp.execute_json("transaction", Some(&arguments), COMMAND_DEADLINE).await.map(drop)
+}
+
+/// Has the guest write to overlays that a supervisor which was killed had opened and announced.
+pub(in crate::supervisor) async fn complete(
+    qmp: &Qmp,
+    configuration: &Configuration,
+) -> Result<(), QmpError> {
+    let disks = &configuration.domain.devices.disks;
+    let with_overlays: Vec<_> = configuration
+        .disks
+        .iter()
+        .filter(|parts| disks.iter().any(|d| d.target == parts.target && d.chain().nth(1).is_some()))
+        .collect();
+    if with_overlays.is_empty() {
+        return Ok(());
+    }
+    // Not flat: only so does QEMU count what is below.
+    let nodes = qmp.execute_json("query-named-block-nodes", None::<&()>, COMMAND_DEADLINE).await?;
+    let switches = with_overlays.into_iter().filter_map(|parts| {
+        let top = parts.nodes.iter().rposition(|name| !storage::is_filter(name))?;
+        // An overlay is a file and its format; what it goes on comes before.
+        let (top, below) = (&parts.nodes[top], parts.nodes.get(top.checked_sub(2)?)?);
+        let depth = node(&nodes, "node-name", top)?.get("backing_file_depth")?.as_u64()?;
+        let switch = json!({ "type": "blockdev-snapshot", "data": { "node": below, "overlay": top } });
+        (depth == 0).then_some(switch)
+    });
+    let switches: Vec<Value> = switches.collect();
+    if switches.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!("an earlier vmward was killed while it made a snapshot, which is completed");
+    switch(qmp, switches).await
 }

@@ -12,6 +12,7 @@ mod delete;
 mod error;
 mod metadata;
 
+pub(super) use create::complete;
 pub use create::{Request, create};
 pub use delete::delete;
 pub use error::SnapshotError;

@@ -1,0 +1,446 @@
+//! A supervisor that is killed, and one whose QEMU is killed, at every step of everything it does: no key, no process, no
+//! lock, no half-plugged disk is left, every image opens, and a guest whose QEMU lives is under control again.
+//!
+//! Debug builds stop themselves at a step when the environment says so ([`Checkpoint`]).
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+mod bare;
+mod images;
+mod slow;
+mod user;
+
+use std::cell::RefCell;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use vmward::supervisor::{Checkpoint, STOP_AT};
+
+use Checkpoint::*;
+use bare::{Host, PASSPHRASE, Run, has_qemu_img, nothing_left, processes_of};
+use images::{image_options, opens};
+use slow::{inventory, wait_until};
+
+/// Steps, with how often each is passed in the operation.
+type Steps = &'static [(Checkpoint, usize)];
+
+/// Before these QEMU is no process.
+const WITHOUT_QEMU: [Checkpoint; 2] = [LibDirClaimed, KeyWritten];
+/// QEMU, which has never run the guest, is ended after these.
+const HALF_STARTED: Steps =
+    &[(LibDirClaimed, 1), (KeyWritten, 1), (Spawned, 1), (StartSaved, 1), (Greeted, 1), (SecretsDropped, 1)];
+const STARTED: Steps = &[(RunSaved, 1), (Continued, 1), (Ready, 1)];
+/// The secrets of two images, two descriptors, the image and its header and what is decrypted.
+const ATTACH: Steps = &[
+    (Unlocked, 1),
+    (ObjectAdded, 1),
+    (DescriptorAdded, 2),
+    (NodeAdded, 2),
+    (DeviceAdded, 1),
+    (Undone, 1),
+    (AttachSaved, 1),
+];
+const DETACH: Steps = &[(Unplugged, 1), (Undone, 2), (DetachSaved, 1)];
+/// The material, the activation and the proof of the new slot; the deactivation and the material of the old one.
+const REKEY_RAW: Steps = &[(KeyArea, 5)];
+/// Both slots are QEMU's.
+const REKEY_QCOW2: Steps = &[(Lent, 1), (KeyArea, 2)];
+const SNAPSHOT: Steps = &[(OverlayMade, 1), (Lent, 1), (OverlaysOpened, 1), (SwitchSaved, 1), (Switched, 1)];
+const RESIZE: Steps = &[(Resized, 1)];
+const STOP: Steps = &[(PowerButton, 1), (Quit, 1)];
+/// QEMU is gone. The first time that the lib dir is emptied is at the start.
+const STOPPED: Steps = &[(QemuEnded, 1), (KeyOverwritten, 2), (Cleared, 1), (Ended, 1)];
+
+/// Everything there is to be passed, as the environment has it.
+fn each(steps: Steps) -> impl Iterator<Item = (Checkpoint, String)> {
+    steps.iter().flat_map(|&(step, times)| (1..=times).map(move |n| (step, format!("{step:?}:{n}"))))
+}
+
+/// Whether a supervisor stops itself where it is told; a test that needs it says so if not.
+fn can_stop() -> bool {
+    if !cfg!(debug_assertions) {
+        println!("skipped: only a debug build can be stopped at a step");
+    }
+    cfg!(debug_assertions) && has_qemu_img()
+}
+
+#[test]
+fn no_step_is_left_out() {
+    let tables =
+        [HALF_STARTED, STARTED, ATTACH, DETACH, REKEY_RAW, REKEY_QCOW2, SNAPSHOT, RESIZE, STOP, STOPPED];
+    for step in Checkpoint::ALL {
+        assert!(
+            tables.iter().any(|table| table.iter().any(|(s, times)| *s == step && *times > 0)),
+            "{step:?}"
+        );
+    }
+}
+
+/// Starts a supervisor that stops itself there.
+fn start(host: &Host, guest: &Path, at: &str) -> Run {
+    host.start_with(guest, &[], |command| {
+        command.env(STOP_AT, at);
+    })
+}
+
+/// Kills a supervisor.
+fn bereave(run: Run) {
+    run.signal(Signal::SIGKILL);
+    run.ended();
+}
+
+/// Kills the QEMU of a supervisor that has stopped itself, which then goes on. It has to end, and leave nothing.
+fn orphan(run: Run, at: &str) {
+    let lib_dir = run.lib_dir().to_owned();
+    // Also one that no state file names yet.
+    for qemu in processes_of(&lib_dir) {
+        kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
+    }
+    wait_until("QEMU does not go", || processes_of(&lib_dir).is_empty());
+    run.signal(Signal::SIGCONT);
+    let ended = run.ended();
+    assert_eq!(ended.status.signal(), None, "{at}: {}", ended.said);
+    assert!(!ended.said.contains("panicked"), "{at}: {}", ended.said);
+    nothing_left(&lib_dir);
+}
+
+/// A client comes to an end, whoever was killed; with a success only if what it asked for was done by then.
+fn returns(client: Child, supervisor_killed: bool, at: &str) {
+    let output = client.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code();
+    assert!(code.is_some_and(|code| code != 0 || !supervisor_killed), "{at}: {}: {said}", output.status);
+    assert!(!said.contains("panicked"), "{at}: {said}");
+}
+
+fn ends(run: Run) {
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+}
+
+fn is_intact(image: &Path, format: &str, passphrase: &str, at: &str) {
+    assert_eq!(opens(image.to_str().unwrap(), format, passphrase), Ok(()), "{at}");
+}
+
+#[test]
+fn start_supervisor_killed() {
+    if !can_stop() {
+        return;
+    }
+    let host = Host::new();
+    let guest = host.encrypted_guest("start");
+    let image = host.path("start.qcow2");
+    for (n, (_, at)) in each(HALF_STARTED).chain(each(STARTED)).enumerate() {
+        let run = start(&host, &guest, &at);
+        run.stopped(&at);
+        let lib_dir = run.lib_dir().to_owned();
+        let runs = STARTED.iter().any(|(step, _)| at.starts_with(&format!("{step:?}")));
+        let qemu = runs.then(|| run.qemu());
+        bereave(run);
+        if !runs && n % 2 == 0 {
+            host.user.ok(&["doctor", "--fix"], b"");
+            nothing_left(&lib_dir);
+        } else {
+            let run = host.running(&guest);
+            assert_eq!(processes_of(&lib_dir), [run.qemu()], "{at}");
+            assert!(qemu.is_none_or(|qemu| qemu == run.qemu()), "{at}");
+            let status = slow::qmp(&host, "start", "query-status", json!({}));
+            assert_eq!(status["status"], "running", "{at}");
+            let objects = slow::qmp(&host, "start", "qom-list", json!({ "path": "/objects" }));
+            assert!(!objects.to_string().contains("secret0"), "{at}: {objects}");
+            ends(run);
+        }
+        is_intact(&image, "qcow2", PASSPHRASE, &at);
+    }
+}
+
+#[test]
+fn start_qemu_killed() {
+    if !can_stop() {
+        return;
+    }
+    let host = Host::new();
+    let guest = host.encrypted_guest("start");
+    for (step, at) in each(HALF_STARTED).chain(each(STARTED)) {
+        if WITHOUT_QEMU.contains(&step) {
+            continue;
+        }
+        let run = start(&host, &guest, &at);
+        run.stopped(&at);
+        orphan(run, &at);
+        is_intact(&host.path("start.qcow2"), "qcow2", PASSPHRASE, &at);
+    }
+}
+
+#[test]
+fn stop_killed() {
+    if !can_stop() {
+        return;
+    }
+    let host = Host::new();
+    let guest = host.encrypted_guest("stop");
+    for (step, at) in each(STOP).chain(each(STOPPED)) {
+        if at == "KeyOverwritten:1" {
+            // That is at the start, where there is none.
+            continue;
+        }
+        let stopping = || {
+            let mut run = start(&host, &guest, &at);
+            run.ready();
+            run.signal(Signal::SIGTERM);
+            run.stopped(&at);
+            run
+        };
+        let run = stopping();
+        let lib_dir = run.lib_dir().to_owned();
+        bereave(run);
+        match step {
+            // The guest was asked, and goes on: this one never answers.
+            PowerButton => {
+                let run = host.running(&guest);
+                assert_eq!(processes_of(&lib_dir), [run.qemu()]);
+                ends(run);
+            }
+            // Nothing is left to be done.
+            Ended => nothing_left(&lib_dir),
+            _ => {
+                wait_until("QEMU does not quit", || processes_of(&lib_dir).is_empty());
+                host.user.ok(&["doctor", "--fix"], b"");
+                nothing_left(&lib_dir);
+            }
+        }
+        is_intact(&host.path("stop.qcow2"), "qcow2", PASSPHRASE, &at);
+        if STOP.iter().any(|(s, _)| *s == step) {
+            orphan(stopping(), &at);
+            is_intact(&host.path("stop.qcow2"), "qcow2", PASSPHRASE, &at);
+        }
+    }
+}
+
+/// A guest with an encrypted disk `sda`.
+struct Scene {
+    host: Host,
+    guest: PathBuf,
+    image: PathBuf,
+    format: &'static str,
+}
+
+impl Scene {
+    fn new(format: &'static str) -> Self {
+        let host = Host::new();
+        // With a generated key, which costs QEMU no time.
+        let name = if format == "raw" { "disk.luks" } else { "disk.qcow2" };
+        let disk = user::disk(&host.user, name, "sda", "scsi");
+        let image = host.path(name);
+        let guest = host.guest("guest", &format!("<controller type='scsi' model='virtio-scsi'/>{disk}"));
+        Self { host, guest, image, format }
+    }
+
+    fn path(&self) -> &str {
+        self.image.to_str().unwrap()
+    }
+
+    fn inventory(&self, run: &Run) -> Vec<Value> {
+        inventory(&self.host, run, "guest")
+    }
+
+    fn value(&self) -> String {
+        String::from_utf8(self.host.user.ok(&["secret", "get-value", self.path()], b"")).unwrap()
+    }
+
+    /// The targets of the guest's disks.
+    fn targets(&self) -> Vec<String> {
+        let status = self.host.user.ok(&["status", "--json", "guest"], b"");
+        let status: Value = serde_json::from_slice(&status).unwrap();
+        let disks = status["disks"].as_array().unwrap();
+        disks.iter().map(|d| d["target"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Kills the supervisor and then, in another run, QEMU at each of these steps of a command. `again`: what is to be
+    /// possible afterwards; `at_rest`: what is, once QEMU is gone.
+    fn at_each(
+        &self,
+        steps: Steps,
+        args: &[&str],
+        input: &str,
+        again: impl Fn(&Run, &str),
+        at_rest: impl Fn(),
+    ) {
+        for (_, at) in each(steps) {
+            let midway = || {
+                let mut run = start(&self.host, &self.guest, &at);
+                run.ready();
+                let client = self.host.user.start(args, input.as_bytes());
+                run.stopped(&at);
+                (run, client)
+            };
+            let (run, client) = midway();
+            let qemu = run.qemu();
+            bereave(run);
+            returns(client, true, &at);
+            let run = self.host.running(&self.guest);
+            assert_eq!(run.qemu(), qemu, "{at}");
+            again(&run, &at);
+            ends(run);
+            is_intact(&self.image, self.format, &self.value(), &at);
+
+            let (run, client) = midway();
+            orphan(run, &at);
+            returns(client, false, &at);
+            is_intact(&self.image, self.format, &self.value(), &at);
+            at_rest();
+            is_intact(&self.image, self.format, &self.value(), &at);
+        }
+    }
+}
+
+/// The guest lets go of a device a moment after it was told to.
+fn comes_to(scene: &Scene, run: &Run, expected: &[Value], at: &str) {
+    wait_until(&format!("{at}: something is left in QEMU"), || scene.inventory(run) == expected);
+}
+
+#[test]
+fn attach_killed() {
+    if !can_stop() {
+        return;
+    }
+    let scene = Scene::new("qcow2");
+    let other = slow::image(&scene.host, "other", slow::WORTHWHILE);
+    let disk = slow::disk(&other, "sdb").replace("bus='virtio'", "bus='scsi'");
+    let run = scene.host.running(&scene.guest);
+    let before = scene.inventory(&run);
+    ends(run);
+    let steps = match slow::can_unlock(&scene.host) {
+        true => ATTACH,
+        // No descriptors, and no header beside the image.
+        false => &[(ObjectAdded, 1), (NodeAdded, 2), (DeviceAdded, 1), (Undone, 1), (AttachSaved, 1)],
+    };
+    let again = |run: &Run, at: &str| {
+        // All or nothing.
+        let attach = || scene.host.user.ok(&["attach-device", "guest", "-"], disk.as_bytes());
+        let detach = || scene.host.user.ok(&["detach-device", "guest", "sdb"], b"");
+        if !scene.targets().contains(&"sdb".to_owned()) {
+            comes_to(&scene, run, &before, at);
+            attach();
+        }
+        detach();
+        comes_to(&scene, run, &before, at);
+    };
+    scene.at_each(steps, &["attach-device", "guest", "-"], &disk, again, || {});
+    is_intact(&other, "raw", PASSPHRASE, "in the end");
+}
+
+#[test]
+fn detach_killed() {
+    if !can_stop() {
+        return;
+    }
+    let scene = Scene::new("qcow2");
+    let run = scene.host.running(&scene.guest);
+    scene.host.user.ok(&["detach-device", "guest", "sda"], b"");
+    let after = scene.inventory(&run);
+    ends(run);
+    let again = |run: &Run, at: &str| {
+        comes_to(&scene, run, &after, at);
+        wait_until(&format!("{at}: the disk is still known"), || scene.targets().is_empty());
+    };
+    scene.at_each(DETACH, &["detach-device", "guest", "sda"], "", again, || {});
+}
+
+fn rekey_killed(format: &'static str, steps: Steps) {
+    if !can_stop() {
+        return;
+    }
+    let scene = Scene::new(format);
+    let rekey = ["volume", "rekey", "--domain", "guest", "sda"];
+    let run = scene.host.running(&scene.guest);
+    let before = scene.inventory(&run);
+    ends(run);
+    let value = RefCell::new(scene.value());
+    let is_new = |at: &str| assert_ne!(value.replace(scene.value()), scene.value(), "{at}");
+    let again = |run: &Run, at: &str| {
+        comes_to(&scene, run, &before, at);
+        scene.host.user.ok(&rekey, b"");
+        is_new(at);
+        assert_eq!(scene.inventory(run), before, "{at}");
+        let jobs = slow::qmp(&scene.host, "guest", "query-jobs", json!({}));
+        assert_eq!(jobs, json!([]), "{at}");
+    };
+    scene.at_each(steps, &rekey, "", again, || {
+        scene.host.user.ok(&["volume", "rekey", scene.path()], b"");
+        is_new("at rest");
+    });
+}
+
+#[test]
+fn rekey_of_a_raw_disk_killed() {
+    rekey_killed("raw", REKEY_RAW);
+}
+
+#[test]
+fn rekey_of_a_qcow2_disk_killed() {
+    rekey_killed("qcow2", REKEY_QCOW2);
+}
+
+#[test]
+fn snapshot_killed() {
+    if !can_stop() {
+        return;
+    }
+    for (step, at) in each(SNAPSHOT) {
+        let scene = Scene::new("qcow2");
+        let overlay = scene.host.path("disk.one.qcow2");
+        let create = ["snapshot", "create", "guest", "one"];
+        let mut run = start(&scene.host, &scene.guest, &at);
+        run.ready();
+        let before = scene.inventory(&run);
+        let client = scene.host.user.start(&create, b"");
+        run.stopped(&at);
+        bereave(run);
+        returns(client, true, &at);
+        let run = scene.host.running(&scene.guest);
+        // All or nothing: what the guest writes to is what the XML says.
+        let dumped = String::from_utf8(scene.host.user.ok(&["dumpxml", "guest"], b"")).unwrap();
+        let blocks = slow::qmp(&scene.host, "guest", "query-block", json!({}));
+        let written = blocks.to_string().contains("disk.one.qcow2");
+        assert_eq!(dumped.contains("disk.one.qcow2"), written, "{at}: {blocks}");
+        assert_eq!(written, [SwitchSaved, Switched].contains(&step), "{at}");
+        if !written {
+            comes_to(&scene, &run, &before, &at);
+        }
+        scene.host.user.ok(&["snapshot", "create", "guest", "two"], b"");
+        ends(run);
+        is_intact(&scene.image, "qcow2", &scene.value(), &at);
+        if written {
+            // What is below needs the key as well, which its header does not say.
+            let below = image_options(scene.path(), "qcow2");
+            let below: Vec<String> = below.split(',').map(|option| format!("backing.{option}")).collect();
+            let options = PathBuf::from(format!("{},{}", overlay.display(), below.join(",")));
+            is_intact(&options, "qcow2", &scene.value(), &at);
+        }
+
+        let scene = Scene::new("qcow2");
+        let mut run = start(&scene.host, &scene.guest, &at);
+        run.ready();
+        let client = scene.host.user.start(&create, b"");
+        run.stopped(&at);
+        orphan(run, &at);
+        returns(client, false, &at);
+        is_intact(&scene.image, "qcow2", &scene.value(), &at);
+    }
+}
+
+#[test]
+fn resize_killed() {
+    if !can_stop() {
+        return;
+    }
+    let scene = Scene::new("qcow2");
+    let resize = ["blockresize", "guest", "sda", "24M"];
+    let again = |_: &Run, _: &str| drop(scene.host.user.ok(&resize, b""));
+    scene.at_each(RESIZE, &resize, "", again, || {});
+}
