@@ -117,7 +117,7 @@ fn requests_that_make_no_sense_make_nothing() {
         (&[&path[..], "--size", "1Q"][..], "whole number with a unit"),
         (&[&path, "--size", "0"], "cannot be empty"),
         (&[&path], "needs a size"),
-        (&[&path, "--size", "1M", "--format", "vmdk"], "qcow2 or raw"),
+        (&[&path, "--size", "1M", "--format", "vmdk"], "qcow2, raw, luks or luks2"),
         (&[&path, "--size", "1M", "--format", "raw", "--preallocation", "metadata"], "no metadata"),
         (&[&path, "--size", "1M", "--cipher", "des-56-ecb"], "not a cipher"),
         (

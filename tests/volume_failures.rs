@@ -162,7 +162,7 @@ fn create_with_path(images: &Images, path: &str) -> (Option<i32>, String) {
 #[test]
 fn a_volume_that_came_out_plain_is_thrown_away() {
     let Some(images) = Images::new() else { return };
-    let path = with_wrapper(&images, "truncate -s 1M /dev/fd/3");
+    let path = with_wrapper(&images, "truncate -s 1M /dev/fd/4");
     let (code, said) = create_with_path(&images, &path);
     assert_eq!(code, Some(70), "{said}");
     assert!(said.contains("is not encrypted"), "{said}");

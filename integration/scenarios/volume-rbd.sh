@@ -8,6 +8,7 @@ storage_begin "$PACKAGES_CEPH"
 DISK_MIB=20
 
 ceph_start "$WORK/ceph"
+OSD_PID=${SERVERS[-1]}
 ceph-authtool -p -n client.vm "$WORK/ceph/vm.keyring" | tr -d '\n' >"$WORK/vm.base64"
 base64 -d "$WORK/vm.base64" >"$WORK/vm.key"
 secret_file ceph client.vm "$WORK/vm.key"
@@ -38,8 +39,13 @@ secret_wrong client.vm "$(base64 -w0 "$WORK/other.key")" --base64
 refused "the wrong cephx key" 77 'does not accept this user' volume create rbd:rbd/one --size 20M --generate
 secret_wrong client.vm "no key but a secret"
 refused "what is no key" 65 'key and configuration' volume create rbd:rbd/one --size 20M --generate
-promise "which is not told with it" not grep -qE "no key but a secret|$(printf 'no key but a secret' | base64)" "$WORK/said"
+cp "$WORK/said" "$WORK/told"
+promise "which is not told with it" not grep -qE "no key but a secret|$(printf 'no key but a secret' | base64)" "$WORK/told"
 secret_right client.vm
+mkdir "$WORK/bin"
+ln -s "$(command -v qemu-img)" "$WORK/bin"
+refused "without Ceph's program" 69 'no rbd in PATH' env PATH="$WORK/bin" "$vmward" volume create rbd:rbd/one --size 20M \
+    --generate "${cluster[@]}"
 promise "nothing was made" equal "$(images)" ""
 promise "nor any secret" equal "$("$vmward" secret list --json | grep -o '"rbd:[^"]*"' || true)" ""
 
@@ -100,6 +106,25 @@ for format in luks luks2; do
 done
 promise "leaves no image" equal "$(images)" "one three two "
 promise "and no secret" equal "$("$vmward" secret list --json | grep -c '"rbd:')" "$secrets"
+
+# A cluster that does not answer any more: what is left is told, and the signals are heeded all the same.
+left_behind() {
+    local making code=0
+    "$vmward" volume create rbd:rbd/cut --size 20M --format luks --generate "${cluster[@]}" &
+    making=$!
+    until_true 60 eval 'rbd ls | grep -q ^cut.vmward-'
+    kill -STOP "$OSD_PID"
+    while kill -TERM $making 2>/dev/null; do sleep 0.5; done
+    kill -CONT "$OSD_PID"
+    wait $making || code=$?
+    [ $code = 69 ] || { echo "exit $code"; return 1; }
+}
+promise "a cluster that stops midway" left_behind
+cp "$WORK/said" "$WORK/told"
+promise "what is left is told" grep -q 'the unfinished rbd:rbd/cut.vmward-.* could not be removed' "$WORK/told"
+promise "and its secret is gone" equal "$("$vmward" secret list --json | grep -c '"rbd:')" "$secrets"
+# The cluster takes the client that was killed for alive for 30 s.
+until_true 120 rbd rm --no-progress "$(rbd ls | grep ^cut.vmward-)"
 
 # disk TARGET IMAGE ENGINE FORMAT: its XML.
 disk() {

@@ -58,9 +58,9 @@ pub enum VolumeError {
     /// It has snapshots.
     #[error("{0} has snapshots, and its header is in them, too")]
     Snapshots(RbdName),
-    /// A creation failed, and what it had made so far could not be removed.
+    /// A creation failed, and what it had made so far could not be removed, or a signal came while it was tried.
     #[error("the unfinished {0} could not be removed")]
-    LeftBehind(RbdName, #[source] Box<VolumeError>),
+    LeftBehind(RbdName, #[source] Option<Box<VolumeError>>),
     /// There is nothing there.
     #[error("there is no file {}", .0.display())]
     Missing(PathBuf),

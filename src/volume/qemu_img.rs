@@ -33,6 +33,8 @@ const FIRST_FD: i32 = 3;
 const LONGEST_PASSPHRASE: usize = 4096;
 /// How often progress is shown.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a client of a cluster goes on after a signal.
+const GRACE: Duration = Duration::from_secs(30);
 /// More than any list of an image's watchers or snapshots has.
 const MOST_PRINTED: u64 = 1 << 20;
 /// Where programs are if nobody says, as the C library's `execvp` has it.
@@ -97,7 +99,7 @@ pub(super) struct Call {
     args: Vec<OsString>,
     inherited: Vec<OwnedFd>,
     input: Option<OwnedFd>,
-    grace: Duration,
+    is_remote: bool,
     is_read: bool,
 }
 
@@ -138,9 +140,11 @@ impl Call {
         Ok(())
     }
 
-    /// A signal lets the program go on for that long before it is killed, and is told once it has ended.
-    pub(super) fn grace(&mut self, grace: Duration) -> &mut Self {
-        self.grace = grace;
+    /// The program talks to a Ceph cluster. librados complains of a key with the key: what it says is not passed on.
+    /// For the cluster a client that is killed has its image open until it times out (Ceph's `osd_client_watch_timeout`,
+    /// 30 s), so a signal lets the program come to its end, and kills it after that time or the next one.
+    pub(super) fn remote(&mut self) -> &mut Self {
+        self.is_remote = true;
         self
     }
 
@@ -254,7 +258,7 @@ impl Program {
             .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
             .collect();
         command.fd_mappings(mappings).map_err(|e| spawn_failed(io::Error::other(e)))?;
-        if !call.grace.is_zero() {
+        if call.is_remote {
             // A terminal sends its signals to whole process groups.
             command.process_group(0);
         }
@@ -296,8 +300,8 @@ impl Program {
             let over = tokio::select! {
                 done = &mut finished => break done,
                 signal = interrupts.wait() => match stopping {
-                    None if !call.grace.is_zero() => {
-                        stopping = Some((signal, Instant::now() + call.grace));
+                    None if call.is_remote => {
+                        stopping = Some((signal, Instant::now() + GRACE));
                         None
                     }
                     _ => Some(signal),
@@ -319,7 +323,7 @@ impl Program {
         if status.success() {
             return Ok(shown);
         }
-        let message = complaint(self.name, &said);
+        let message = complaint(self.name, &said, call.is_remote);
         Err(VolumeError::Program { program: self.name, verb: call.verb, status, message })
     }
 }
@@ -338,12 +342,16 @@ async fn follow(stdout: Option<ChildStdout>, share: &Cell<Option<f64>>) {
     }
 }
 
-/// What a program said, on one line, without what others said in it: librados complains of a key with the key. qemu-img
-/// could not delete the file that it was given as a descriptor, which is how it should be.
-fn complaint(program: &str, said: &[u8]) -> String {
+/// What a program said, on one line. qemu-img could not delete the file that it was given as a descriptor, which is how
+/// it should be. `only_own`: without what libraries said.
+fn complaint(program: &str, said: &[u8], only_own: bool) -> String {
     let said = String::from_utf8_lossy(said);
-    let own = |line: &str| Some(line.trim().strip_prefix(program)?.strip_prefix(": ")?.to_owned());
-    let lines: Vec<_> =
-        said.lines().filter_map(own).filter(|l| !l.starts_with("Error when deleting file")).collect();
+    let own = |line: &str| line.strip_prefix(program).and_then(|l| l.strip_prefix(": ")).map(str::to_owned);
+    let lines: Vec<_> = said
+        .lines()
+        .map(str::trim)
+        .filter_map(|line| own(line).or_else(|| (!only_own && !line.is_empty()).then(|| line.to_owned())))
+        .filter(|l| !l.starts_with("Error when deleting file"))
+        .collect();
     if lines.is_empty() { "it did not say why".to_owned() } else { lines.join("; ") }
 }

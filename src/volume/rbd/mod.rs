@@ -25,10 +25,7 @@ pub use new::{Cluster, NewRbd, RbdFormat, RbdName};
 /// The ids of secret objects in qemu-img.
 const PASSPHRASE_ID: &str = "sec0";
 const KEY_ID: &str = "cephx0";
-/// A client that is killed has the image open for the cluster until it times out (Ceph's `osd_client_watch_timeout`,
-/// 30 s), and it cannot be removed. So a signal lets it come to its end, which takes seconds, if the cluster answers.
-const GRACE: Duration = Duration::from_secs(30);
-/// How often, a second apart, it is tried to remove what a killed client has made.
+/// How often, a second apart, it is tried to remove what a client has made that was killed, for the cluster alive for 30 s.
 const REMOVALS: u32 = 45;
 
 /// The programs that handle the volumes of a cluster.
@@ -342,7 +339,8 @@ impl Rbd {
                 Err(VolumeError::InUse(_)) if tries < REMOVALS => {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
-                Err(e) => return Err(VolumeError::LeftBehind(unfinished, Box::new(e))),
+                Err(VolumeError::Interrupted(_)) => return Err(VolumeError::LeftBehind(unfinished, None)),
+                Err(e) => return Err(VolumeError::LeftBehind(unfinished, Some(Box::new(e)))),
             }
         }
     }
@@ -376,7 +374,7 @@ impl Rbd {
     ) -> Result<(), VolumeError> {
         let patient = || {
             let mut call = call()?;
-            call.grace(GRACE);
+            call.remote();
             Ok(call)
         };
         self.qemu_img.run(patient, interrupts, &mut |_| {}).await.map_err(|e| told(name, e))
@@ -422,7 +420,7 @@ impl Rbd {
             let key = Zeroizing::new(STANDARD.encode(key.expose()));
             call.arg("--keyfile").arg("-").input(key.as_bytes())?;
         }
-        call.grace(GRACE).read();
+        call.remote().read();
         self.program.run(call, interrupts, &mut |_| {}).await.map_err(|e| told(name, e))
     }
 }
