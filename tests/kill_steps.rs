@@ -10,7 +10,6 @@ mod slow;
 mod user;
 
 use std::cell::RefCell;
-use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
