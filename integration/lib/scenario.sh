@@ -72,11 +72,13 @@ free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# promise TEXT COMMAND...: a command that must succeed.
+# promise TEXT COMMAND...: a command that must succeed. What it printed is in $WORK/said; one that prints nothing leaves
+# there what was, and so may be about that.
 promise() {
     local text=$1
     shift
-    "$@" >"$WORK/said" 2>&1 || { cat "$WORK/said"; die "$SCENARIO: NOT SO: $text"; }
+    "$@" >"$WORK/saying" 2>&1 || { cat "$WORK/saying"; die "$SCENARIO: NOT SO: $text"; }
+    [ ! -s "$WORK/saying" ] || mv "$WORK/saying" "$WORK/said"
     PROMISES=$((PROMISES + 1))
     echo "  ok  $text"
 }
