@@ -188,7 +188,11 @@ fn stop_killed() {
             continue;
         }
         let stopping = || {
-            let mut run = start(&host, &guest, &at);
+            // A guest that is to be found again is not told to quit meanwhile.
+            let patience = if step == PowerButton { "3600" } else { "0" };
+            let mut run = host.start_with(&guest, &["--stop-timeout", patience], |command| {
+                command.env(STOP_AT, &at);
+            });
             run.ready();
             run.signal(Signal::SIGTERM);
             run.stopped(&at);
