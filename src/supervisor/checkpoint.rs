@@ -59,7 +59,7 @@ pub enum Checkpoint {
     Resized,
     /// Stop: the guest is asked.
     PowerButton,
-    /// Stop: QEMU is told to quit.
+    /// Stop: QEMU is about to be told to quit.
     Quit,
     /// Stop: QEMU is gone.
     QemuEnded,

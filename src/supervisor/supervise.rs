@@ -244,9 +244,9 @@ impl Supervision<'_> {
             Stage::Quit => {
                 manager::stopping("QEMU is told to quit", QUIT_DEADLINE + WIPE_DEADLINE);
                 self.tell("quit", |running| async move {
-                    let told = running.qmp.execute(quit {}).await.map(drop);
+                    // Not afterwards: QEMU may be gone before its reply is read.
                     Checkpoint::Quit.passed();
-                    told
+                    running.qmp.execute(quit {}).await.map(drop)
                 });
                 QUIT_DEADLINE
             }
