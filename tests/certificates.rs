@@ -15,9 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
-use bare::{Host, Run, disk, has_qemu_img};
+use bare::{Host, Run, disk, has_qemu_img, objects};
 
 /// The secret with the passphrase of the keys.
 const SECRET: &str = "0a7c5e52-0000-4000-8000-0000000000e1";
@@ -145,16 +144,6 @@ fn pass_on(mut client: TcpStream, mut vnc: UnixStream) {
     let _ = io::copy(&mut client, &mut vnc);
     let _ = vnc.shutdown(Shutdown::Both);
     back.join().unwrap();
-}
-
-/// The objects that QEMU has, its memory left out.
-fn objects(host: &Host) -> Vec<String> {
-    let command = "{\"execute\":\"qom-list\",\"arguments\":{\"path\":\"/objects\"}}";
-    let list: Value = serde_json::from_slice(&host.user.ok(&["qmp", "guest", command], b"")).unwrap();
-    let names = list.as_array().unwrap().iter().map(|o| o["name"].as_str().unwrap().to_owned());
-    let mut names: Vec<String> = names.filter(|name| !["type", "pc.ram"].contains(&name.as_str())).collect();
-    names.sort();
-    names
 }
 
 fn reload(host: &Host) -> String {

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
-use bare::{Host, Run};
+use bare::{Host, Run, objects};
 use vnc::{Login, login};
 
 /// The secret of the display.
@@ -55,16 +54,6 @@ fn nobody(host: &Host, passwords: &[&str]) {
 
 fn set(host: &Host, options: &[&str], value: &[u8]) {
     host.user.ok(&[&["set-password", "guest", "vnc"], options].concat(), value);
-}
-
-/// The objects that QEMU has, its memory left out.
-fn objects(host: &Host) -> Vec<String> {
-    let command = "{\"execute\":\"qom-list\",\"arguments\":{\"path\":\"/objects\"}}";
-    let list: Value = serde_json::from_slice(&host.user.ok(&["qmp", "guest", command], b"")).unwrap();
-    let names = list.as_array().unwrap().iter().map(|o| o["name"].as_str().unwrap().to_owned());
-    let mut names: Vec<String> = names.filter(|name| !["type", "pc.ram"].contains(&name.as_str())).collect();
-    names.sort();
-    names
 }
 
 fn destroyed(host: &Host, run: Run) -> String {

@@ -291,3 +291,14 @@ impl Drop for Run {
         }
     }
 }
+
+/// The objects that the QEMU of the guest `guest` has, its memory left out.
+pub fn objects(host: &Host) -> Vec<String> {
+    let command = "{\"execute\":\"qom-list\",\"arguments\":{\"path\":\"/objects\"}}";
+    let list: serde_json::Value =
+        serde_json::from_slice(&host.user.ok(&["qmp", "guest", command], b"")).unwrap();
+    let names = list.as_array().unwrap().iter().map(|o| o["name"].as_str().unwrap().to_owned());
+    let mut names: Vec<String> = names.filter(|name| !["type", "pc.ram"].contains(&name.as_str())).collect();
+    names.sort();
+    names
+}
