@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
 use zlink::tokio::unix::{Connection, Stream};
 
 use crate::supervisor::control::api::{ControlError, diagnostics};
@@ -134,13 +135,17 @@ impl Guest {
     }
 }
 
-/// Runs one command's conversation.
-pub(crate) fn block_on<T>(task: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// A main loop for a command.
+pub(crate) fn runtime() -> Result<Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| CliError::new(Exit::Internal, "the runtime cannot start").caused_by(e))?;
-    runtime.block_on(task)
+        .map_err(|e| CliError::new(Exit::Internal, "the runtime cannot start").caused_by(e))
+}
+
+/// Runs one command's conversation.
+pub(crate) fn block_on<T>(task: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    runtime()?.block_on(task)
 }
 
 /// The same with a deadline, for what is answered at once.

@@ -12,6 +12,7 @@ use crate::supervisor::{self, DEFAULT_USER, Ended, Ending, KeyPlace, Launch, Out
 use crate::xml::{self, Diagnostics};
 
 use super::config::Config;
+use super::control::runtime;
 use super::input::{Allow, Input, keyword};
 use super::keystore_failure::unresolved_failure;
 use super::program::{self, Guest, Target};
@@ -81,10 +82,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     let unlock = args.unlock.unwrap_or(config.unlock);
     let runtime_dir = config.paths.runtime_dir;
     let stop_timeout = Duration::from_secs(args.stop_timeout.into());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| CliError::new(Exit::Internal, "the main loop cannot be set up").caused_by(e))?;
+    let runtime = runtime()?;
     let local = tokio::task::LocalSet::new();
     let left_over = local
         .block_on(&runtime, async {

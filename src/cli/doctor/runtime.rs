@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 
+use crate::cli::CliError;
 use crate::cli::config::Paths;
-use crate::cli::{CliError, Exit};
+use crate::cli::control::runtime;
 use crate::supervisor::{self, Clearance, Cleared};
 
 use super::Finding;
@@ -41,10 +42,7 @@ fn in_memory(paths: &Paths) -> Finding {
 
 /// Wipes what guests that are gone have left.
 pub(super) fn fix(paths: &Paths) -> Result<Vec<Finding>, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| CliError::new(Exit::Internal, "the runtime cannot start").caused_by(e))?;
+    let runtime = runtime()?;
     let wiped = tokio::task::LocalSet::new()
         .block_on(&runtime, async { supervisor::wipe_left_overs(&paths.runtime_dir) });
     if wiped.is_empty() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::cli::control::block_on;
 use crate::cli::{CliError, Exit};
 use crate::volume::Interrupts;
 
@@ -92,11 +93,7 @@ impl Drop for Progress {
 pub(super) fn interruptible<T>(
     work: impl AsyncFnOnce(&mut Interrupts) -> Result<T, CliError>,
 ) -> Result<T, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| CliError::new(Exit::Internal, "vmward could not start").caused_by(e))?;
-    runtime.block_on(async {
+    block_on(async {
         let mut interrupts = Interrupts::catch()
             .map_err(|e| CliError::new(Exit::Internal, "signals cannot be handled").caused_by(e))?;
         work(&mut interrupts).await

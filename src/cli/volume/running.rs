@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use crate::cli::control::Guest;
+use crate::cli::control::{Guest, runtime};
 use crate::cli::input::{Allow, Input};
 use crate::cli::{CliError, Exit};
 use crate::domain::Domain;
@@ -32,10 +32,7 @@ pub(super) struct RunningDisk {
 impl RunningDisk {
     /// Finds the disk.
     pub(super) fn find(name: &str, target: &str, kdf: Kdf) -> Result<Self, CliError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| CliError::new(Exit::Internal, "the runtime cannot start").caused_by(e))?;
+        let runtime = runtime()?;
         let (guest, xml) = runtime.block_on(async {
             let mut guest = Guest::connect(name).await?;
             let reply = guest.connection.dump_xml().await;
