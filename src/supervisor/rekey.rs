@@ -20,9 +20,10 @@ use uuid::Uuid;
 use crate::domain::disk::{Engine, Format};
 use crate::keystore::{KeystoreError, Keystores};
 use crate::luks::UnlockError;
+use crate::qemu::refusal::{self, Cause, Credential};
 use crate::qmp::{QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{SecretLookup, SecretValue};
-use crate::volume::{Kdf, KeyArea, SlotId, VolumeError};
+use crate::volume::{BAD_CLOCK, Kdf, KeyArea, SlotId, VolumeError};
 use crate::xml::Keyword;
 
 use super::Running;
@@ -39,7 +40,7 @@ pub(super) const JOB: &str = "vmward-rekey";
 pub(super) const OPENER: &str = "vmward-rekey-secret0";
 pub(super) const NEW: &str = "vmward-rekey-secret1";
 
-/// How often QEMU up to 9.1, which sometimes fails to measure its own derivation, is asked again.
+/// How often QEMU is asked again where it says [`BAD_CLOCK`].
 const MEASUREMENTS: usize = 20;
 
 /// Why the keys of a disk were not read or changed.
@@ -213,15 +214,14 @@ async fn amend(running: &Running, node: &str, change: &Value) -> Result<(), QmpE
     Ok(())
 }
 
-/// See volume/qemu_img.rs.
 fn is_unmeasured(error: &QmpError) -> bool {
-    error.refusal().is_some_and(|(_, desc)| desc.contains("Unable to get accurate CPU usage"))
+    error.refusal().is_some_and(|(_, desc)| desc.contains(BAD_CLOCK))
 }
 
 fn wrong_key(error: QmpError, place: &Place) -> RekeyError {
-    // crypto/block-luks.c: the old secret opens no slot.
-    match error.refusal() {
-        Some((_, desc)) if desc.contains("Invalid password") => place.unlocking(UnlockError::WrongPassphrase),
+    // The old secret opens no slot.
+    match error.refusal().and_then(|(_, desc)| refusal::meaning(desc)).map(|meaning| meaning.cause) {
+        Some(Cause::WrongSecret(Credential::Passphrase)) => place.unlocking(UnlockError::WrongPassphrase),
         _ => error.into(),
     }
 }

@@ -1,17 +1,13 @@
 //! The key slots of an image that nothing runs from.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::libc::O_NONBLOCK;
 use uuid::Uuid;
 
 use crate::keystore::{KeystoreError, Keystores};
 use crate::secret::{SecretLookup, SecretValue};
 
-use super::image::kind_name;
-use super::{ImageLock, Kdf, KeyArea, KeySlots, SlotId, Steps, VolumeError};
+use super::{ImageLock, Kdf, KeyArea, KeySlots, SlotId, Steps, VolumeError, image};
 
 /// An image at rest, locked as long as this lives: no QEMU runs from it, and none starts.
 pub struct AtRest<'k> {
@@ -32,17 +28,7 @@ impl<'k> AtRest<'k> {
         kdf: Kdf,
         machine_key: bool,
     ) -> Result<Self, VolumeError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            // A pipe that nobody writes must not hold this up.
-            .custom_flags(O_NONBLOCK)
-            .open(path)
-            .map_err(VolumeError::io(path, "opened"))?;
-        let kind = file.metadata().map_err(VolumeError::io(path, "read"))?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(VolumeError::NotAFile { path: path.into(), what: kind_name(kind) });
-        }
+        let file = image::open(path, true)?;
         let lock = ImageLock::take(&file, path)?;
         let area = KeyArea::of(file, path)?;
         Ok(Self { keystores, path: path.into(), area, kdf, machine_key, _lock: lock })

@@ -78,17 +78,7 @@ pub struct Image {
 impl Image {
     /// Opens a file or block device for reading, and looks at it.
     pub fn probe(path: &Path) -> Result<Self, VolumeError> {
-        // A pipe that nobody writes must not hold this up.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(O_NONBLOCK)
-            .open(path)
-            .map_err(VolumeError::io(path, "opened"))?;
-        let kind = file.metadata().map_err(VolumeError::io(path, "read"))?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(VolumeError::NotAFile { path: path.into(), what: kind_name(kind) });
-        }
-        Self::read(&file, path)
+        Self::read(&open(path, false)?, path)
     }
 
     /// Looks at an open image; `path` is for messages.
@@ -168,6 +158,22 @@ impl Image {
         let Some(ImageEncryption::Luks1(header)) = &self.encryption else { return None };
         header.opening_seconds()
     }
+}
+
+/// Opens a file or block device, and nothing else.
+pub(super) fn open(path: &Path, writable: bool) -> Result<File, VolumeError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(writable)
+        // A pipe that nobody writes must not hold this up.
+        .custom_flags(O_NONBLOCK)
+        .open(path)
+        .map_err(VolumeError::io(path, "opened"))?;
+    let kind = file.metadata().map_err(VolumeError::io(path, "read"))?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(VolumeError::NotAFile { path: path.into(), what: kind_name(kind) });
+    }
+    Ok(file)
 }
 
 /// A file type that is not a regular file's, for messages.

@@ -42,7 +42,7 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 /// QEMU up to 9.1 measures the speed of the key derivation with the thread's CPU time, and gives up with this
 /// message when the kernel's accounting has not moved in between. On some machines that is every other time,
 /// so it is tried again: 40 times, after which it has another reason.
-const BAD_CLOCK: &str = "Unable to get accurate CPU usage";
+pub const BAD_CLOCK: &str = "Unable to get accurate CPU usage";
 const BAD_CLOCK_TRIES: u32 = 40;
 
 /// The signals that ask vmward to stop, kept from ending it in the middle of something.

@@ -1,15 +1,16 @@
 //! An image that is there, as qemu-img is to open it: every layer with its passphrase.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::keywords;
+use crate::qemu::refusal::{self, Cause, Credential};
 use crate::secret::{SecretValue, ValueError};
 
 use super::qemu_img::Call;
-use super::{Image, ImageEncryption, ImageFormat, VolumeError};
+use super::{Image, ImageEncryption, ImageFormat, VolumeError, image};
 
 /// More layers than anybody stacks; images that stand on themselves end here.
 const MOST_LAYERS: usize = 200;
@@ -77,12 +78,9 @@ impl Source {
     /// whose guest cannot write outside the encryption.
     pub fn open(path: &Path, format: Option<SourceFormat>, writable: bool) -> Result<Self, VolumeError> {
         let (top, image) = open(path, writable)?;
-        let is_luks = matches!(image.encryption, Some(ImageEncryption::Luks1(_)));
-        match (&image.encryption, format) {
-            (None, None) => return Err(VolumeError::FormatNotSaid(path.to_owned())),
-            (Some(ImageEncryption::Luks2(_)), _) => return Err(unopened(path, "LUKS2")),
-            (Some(ImageEncryption::QcowAes), _) => return Err(unopened(path, "the old AES of qcow2")),
-            _ => {}
+        let is_luks = is_luks(path, &image)?;
+        if image.encryption.is_none() && format.is_none() {
+            return Err(VolumeError::FormatNotSaid(path.to_owned()));
         }
         let found = image.format;
         match format {
@@ -116,12 +114,7 @@ impl Source {
     fn add_chain(&mut self, file: File, path: &Path, image: Image) -> Result<(), VolumeError> {
         let (mut file, mut path, mut image) = (file, path.to_owned(), image);
         loop {
-            let is_luks = match image.encryption {
-                None => false,
-                Some(ImageEncryption::Luks1(_)) => true,
-                Some(ImageEncryption::Luks2(_)) => return Err(unopened(&path, "LUKS2")),
-                Some(ImageEncryption::QcowAes) => return Err(unopened(&path, "the old AES of qcow2")),
-            };
+            let is_luks = is_luks(&path, &image)?;
             if image.data_file {
                 let why = format!("{} has its data in another file, which is not supported", path.display());
                 return Err(VolumeError::Request(why));
@@ -141,11 +134,11 @@ impl Source {
             let below = path.parent().unwrap_or(Path::new("")).join(file_name(&path, &backing.name)?);
             let said = backing.format.as_deref().ok_or_else(|| VolumeError::FormatNotSaid(below.clone()))?;
             let (opened, found) = open(&below, false)?;
-            let is_luks = matches!(found.encryption, Some(ImageEncryption::Luks1(_)));
+            let found_luks = matches!(found.encryption, Some(ImageEncryption::Luks1(_)));
             match said {
                 "qcow2" if found.format == ImageFormat::Qcow2 => {}
-                "luks" if found.format == ImageFormat::Raw && is_luks => {}
-                "raw" if !is_luks => {
+                "luks" if found.format == ImageFormat::Raw && found_luks => {}
+                "raw" if !found_luks => {
                     // Whatever header is in it is the guest's.
                     self.layers.push(layer(opened, &below, "raw", false));
                     return Ok(());
@@ -200,18 +193,15 @@ impl Source {
 
     /// A failure of qemu-img as what it is.
     pub(super) fn failure(&self, error: VolumeError) -> VolumeError {
-        match error {
-            VolumeError::Program { message, .. } if message.contains("Invalid password") => {
+        let VolumeError::Program { message, .. } = &error else { return error };
+        match refusal::meaning(message).map(|meaning| meaning.cause) {
+            Some(Cause::WrongSecret(Credential::Passphrase)) => {
                 let paths =
                     self.layers.iter().filter(|l| l.is_encrypted).map(|l| l.path.display().to_string());
                 VolumeError::WrongPassphrase(paths.collect::<Vec<_>>().join(" or "))
             }
-            VolumeError::Program { message, .. }
-                if message.contains("Failed to get") && message.contains("lock") =>
-            {
-                VolumeError::InUse(self.top().path.clone())
-            }
-            other => other,
+            Some(Cause::InUse) => VolumeError::InUse(self.top().path.clone()),
+            _ => error,
         }
     }
 }
@@ -221,10 +211,11 @@ fn layer(file: File, path: &Path, driver: &'static str, is_encrypted: bool) -> L
 }
 
 fn open(path: &Path, writable: bool) -> Result<(File, Image), VolumeError> {
-    // Says what is no image before it is opened for writing.
-    Image::probe(path)?;
-    let file =
-        OpenOptions::new().read(true).write(writable).open(path).map_err(VolumeError::io(path, "opened"))?;
+    let mut file = image::open(path, false)?;
+    if writable {
+        // What is no image was said to be none by now: a directory is not opened for writing.
+        file = image::open(path, true)?;
+    }
     let image = Image::read(&file, path)?;
     Ok((file, image))
 }
@@ -238,8 +229,16 @@ fn file_name<'a>(image: &Path, name: &'a str) -> Result<&'a str, VolumeError> {
     Err(VolumeError::Request(format!("{} stands on {name}, which is no file", image.display())))
 }
 
-fn unopened(path: &Path, what: &str) -> VolumeError {
-    VolumeError::Request(format!("{} is encrypted with {what}, which QEMU does not open", path.display()))
+/// Whether a passphrase opens it, if QEMU's own drivers open it at all.
+fn is_luks(path: &Path, image: &Image) -> Result<bool, VolumeError> {
+    let what = match image.encryption {
+        None => return Ok(false),
+        Some(ImageEncryption::Luks1(_)) => return Ok(true),
+        Some(ImageEncryption::Luks2(_)) => "LUKS2",
+        Some(ImageEncryption::QcowAes) => "the old AES of qcow2",
+    };
+    let why = format!("{} is encrypted with {what}, which QEMU does not open", path.display());
+    Err(VolumeError::Request(why))
 }
 
 fn other_format(path: &Path, image: &Image, said: &str) -> VolumeError {
