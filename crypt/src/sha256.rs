@@ -150,6 +150,30 @@ mod x86 {
         [_mm_blend_epi16(feba, dchg, 0xf0), _mm_alignr_epi8(dchg, feba, 8)]
     }
 
+    /// Rounds `4 * ROUND` and the next three of each lane.
+    #[target_feature(enable = "sha,sse2,ssse3,sse4.1")]
+    #[inline]
+    fn four_rounds<const ROUND: usize, const N: usize>(
+        message: &mut [[__m128i; 4]; N],
+        states: &mut [State; N],
+    ) {
+        let k = words(K.as_chunks().0[ROUND]);
+        for (m, (abef, cdgh)) in message.iter_mut().zip(states) {
+            let now = ROUND % 4;
+            if ROUND >= 4 {
+                let (before, last) = (m[(ROUND + 2) % 4], m[(ROUND + 3) % 4]);
+                let sum = _mm_add_epi32(
+                    _mm_sha256msg1_epu32(m[now], m[(ROUND + 1) % 4]),
+                    _mm_alignr_epi8(last, before, 4),
+                );
+                m[now] = _mm_sha256msg2_epu32(sum, last);
+            }
+            let wk = _mm_add_epi32(m[now], k);
+            *cdgh = _mm_sha256rnds2_epu32(*cdgh, *abef, wk);
+            *abef = _mm_sha256rnds2_epu32(*abef, *cdgh, _mm_shuffle_epi32(wk, 0x0e));
+        }
+    }
+
     /// The compression of one block in each lane: eight words each, and the padding that follows them.
     #[target_feature(enable = "sha,sse2,ssse3,sse4.1")]
     #[inline]
@@ -157,23 +181,11 @@ mod x86 {
         let padding = [words([1 << 31, 0, 0, 0]), words([0, 0, 0, LEN])];
         let mut message = block.map(|[a, b]| [a, b, padding[0], padding[1]]);
         let mut states = [from; N];
-        for (round, k) in K.as_chunks::<4>().0.iter().enumerate() {
-            let k = words(*k);
-            for (m, (abef, cdgh)) in message.iter_mut().zip(&mut states) {
-                let now = round % 4;
-                if round >= 4 {
-                    let (before, last) = (m[(round + 2) % 4], m[(round + 3) % 4]);
-                    let sum = _mm_add_epi32(
-                        _mm_sha256msg1_epu32(m[now], m[(round + 1) % 4]),
-                        _mm_alignr_epi8(last, before, 4),
-                    );
-                    m[now] = _mm_sha256msg2_epu32(sum, last);
-                }
-                let wk = _mm_add_epi32(m[now], k);
-                *cdgh = _mm_sha256rnds2_epu32(*cdgh, *abef, wk);
-                *abef = _mm_sha256rnds2_epu32(*abef, *cdgh, _mm_shuffle_epi32(wk, 0x0e));
-            }
+        // Without a loop, so that all of it stays in registers: half the time.
+        macro_rules! all {
+            ($($round:literal)*) => { $( four_rounds::<$round, N>(&mut message, &mut states); )* };
         }
+        all!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         states.map(|(abef, cdgh)| (_mm_add_epi32(abef, from.0), _mm_add_epi32(cdgh, from.1)))
     }
 
