@@ -38,7 +38,7 @@ pub(crate) fn run(global: &Global, args: &ArgvArgs) -> Result<ExitCode, CliError
     let input = Input::read(&args.guest)?;
     let config = Config::load(global)?;
     let target = if args.assume_latest { Target::Latest } else { Target::Host(&config) };
-    let allow = if args.allow_unsupported { Allow::Unsupported } else { Allow::OutsideQemu };
+    let allow = Allow::Shown { unsupported: args.allow_unsupported };
     let Guest { domain, capabilities, line, .. } = program::build(&input, allow, target)?;
     if !args.placeholder_secrets {
         program::require_secrets(&program::secrets(&domain, &line), &config, &input)?;

@@ -13,8 +13,11 @@ use super::{CliError, Exit};
 pub(crate) enum Allow {
     /// Nothing.
     Nothing,
-    /// What the host would have to do, by a command that starts nothing.
-    OutsideQemu,
+    /// What keeps a guest from starting and its command line from nothing, by a command that shows that.
+    Shown {
+        /// All that vmward does not honour as well.
+        unsupported: bool,
+    },
     /// All that vmward does not honour: `--allow-unsupported`.
     Unsupported,
 }
@@ -88,7 +91,12 @@ impl Input {
     ) -> Result<T, CliError> {
         match allow {
             Allow::Nothing => {}
-            Allow::OutsideQemu => diagnostics.allow_outside_qemu(),
+            Allow::Shown { unsupported } => {
+                if unsupported {
+                    diagnostics.allow_unsupported();
+                }
+                diagnostics.allow_showing();
+            }
             Allow::Unsupported => diagnostics.allow_unsupported(),
         }
         let rendered = diagnostics.render(&self.name, &self.source);

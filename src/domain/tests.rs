@@ -334,7 +334,7 @@ fn what_is_not_honoured_can_be_allowed() {
         let said = diagnostics.render("g.xml", &source);
         assert!(said.contains(words), "{inside}\n{said}");
         assert!(domain.is_some() && diagnostics.has_errors(), "no guest is started with it: {said}");
-        diagnostics.allow_outside_qemu();
+        diagnostics.allow_showing();
         assert!(!diagnostics.has_errors(), "its command line can be shown: {said}");
     }
     accepted(

@@ -23,6 +23,8 @@ pub enum Severity {
     /// The same where it is the host that would have to do something (labels, control groups): QEMU's command line
     /// is what it would be, so it can be shown, but no guest is started.
     OutsideQemu,
+    /// QEMU's command line can be shown with a stand-in for what is not known here, but no guest is ever started with it.
+    StandIn,
     /// Said, but nothing is held up.
     Warning,
 }
@@ -74,6 +76,11 @@ impl Diagnostics {
         self.push(Severity::OutsideQemu, span, message)
     }
 
+    /// Says that something has a stand-in in a command line that is shown.
+    pub fn stand_in(&mut self, span: Span, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Severity::StandIn, span, message)
+    }
+
     /// Says something that holds nothing up.
     pub fn warning(&mut self, span: Span, message: impl Into<String>) -> &mut Diagnostic {
         self.push(Severity::Warning, span, message)
@@ -91,14 +98,14 @@ impl Diagnostics {
         self.weigh(&[Severity::Unsupported, Severity::OutsideQemu], Severity::Warning);
     }
 
-    /// Turns what the host would have to do into warnings: nothing is going to be started.
-    pub fn allow_outside_qemu(&mut self) {
-        self.weigh(&[Severity::OutsideQemu], Severity::Warning);
+    /// Turns what the host would have to do, and stand-ins, into warnings: nothing is going to be started.
+    pub fn allow_showing(&mut self) {
+        self.weigh(&[Severity::OutsideQemu, Severity::StandIn], Severity::Warning);
     }
 
     /// Turns what is unsupported into errors, where no option would do without it.
     pub fn refuse_unsupported(&mut self) {
-        self.weigh(&[Severity::Unsupported, Severity::OutsideQemu], Severity::Error);
+        self.weigh(&[Severity::Unsupported, Severity::OutsideQemu, Severity::StandIn], Severity::Error);
     }
 
     fn weigh(&mut self, those: &[Severity], now: Severity) {
@@ -112,7 +119,7 @@ impl Diagnostics {
         self.list.iter().any(|d| d.severity != Severity::Warning)
     }
 
-    /// Whether anything here is wrong, what is merely unsupported aside.
+    /// Whether anything here is wrong, what is merely unsupported or not known here aside.
     pub fn has_hard_errors(&self) -> bool {
         self.list.iter().any(|d| d.severity == Severity::Error)
     }
@@ -135,7 +142,9 @@ impl Diagnostics {
         for d in self.sorted() {
             let level = match d.severity {
                 Severity::Warning => Level::WARNING,
-                Severity::Error | Severity::Unsupported | Severity::OutsideQemu => Level::ERROR,
+                Severity::Error | Severity::Unsupported | Severity::OutsideQemu | Severity::StandIn => {
+                    Level::ERROR
+                }
             };
             let clamp = |s: Span| boundary(source, s.start.min(s.end))..boundary(source, s.end);
             let mut snippet =

@@ -41,6 +41,8 @@ pub enum Source {
         /// SCSI persistent reservations, for guests that form clusters.
         reservations: Option<Reservations>,
     },
+    /// `POOL/VOLUME`, the volume of a storage pool. It can be shown, and is never opened.
+    Volume(String),
     /// A directory.
     Directory(String),
     /// A server.
@@ -98,7 +100,9 @@ impl Source {
             && let Some(auth) = disk.and_then(|d| d.child("auth")).or(element.and_then(|e| e.child("auth")))
         {
             auth.mark_read();
-            diagnostics.error(auth.span, "only network sources authenticate");
+            if kind != SourceType::Volume {
+                diagnostics.error(auth.span, "only network sources authenticate");
+            }
         }
         let Some(e) = element else { return Ok(None) };
         labels(e, diagnostics);
@@ -112,12 +116,16 @@ impl Source {
             SourceType::Dir => path("dir").map(Self::Directory),
             SourceType::Network => Some(Self::Network(Box::new(Network::from_xml(e, disk, diagnostics)?))),
             SourceType::Volume => {
-                e.mark_read();
-                diagnostics.error(e.span, "vmward has no storage pools to look a volume up in").hint(
+                let (pool, volume) = (e.require("pool", diagnostics), e.require("volume", diagnostics));
+                let (Some(pool), Some(volume)) = (pool, volume) else { return Err(Refused) };
+                // How an iSCSI pool's volume is reached.
+                e.get("mode");
+                diagnostics.stand_in(e.span, "vmward has no storage pools to look a volume up in").hint(
                     "write what the volume is: type='file' and <source file='...'/>, or type='block' \
                      and <source dev='...'/> (virsh vol-path tells), or type='network'",
                 );
-                return Err(Refused);
+                // What is shown of it: everything but where it is.
+                Some(Self::Volume(format!("{pool}/{volume}")))
             }
             SourceType::Nvme => Some(Self::Nvme(Nvme::from_xml(e, diagnostics).ok_or(Refused)?)),
             SourceType::VhostUser => {

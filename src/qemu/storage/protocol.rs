@@ -22,7 +22,7 @@ pub(super) fn properties(layer: &Layer<'_>) -> JsonObject {
     let driver = layer.driver;
     let mut node = JsonObject::new();
     match &layer.image.source {
-        Source::File(path) => {
+        Source::File(path) | Source::Volume(path) => {
             node.put("driver", "file");
             node.put("filename", path.as_str());
             node.put_some("aio", driver.io.map(|io| io.as_str()));

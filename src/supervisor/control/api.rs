@@ -300,7 +300,7 @@ impl From<&Diagnostic> for Problem {
     fn from(d: &Diagnostic) -> Self {
         Self {
             severity: match d.severity {
-                Severity::Error => "error",
+                Severity::Error | Severity::StandIn => "error",
                 Severity::Unsupported | Severity::OutsideQemu => "unsupported",
                 Severity::Warning => "warning",
             }
