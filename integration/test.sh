@@ -21,12 +21,38 @@ guest_build "$TARGET/guest"
 export VMWARD_TEST_GUEST=$TARGET/guest
 cd "$REPO"
 
-# tests NAME ARGUMENT...: runs cargo test, everything into a log, the gist onto the screen.
+# binaries ARGUMENT...: the test binaries, built.
+binaries() {
+    cargo test --locked --workspace --no-run --message-format=json-render-diagnostics "$@" |
+        sed -n '/"profile":{[^}]*"test":true/s/.*"executable":"\([^"]*\)".*/\1/p'
+}
+
+# one LOG BINARY: runs a test binary, everything into a log of its own and at its end into LOG.
+one() {
+    local log code=0
+    log=$(mktemp "$1.XXXXXX")
+    echo "     Running $(basename "$2")" >"$log"
+    "$2" --show-output >>"$log" 2>&1 || code=$?
+    # As one piece each.
+    flock "$1" sh -c 'cat "$0" >>"$1"' "$log" "$1"
+    grep -E '^ +Running|^test result|^test .* FAILED|^skipped' "$log"
+    rm "$log"
+    [ $code = 0 ] || echo "error: $(basename "$2") ended with $code" | tee -a "$1"
+    return $code
+}
+export -f one
+# What cargo has in the environment of the tests that it runs.
+export CARGO_MANIFEST_DIR=$REPO
+
+# tests NAME ARGUMENT...: runs all tests, everything into a log, the gist onto the screen. Two binaries at a time: a test that
+# is the last of its binary would leave a processor idle, and many wait for a guest.
 tests() {
-    local log=$TARGET/test-$1.log code=0
+    local log=$TARGET/test-$1.log code=0 list
     shift
-    cargo test --locked --workspace --no-fail-fast "$@" -- --show-output >"$log" 2>&1 || code=$?
-    grep -E '^ +(Running|Doc-tests)|^test result|^test .* FAILED|^skipped' "$log" || true
+    : >"$log"
+    list=$(binaries "$@")
+    [ -n "$list" ] || die "cargo has built no tests"
+    xargs -P 2 -I {} bash -c 'one "$0" {}' "$log" <<<"$list" || code=$?
     if [ $code != 0 ]; then
         sed -n '/^failures:$/,/^test result/p; /^error/,$p' "$log" | tail -n 300
         die "there are failed tests; all of the output is in $log"
@@ -40,6 +66,8 @@ version() {
 
 say "building the tests"
 cargo test --locked --workspace --no-run --quiet
+say "the examples in the documentation"
+cargo test --locked --workspace --doc --quiet
 say "every test, with this machine's QEMU $(version qemu-system-x86_64)"
 tests own
 own=$(version qemu-system-x86_64)

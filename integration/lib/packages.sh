@@ -82,7 +82,7 @@ qemu_install_matching() {
     local APT_OPTIONS=(-o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts="$dir/parts"
         -o Dir::State::Lists="$dir/lists" -o APT::Sandbox::User=root -t "$release-backports") code=0
     say "$* of $release-backports goes with the other half of QEMU that is here"
-    as_root apt-get -qq "${APT_OPTIONS[@]}" update && apt_install "$@" || code=$?
+    apt_alone "${APT_OPTIONS[@]}" update && apt_install "$@" || code=$?
     as_root rm -rf "$dir"
     return $code
 }
@@ -98,10 +98,19 @@ debian_mirror() {
     echo "$mirror"
 }
 
+# apt_alone ARGUMENT...: runs apt-get when no other script here does. What a package starts does not inherit the lock.
+apt_alone() {
+    mkdir -p "$TARGET"
+    (
+        flock 9
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" 9>&-
+    ) 9>"$TARGET/apt.lock"
+}
+
 # apt_update: refreshes apt's lists, once per run.
 apt_update() {
     if [ -z "${APT_UPDATED:-}" ]; then
-        as_root apt-get -qq update
+        apt_alone update
         APT_UPDATED=1
     fi
 }
@@ -112,8 +121,7 @@ APT_OPTIONS=()
 apt_install() {
     apt_update
     say "installing $*"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq "${APT_OPTIONS[@]}" install --yes \
-        --no-install-recommends --no-remove -o Dpkg::Use-Pty=0 "$@" >/dev/null
+    apt_alone "${APT_OPTIONS[@]}" install --yes --no-install-recommends --no-remove -o Dpkg::Use-Pty=0 "$@" >/dev/null
 }
 
 # rust_install: sees to a Rust toolchain that is new enough for Cargo.toml's rust-version.
