@@ -29,6 +29,8 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("domain-xml", domain_xml),
     ("luks-header", luks_header),
     ("keystore-uri", keystore_uri),
+    ("qmp", qmp),
+    ("state", state),
 ];
 
 /// Replies of KMIP servers.
@@ -106,4 +108,14 @@ pub fn keystore_uri(data: &[u8]) {
     let identity =
         IdentitySources { credentials: Some("/run/credentials".into()), key_file: "/nonexistent".into() };
     let _ = Keystores::open(&[uri], &StoreOptions::new(identity));
+}
+
+/// What comes over QEMU's monitor.
+pub fn qmp(data: &[u8]) {
+    let _ = vmward::qmp::read_frames(data);
+}
+
+/// What an earlier supervisor left for the next one.
+pub fn state(data: &[u8]) {
+    let _ = vmward::supervisor::read_state(data, &Capabilities::latest());
 }

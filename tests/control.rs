@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod machine;
+mod mutations;
 mod user;
 
 use std::fs;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use machine::{Machine, wait_until};
+use mutations::{Numbers, corpus, mutated};
 use user::User;
 
 fn machine() -> Machine {
@@ -217,6 +219,31 @@ fn clients_that_are_slow_silent_or_hostile_hold_up_nobody() {
     polite.shutdown(Shutdown::Write).unwrap();
     assert!(answer(&polite)["parameters"]["xml"].is_string());
     drop((silent, deaf, half));
+    guest.end();
+}
+
+#[test]
+fn requests_that_nobody_would_write_change_nothing() {
+    const REQUESTS: usize = 3000;
+    let guest = machine();
+    // What came in one message may be a whole request with nonsense in it, or none.
+    let corpus = corpus("varlink-request");
+    let mut numbers = Numbers::new();
+    let disks = guest.status()["disks"].clone();
+    let mut answered = 0;
+    for _ in 0..REQUESTS {
+        let mut stream = connect(&guest);
+        stream.write_all(&[&mutated(&corpus, &mut numbers)[..], b"\0"].concat()).unwrap();
+        // Events have no end of their own.
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut reply = [0];
+        answered += usize::from(stream.read(&mut reply).is_ok_and(|n| n > 0));
+    }
+    println!("{answered} of {REQUESTS} requests were understood well enough for an answer");
+    assert!(answered > 0 && answered < REQUESTS, "{answered}");
+    assert_eq!(guest.status()["disks"], disks);
+    assert_eq!(state(&guest), "running");
     guest.end();
 }
 

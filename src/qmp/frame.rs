@@ -5,6 +5,8 @@ use std::io;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
+use zlink::futures_util::FutureExt;
+
 use super::{Event, QmpError};
 
 /// The longest line that is read. `query-qmp-schema` answers with a quarter of a megabyte, the block nodes
@@ -97,6 +99,21 @@ pub(super) fn parse(line: &[u8]) -> Result<Frame, QmpError> {
         return Ok(Frame::Error { id, class: text("class"), desc: text("desc") });
     }
     Ok(Frame::Unknown)
+}
+
+/// Reads all of what came over a monitor, up to what is no QMP: how many frames were understood.
+pub fn read_frames(mut data: &[u8]) -> Result<usize, QmpError> {
+    let mut frames = 0;
+    loop {
+        let mut line = Vec::new();
+        // There is nothing to wait for.
+        if !read_line(&mut data, &mut line).now_or_never().unwrap_or(Ok(false))? {
+            return Ok(frames);
+        }
+        if parse(&line)? != Frame::Unknown {
+            frames += 1;
+        }
+    }
 }
 
 fn version(greeting: &Value) -> QemuVersion {

@@ -12,4 +12,4 @@ mod job;
 pub use client::{COMMAND_DEADLINE, Qmp, SLOW_COMMAND_DEADLINE};
 pub use error::QmpError;
 pub use event::{Event, Events};
-pub use frame::QemuVersion;
+pub use frame::{QemuVersion, read_frames};

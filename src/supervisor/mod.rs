@@ -42,7 +42,7 @@ pub use launch::{Launch, Started};
 pub use lib_dir::{LibDir, MONITOR_SOCKET};
 pub use network::{NetworkError, check_taps};
 pub use process::{Ending, ProcessId};
-pub use recovery::{Clearance, Cleared, LeftOver, left_over, orphans, wipe_left_overs};
+pub use recovery::{Clearance, Cleared, LeftOver, left_over, orphans, read_state, wipe_left_overs};
 pub use running::{Change, Configuration, Order, Running};
 pub use signals::StopSignal;
 pub use supervise::Outcome;

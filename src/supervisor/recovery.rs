@@ -250,6 +250,11 @@ async fn take_back(
     Ok((qmp, configuration, helpers, over))
 }
 
+/// Whether what an earlier supervisor saved is understood, as far as its QEMU need not be asked.
+pub fn read_state(saved: &[u8], capabilities: &Capabilities) -> bool {
+    serde_json::from_slice(saved).is_ok_and(|state| configuration(&state, capabilities).is_some())
+}
+
 /// What the guest's XML says, and asks for beside QEMU.
 fn configuration(state: &State, capabilities: &Capabilities) -> Option<(Configuration, Vec<Helper>)> {
     // What the XML's author was told at the start need not be said again.
