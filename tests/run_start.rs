@@ -5,8 +5,9 @@ mod bare;
 mod user;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -213,16 +214,28 @@ fn root_runs_qemu_as_somebody_else() {
         return;
     }
     let host = Host::new();
-    // QEMU's user has to get to the lib dir and the images.
+    // QEMU's user has to get to the lib dir, and to no image.
     fs::set_permissions(host.user.home.path(), fs::Permissions::from_mode(0o711)).unwrap();
-    let guest = host.encrypted_guest("other-user");
-    let image = host.path("other-user.qcow2");
+    fs::DirBuilder::new().mode(0o700).create(host.path("images")).unwrap();
+    let image = host.image("images/encrypted.qcow2", "qcow2", true);
+    let guest = host.guest("other-user", &disk(&image, "qcow2", Some(SECRET)));
     let user = ["--user", "nobody"];
-    fs::set_permissions(&image, fs::Permissions::from_mode(0o600)).unwrap();
-    let refused = host.start(&guest, &user).ends(77);
-    assert!(refused.contains("Permission denied") && refused.contains("other-user.qcow2"), "{refused}");
-    assert!(refused.contains("'nobody'"), "{refused}");
-    fs::set_permissions(&image, fs::Permissions::from_mode(0o666)).unwrap();
+    // What the XML does not name QEMU finds by itself, or not.
+    let (base, top) = (host.image("images/base.raw", "raw", false), host.path("images/top.qcow2"));
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.raw"])
+        .arg(&top)
+        .status();
+    assert!(made.unwrap().success());
+    let unnamed = disk(&top, "qcow2", None);
+    let refused = host.start(&host.guest("unnamed", &unnamed), &user).ends(77);
+    assert!(refused.contains("Permission denied") && refused.contains("top.qcow2"), "{refused}");
+    assert!(refused.contains("'nobody'") && refused.contains("<backingStore>"), "{refused}");
+    let named = format!(
+        "<backingStore type='file'><format type='raw'/><source file='{}'/></backingStore></disk>",
+        base.display()
+    );
+    host.start(&host.guest("named", &unnamed.replace("</disk>", &named)), &user).ready();
     let mut run = host.start(&guest, &user);
     run.ready();
     let status = fs::read_to_string(format!("/proc/{}/status", run.qemu())).unwrap();

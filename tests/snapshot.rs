@@ -8,10 +8,13 @@ mod machine;
 mod user;
 
 use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
+use nix::libc::{O_ACCMODE, O_DIRECT, O_RDONLY};
 use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
 use bare::{Host, has_qemu_img};
@@ -155,7 +158,9 @@ fn a_snapshot_outlives_its_supervisor_and_its_guest() {
     let host = Host::new();
     let xml = host.encrypted_guest("guest");
     let mut run = host.running(&xml);
-    host.user.ok(&["snapshot", "create", "guest", "s1"], b"");
+    for name in ["s1", "s2"] {
+        host.user.ok(&["snapshot", "create", "guest", name], b"");
+    }
     let overlay = host.path("guest.s1.qcow2");
     let live = host.user.ok(&["dumpxml", "guest"], b"");
     let listed = |expected: bool| {
@@ -174,11 +179,20 @@ fn a_snapshot_outlives_its_supervisor_and_its_guest() {
     fs::write(&xml, live).unwrap();
     run = host.running(&xml);
     listed(true);
-    host.user.ok(&["snapshot", "create", "guest", "s2"], b"");
+    host.user.ok(&["snapshot", "create", "guest", "s3"], b"");
+    // QEMU has opened the three below for reading only. In the one above it, whose header names what is below, it writes too.
     host.user.ok(&["snapshot", "delete", "guest", "s1"], b"");
     listed(false);
-    assert!(!overlay.exists() && host.path("guest.s1.s2.qcow2").exists());
+    let above = host.path("guest.s1.s2.qcow2");
+    assert!(!overlay.exists());
+    assert_eq!(overlay_of(&above), (host.path("guest.qcow2").display().to_string(), "qcow2".to_owned()));
     host.user.ok(&["snapshot", "delete", "guest", "s2"], b"");
+    assert!(!above.exists() && host.path("guest.s1.s2.s3.qcow2").exists());
+    // Of what was lent nothing is left: whoever wants to read the image with nobody writing to it can.
+    let image = host.path("guest.qcow2");
+    let reads = Command::new("qemu-img").arg("info").arg(image).output().unwrap();
+    assert!(reads.status.success(), "{}", String::from_utf8_lossy(&reads.stderr));
+    host.user.ok(&["snapshot", "delete", "guest", "s3"], b"");
     assert_eq!(text(host.user.ok(&["snapshot", "list", "guest"], b"")), "");
     host.user.ok(&["destroy", "guest"], b"");
     run.ends(0);
@@ -298,5 +312,96 @@ fn not_every_disk_has_overlays() {
     let guest = Machine::start("");
     let said = guest.user.fails(65, &["snapshot", "create", "guest", "s1"], b"");
     assert!(said.contains("no disk that it writes to"), "{said}");
+    guest.end();
+}
+
+#[test]
+fn qemus_user_needs_no_right_on_the_images() {
+    if !geteuid().is_root() {
+        println!("skipped: only root can run QEMU as another user");
+        return;
+    }
+    if !has_qemu_img() {
+        return;
+    }
+    let user = User::new();
+    let home = user.home.path().to_owned();
+    // QEMU gets to its lib dir, and to no image.
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o711)).unwrap();
+    let images = home.join("images");
+    fs::DirBuilder::new().mode(0o700).create(&images).unwrap();
+    let path = |name: &str| images.join(name).display().to_string();
+    for (name, len) in [("base.raw", 4 << 20), ("medium.iso", 1 << 20), ("other.iso", 1 << 20)] {
+        fs::File::create(images.join(name)).unwrap().set_len(len).unwrap();
+    }
+    for (name, backing) in [("middle.qcow2", "base.raw"), ("top.qcow2", "middle.qcow2")] {
+        let format = backing.split('.').next_back().unwrap();
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "-f", "qcow2", "-F", format, "-b", &path(backing), &path(name)]);
+        assert!(create.status().unwrap().success());
+    }
+    let encrypted = disk(&user, "images/a.luks", "vda", "virtio");
+    let plugged = disk(&user, "images/b.qcow2", "sdb", "usb");
+    let devices = format!(
+        "{encrypted}<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='{}'/>\
+         <backingStore type='file'><format type='qcow2'/><source file='{}'/>\
+         <backingStore type='file'><format type='raw'/><source file='{}'/></backingStore></backingStore>\
+         <target dev='vdb' bus='virtio'/></disk>\
+         <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{}'/><target dev='sda' bus='sata'/></disk>\
+         <controller type='usb' model='qemu-xhci'/>",
+        path("top.qcow2"),
+        path("middle.qcow2"),
+        path("base.raw"),
+        path("medium.iso"),
+    );
+    let guest = Machine::start_with(user, &devices, &["--user", "nobody"]);
+    let ok = |arguments: &[&str]| guest.user.ok(arguments, b"");
+    // Whether QEMU can write to an image; none of them is opened twice.
+    let writes = |name: &str| {
+        let pid = guest.status()["qemu"].as_u64().unwrap();
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|e| e.unwrap().path());
+        let ours = fds.filter(|fd| fs::read_link(fd).is_ok_and(|to| to == images.join(name)));
+        let flags = ours.map(|fd| {
+            let info = fs::read_to_string(fd.to_str().unwrap().replace("/fd/", "/fdinfo/")).unwrap();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+            i32::from_str_radix(flags.trim(), 8).unwrap() & (O_ACCMODE | O_DIRECT)
+        });
+        let flags: Vec<i32> = flags.collect();
+        assert!(flags.iter().all(|f| f == &flags[0]), "{name}: {flags:?}");
+        flags.first().map(|f| (f & O_ACCMODE != O_RDONLY, f & O_DIRECT != 0))
+    };
+    let (reads, both) = (Some((false, false)), Some((true, false)));
+    assert_eq!((writes("a.luks"), writes("medium.iso")), (both, reads));
+    let chain = || ["top.qcow2", "middle.qcow2", "base.raw"].map(&writes);
+    let (uncached, uncached_both) = (Some((false, true)), Some((true, true)));
+    assert_eq!(chain(), [uncached_both, uncached, uncached]);
+    let before = inventory(&guest);
+
+    guest.attach(&plugged);
+    assert_eq!(writes("b.qcow2"), both);
+    ok(&["blockresize", "guest", "sdb", "24M"]);
+    ok(&["detach-device", "guest", "sdb"]);
+    assert_eq!((inventory(&guest), writes("b.qcow2")), (before.clone(), None));
+    let mut nodes = before.nodes.clone();
+    ok(&["change-media", "guest", "sda", "--force", &path("other.iso")]);
+    assert_eq!((writes("medium.iso"), writes("other.iso")), (None, reads));
+    ok(&["change-media", "guest", "sda", "--force", "--eject"]);
+    assert_eq!(writes("other.iso"), None);
+    nodes.retain(|name| name != "libvirt-1-storage");
+
+    // A lock on a descriptor is a lock on the image.
+    for name in ["a.luks", "top.qcow2", "base.raw"] {
+        let written = Command::new("qemu-io").args(["-f", "raw", "-c", "write 0 512", &path(name)]).output();
+        let said = String::from_utf8(written.unwrap().stderr).unwrap();
+        assert!(said.contains("Failed to get \"write\" lock"), "{name}: {said}");
+    }
+    ok(&["snapshot", "create", "guest", "s1"]);
+    ok(&["snapshot", "create", "guest", "s2", "--disk", "vdb"]);
+    assert_eq!((writes("a.s1.qcow2"), writes("top.s1.s2.qcow2")), (both, uncached_both));
+    ok(&["snapshot", "delete", "guest", "s1"]);
+    ok(&["snapshot", "delete", "guest", "s2"]);
+    let after = inventory(&guest);
+    assert_eq!((after.nodes, writes("a.luks"), chain()[0]), (nodes, both, uncached_both));
+    assert_eq!(entries(&images).len(), 7);
     guest.end();
 }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 
 use crate::qemu::refusal::{self, Cause};
-use crate::supervisor::{LockedImage, NetworkError, SupervisorError};
+use crate::supervisor::{ImageError, NetworkError, SupervisorError};
 
 use super::{CliError, Exit};
 
@@ -38,10 +38,19 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         ),
         E::Network(e) if e.kind() == io::ErrorKind::PermissionDenied => (Exit::NoPermission, None),
         E::Network(_) => (Exit::Unavailable, None),
-        E::Locked(LockedImage::WrongPassphrase { .. }) => {
+        E::Image(ImageError::WrongPassphrase { .. }) => {
             (Exit::NoPermission, Some(refusal::PASSPHRASE.into()))
         }
-        E::Locked(LockedImage::Changed { .. }) => (
+        E::Image(ImageError::NotOpened { source, .. }) => (
+            match source.kind() {
+                io::ErrorKind::NotFound => Exit::NoInput,
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::NoPermission,
+                _ => Exit::Unavailable,
+            },
+            None,
+        ),
+        E::Image(ImageError::Replaced { .. }) => (Exit::Data, None),
+        E::Image(ImageError::Changed { .. }) => (
             Exit::TryAgain,
             Some(
                 "another program has written a LUKS header there just now: try again when it is done".into(),

@@ -10,7 +10,7 @@ use crate::secret::{MASTER_KEY_ID, SealedSecret, SecretRef, SecretValue};
 use crate::xml::{Diagnostics, Span};
 
 use super::Helper;
-use super::storage::RawLuks;
+use super::storage::LocalImage;
 
 /// A JSON object in the order in which it is printed.
 pub type JsonObject = Map<String, Value>;
@@ -22,7 +22,7 @@ pub enum SecretSource {
     Keystore(SecretRef),
     /// The XML itself (cookies, `passwd=`).
     Xml(Arc<SecretValue>),
-    /// Made for one opening: see [`RawLuks`].
+    /// Made for one opening: see [`Images::open_with_header`](super::storage::Images::open_with_header).
     Once(Arc<SecretValue>),
 }
 
@@ -93,8 +93,8 @@ pub struct DiskPlan {
     pub reservations: Option<Span>,
     /// That helper, with the first of these disks.
     pub helper: Option<Helper>,
-    /// The raw LUKS images among `nodes`.
-    pub luks: Vec<RawLuks>,
+    /// The images among `nodes` that QEMU can have opened.
+    pub images: Vec<LocalImage>,
     /// A device of the host that a node has as its `path`, with the place in the XML. At a start QEMU gets it opened.
     pub opened: Option<(String, Span)>,
 }
@@ -321,8 +321,8 @@ pub struct CommandLine {
     pub preparations: Vec<Preparation>,
     /// What is to run beside QEMU.
     pub helpers: Vec<Helper>,
-    /// The raw LUKS images of the disks.
-    pub luks: Vec<RawLuks>,
+    /// The images among its nodes that QEMU can have opened.
+    pub images: Vec<LocalImage>,
 }
 
 impl CommandLine {
@@ -366,7 +366,7 @@ impl CommandLine {
         self.throttles.extend(plan.throttle);
         self.descriptors.extend(plan.descriptors);
         self.helpers.extend(plan.helper);
-        self.luks.extend(plan.luks);
+        self.images.extend(plan.images);
     }
 
     /// Has QEMU inherit something; its number.
@@ -391,7 +391,7 @@ impl CommandLine {
     }
 
     /// The set's number, and the descriptor's.
-    pub(super) fn add_fd_set(&mut self, resource: Resource, name: &str, span: Span) -> (u32, i32) {
+    pub fn add_fd_set(&mut self, resource: Resource, name: &str, span: Span) -> (u32, i32) {
         let sets = self.arguments.iter().filter(|a| matches!(a, Argument::Text("-add-fd", _))).count();
         let set = u32::try_from(sets).unwrap_or(u32::MAX);
         let fd = self.descriptor(resource, span);

@@ -166,7 +166,8 @@ const WORDS: [(&str, Cause, &str); 33] = [
     (
         "Permission denied",
         Cause::Forbidden,
-        "QEMU's user must be able to open the file, and to pass all directories above it",
+        "QEMU's user must be able to open what vmward does not open for it, and to pass all directories above: a backing image that the \
+         XML does not name (<backingStore>), sockets, certificates",
     ),
     ("No such file or directory", Cause::Missing, "check the path in the guest's XML"),
     ("annot allocate memory", Cause::TryAgain, "the host has not enough free memory for this guest"),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use qapi::qmp::AddfdInfo;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
 use super::frame::{Frame, parse, read_line};
-use super::{Event, Events, QemuVersion, QmpError};
+use super::{Event, Events, FdSetPaths, QemuVersion, QmpError};
 
 /// How long an ordinary command may take. While QEMU derives a LUKS key (2-3 s each) it answers nobody, and
 /// several such disks may be in line.
@@ -47,6 +48,7 @@ struct Refusal {
 pub struct Qmp {
     connection: Arc<Connection>,
     version: QemuVersion,
+    fd_sets: FdSetPaths,
 }
 
 struct Connection {
@@ -129,7 +131,7 @@ impl Qmp {
             descriptor: Default::default(),
             tasks,
         });
-        let qmp = Self { connection, version };
+        let qmp = Self { connection, version, fd_sets: FdSetPaths::default() };
         qmp.execute_within(qapi::qmp::qmp_capabilities { enable: None }, deadline).await?;
         Ok(qmp)
     }
@@ -184,11 +186,25 @@ impl Qmp {
         self.request(command, arguments, None, deadline).await
     }
 
-    /// Gives QEMU a descriptor, in a set of that number (`/dev/fdset/N`); `name` tells people what it is.
-    pub async fn add_fd(&self, set: u32, name: &str, descriptor: OwnedFd) -> Result<(), QmpError> {
+    /// The same client, whose words name these paths instead of sets of descriptors.
+    pub fn naming(self, fd_sets: FdSetPaths) -> Self {
+        Self { fd_sets, ..self }
+    }
+
+    /// What its words name instead of sets of descriptors.
+    pub fn fd_sets(&self) -> &FdSetPaths {
+        &self.fd_sets
+    }
+
+    /// Gives QEMU a descriptor, in a set of that number (`/dev/fdset/N`); `name` tells people what it is. Its number in QEMU.
+    pub async fn add_fd(&self, set: u32, name: &str, descriptor: OwnedFd) -> Result<i64, QmpError> {
+        const COMMAND: &str = "add-fd";
         let arguments = json!({ "fdset-id": set, "opaque": name });
         let _alone = self.connection.descriptor.lock().await;
-        self.request("add-fd", Some(&arguments), Some(descriptor), COMMAND_DEADLINE).await.map(drop)
+        let added = self.request(COMMAND, Some(&arguments), Some(descriptor), COMMAND_DEADLINE).await?;
+        let added: AddfdInfo = serde_json::from_value(added)
+            .map_err(|e| QmpError::Reply { command: COMMAND.to_owned(), source: e.into() })?;
+        Ok(added.fd)
     }
 
     async fn request(
@@ -221,6 +237,7 @@ impl Qmp {
             Ok(None) => Err(connection.end()),
             Ok(Some(Ok(value))) => Ok(value),
             Ok(Some(Err(Refusal { class, desc }))) => {
+                let desc = self.fd_sets.put_into(&desc).into_owned();
                 Err(QmpError::Refused { command: command.to_owned(), class, desc })
             }
         }

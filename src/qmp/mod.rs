@@ -6,10 +6,12 @@
 mod client;
 mod error;
 mod event;
+mod fd_sets;
 mod frame;
 mod job;
 
 pub use client::{COMMAND_DEADLINE, Qmp, SLOW_COMMAND_DEADLINE};
 pub use error::QmpError;
 pub use event::{Event, Events};
+pub use fd_sets::FdSetPaths;
 pub use frame::{QemuVersion, read_frames};

@@ -9,7 +9,7 @@ use crate::qemu::refusal::WrongSecret;
 use crate::qmp::QmpError;
 use crate::secret::ValueError;
 
-use super::LockedImage;
+use super::ImageError;
 use super::NetworkError;
 use super::helpers::HelperFailure;
 use super::process::Ending;
@@ -66,9 +66,9 @@ pub enum SupervisorError {
     /// Only root can start QEMU as somebody else.
     #[error("only root can run QEMU as another user ('{0}')")]
     NotRoot(String),
-    /// A disk's image could not be unlocked.
+    /// A disk's image could not be opened.
     #[error("the guest is not started")]
-    Locked(#[from] LockedImage),
+    Image(#[from] ImageError),
     /// There is no memory for the master key.
     #[error("there is no master key")]
     MasterKey(#[source] ValueError),

@@ -1,25 +1,26 @@
 //! What the images on this host really are, before QEMU is trusted with them.
 
-use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
 
 use crate::domain::disk::Disk;
 use crate::qemu::storage::image::{self, SNIFF_LEN};
 use crate::volume;
 use crate::xml::Diagnostics;
 
-/// Reads the first bytes of the local images of these disks, and says which are not there, cannot be read,
+use super::opened::look_at;
+
+/// Reads the first bytes of the local images of these disks, and says which are not there, cannot be read or written,
 /// or are encrypted where the XML says that they are not, or the reverse. Returns why the first of them cannot
-/// be read, if one cannot.
+/// be used, if one cannot.
 pub fn check_images<'a>(
     disks: impl IntoIterator<Item = &'a Disk>,
     diagnostics: &mut Diagnostics,
 ) -> Option<ErrorKind> {
-    let mut unreadable = None;
+    let mut unusable = None;
     for (image, path) in disks.into_iter().flat_map(image::readable) {
         match first_bytes(path) {
             Ok(bytes) => {
@@ -27,6 +28,17 @@ pub fn check_images<'a>(
                     diagnostics
                         .error(mismatch.span, format!("{path}: {}", mismatch.message))
                         .hint(mismatch.hint);
+                }
+                if !image.readonly
+                    && let Err(e) = faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS)
+                {
+                    let e = io::Error::from(e);
+                    let message = match e.kind() {
+                        ErrorKind::PermissionDenied => format!("the image {path} is not yours to write"),
+                        _ => format!("the image {path} cannot be written: {e}"),
+                    };
+                    diagnostics.error(image.span, message).hint("<readonly/> makes a disk that is only read");
+                    unusable.get_or_insert(e.kind());
                 }
             }
             Err(e) => {
@@ -36,11 +48,11 @@ pub fn check_images<'a>(
                     _ => format!("the image {path} cannot be read: {e}"),
                 };
                 diagnostics.error(image.span, message);
-                unreadable.get_or_insert(e.kind());
+                unusable.get_or_insert(e.kind());
             }
         }
     }
-    unreadable
+    unusable
 }
 
 /// Says which local images take long to open, and about how long: their LUKS headers ask for so many iterations. Images
@@ -68,11 +80,7 @@ pub fn warn_of_slow_images<'a>(disks: impl IntoIterator<Item = &'a Disk>, diagno
 
 /// The start of a file or block device; less than [`SNIFF_LEN`] if it is shorter.
 pub(super) fn first_bytes(path: &str) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new()
-        .read(true)
-        // A pipe in its place must hold up nobody.
-        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
-        .open(path)?;
+    let file = look_at(path)?;
     if file.metadata()?.is_dir() {
         return Err(ErrorKind::IsADirectory.into());
     }

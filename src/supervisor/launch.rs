@@ -15,10 +15,10 @@ use zlink::futures_util::future::try_join_all;
 use crate::domain::Domain;
 use crate::keystore::{Keystores, ResolvedSecrets};
 use crate::qemu::{
-    Capabilities, CommandLine, FIRMWARE_VARIABLES, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, SecretObject,
-    SecretSource, launch_arguments, storage,
+    Capabilities, CommandLine, FIRMWARE_VARIABLES, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, Resource,
+    SecretObject, SecretSource, launch_arguments, storage,
 };
-use crate::qmp::{COMMAND_DEADLINE, Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
+use crate::qmp::{COMMAND_DEADLINE, Events, FdSetPaths, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{MasterKey, SealedSecret, os_random};
 use crate::xml::{Diagnostics, Element};
 
@@ -28,6 +28,7 @@ use super::descriptors::open_all;
 use super::helpers::{Helpers, Place};
 use super::key::{self, KeyInMemory, KeyPlace};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
+use super::opened::{HandedOver, hand_over, open_images};
 use super::operate::{check_passwords, limit_passwords};
 use super::pinning::pin;
 use super::prepare::{Prepared, prepare};
@@ -35,7 +36,7 @@ use super::process::{Process, Program, QEMU};
 use super::recovery::boot_id;
 use super::running::Parts;
 use super::state::{Phase, State, StateFile};
-use super::unlock::{Opening, Unlocked, unlock};
+use super::unlock::Opening;
 use super::user::User;
 use super::{Configuration, Order, Running, SupervisorError, Unlock, manager, vcpus};
 
@@ -149,13 +150,30 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     };
     manager::status("disks are unlocked");
     manager::more_time(GREETING_DEADLINE);
-    let unlocking = async { Ok(unlock(&line.luks, how, &capabilities, &secrets).await?) };
-    let (helpers, unlocked) = tokio::try_join!(Helpers::start(&line.helpers, &place), unlocking)?;
+    // A firmware's variables are among the images.
+    let mut prepared = prepare(&line.preparations, user.as_ref())?;
+    let opening = async { Ok(open_images(&line.images, how, &capabilities, &secrets).await?) };
+    let (helpers, opened) = tokio::try_join!(Helpers::start(&line.helpers, &place), opening)?;
     let mut configuration = Configuration::at_start(domain, xml, &capabilities);
-    let (mut descriptors, openings) = hand_over(unlocked, &mut line, &mut configuration);
+    let mut numbers = Vec::new();
+    let HandedOver { descriptors, openings } = hand_over(opened, &mut line, |line, node, span| {
+        let (set, number) = line.add_fd_set(Resource::Open, node, span);
+        numbers.push(number);
+        set
+    });
+    let fd_sets = FdSetPaths::default();
+    for (set, _) in &descriptors {
+        set.name_in(&fd_sets);
+        let disk = configuration.disks.iter_mut().find(|disk| disk.nodes.contains(&set.node));
+        if let Some(disk) = disk {
+            disk.note(set);
+        }
+    }
+    let descriptors = descriptors.into_iter().zip(numbers);
+    let mut descriptors: Vec<_> =
+        descriptors.map(|((_, parent_fd), child_fd)| FdMapping { parent_fd, child_fd }).collect();
     let arguments = line.render(|secret| seal(secret, &secrets, &master_key))?;
     drop(secrets);
-    let mut prepared = prepare(&line.preparations, user.as_ref())?;
     descriptors.extend(open_all(&line.descriptors, lib_dir, &mut prepared)?);
     let monitor = lib_dir.listen(MONITOR_SOCKET)?;
     descriptors.push(FdMapping { parent_fd: monitor.into(), child_fd: MONITOR_FD });
@@ -177,6 +195,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         stdio: line.uses_stdio(),
         outlives_reader: true,
         lib_dir: lib_dir.path(),
+        fd_sets: fd_sets.clone(),
     })?;
     Checkpoint::Spawned.passed();
     let started = SystemTime::now();
@@ -197,7 +216,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     );
     state_file.save_phase(Phase::Starting)?;
     Checkpoint::StartSaved.passed();
-    let begun = begin(&process, &line, &configuration.domain, &state_file, openings).await;
+    let begun = begin(&process, &line, &configuration.domain, &state_file, openings, fd_sets).await;
     let (qmp, events) = match begun {
         Ok(begun) => begun,
         // What ended QEMU may have been said by a helper.
@@ -230,10 +249,11 @@ async fn begin(
     domain: &Domain,
     state_file: &StateFile,
     openings: Vec<Opening>,
+    fd_sets: FdSetPaths,
 ) -> Result<(Qmp, Events), SupervisorError> {
     let ids = line.secrets().map(|s| s.id.clone()).collect();
     let monitor = state_file.lib_dir().join(MONITOR_SOCKET);
-    let (qmp, events) = while_alive(process, hand_shake(&monitor, ids)).await?;
+    let (qmp, events) = while_alive(process, hand_shake(&monitor, ids, fd_sets)).await?;
     // All of them are wiped now, whatever is wrong with one.
     let opened: Vec<_> = openings.into_iter().map(Opening::finish).collect();
     opened.into_iter().collect::<Result<(), _>>()?;
@@ -249,26 +269,6 @@ async fn begin(
     while_alive(process, qmp.execute(cont {})).await?;
     Checkpoint::Continued.passed();
     Ok((qmp, events))
-}
-
-/// Has QEMU open what was unlocked: what it is to inherit for that, and what is to be done afterwards.
-fn hand_over(
-    unlocked: Vec<Unlocked>,
-    line: &mut CommandLine,
-    configuration: &mut Configuration,
-) -> (Vec<FdMapping>, Vec<Opening>) {
-    let (mut descriptors, mut openings) = (Vec::new(), Vec::new());
-    for Unlocked { luks, passphrase, image, header, opening } in unlocked {
-        let inherited = line.open_with_header(&luks, &passphrase);
-        descriptors.push(FdMapping { parent_fd: image, child_fd: inherited.image });
-        descriptors.push(FdMapping { parent_fd: header, child_fd: inherited.header });
-        openings.push(opening);
-        let disk = configuration.disks.iter_mut().find(|disk| disk.nodes.contains(&luks.format));
-        if let Some(disk) = disk {
-            disk.note_unlocked(&luks, inherited.sets);
-        }
-    }
-    (descriptors, openings)
 }
 
 /// The secrets that QEMU gets, with whose they are.
@@ -307,8 +307,12 @@ fn seal(
 }
 
 /// Greets QEMU and makes sure that it has started.
-async fn hand_shake(monitor: &Path, secrets: Vec<String>) -> Result<(Qmp, Events), QmpError> {
-    let qmp = Qmp::connect(monitor, GREETING_DEADLINE).await?;
+async fn hand_shake(
+    monitor: &Path,
+    secrets: Vec<String>,
+    fd_sets: FdSetPaths,
+) -> Result<(Qmp, Events), QmpError> {
+    let qmp = Qmp::connect(monitor, GREETING_DEADLINE).await?.naming(fd_sets);
     let events = qmp.events();
     // QEMU may still die after its greeting. What answers here has started.
     qmp.execute(query_status {}).await?;

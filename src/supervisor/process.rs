@@ -24,6 +24,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest};
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
+use crate::qmp::FdSetPaths;
+
 use super::SupervisorError;
 use super::user::User;
 
@@ -119,6 +121,8 @@ pub(super) struct Program<'a> {
     pub(super) outlives_reader: bool,
     /// Its home.
     pub(super) lib_dir: &'a Path,
+    /// What its words name instead of sets of descriptors.
+    pub(super) fd_sets: FdSetPaths,
 }
 
 /// A process. Dropped, it is killed, if it is this supervisor's.
@@ -165,7 +169,7 @@ impl Process {
         match watched {
             Ok((id, pidfd, receiver)) => {
                 let process = Self::new(program.name, id, pidfd, Some(child));
-                process.listen(receiver);
+                process.listen(receiver, program.fd_sets);
                 Ok(process)
             }
             Err(e) => {
@@ -198,7 +202,7 @@ impl Process {
         // The pipe that it talks into is still there, only its reader is gone.
         let stderr = fs::File::open(format!("/proc/{}/fd/2", id.pid));
         match stderr.and_then(|file| words_from(file.into())) {
-            Ok(receiver) => process.listen(receiver),
+            Ok(receiver) => process.listen(receiver, FdSetPaths::default()),
             Err(e) => tracing::debug!("what {name} says cannot be read: {e}"),
         }
         Ok(Some(process))
@@ -298,9 +302,10 @@ impl Process {
         self.done.set(false);
     }
 
-    fn listen(&self, receiver: pipe::Receiver) {
+    fn listen(&self, receiver: pipe::Receiver, fd_sets: FdSetPaths) {
         let last_words = Rc::clone(&self.last_words);
-        *self.stderr.borrow_mut() = Some(tokio::task::spawn_local(remember(self.name, receiver, last_words)));
+        let remember = remember(self.name, receiver, fd_sets, last_words);
+        *self.stderr.borrow_mut() = Some(tokio::task::spawn_local(remember));
     }
 }
 
@@ -362,7 +367,12 @@ fn occupy_up_to(highest: Option<i32>) -> io::Result<Vec<OwnedFd>> {
 }
 
 /// Reads what a process says until it ends, and keeps the last of it.
-async fn remember(name: &str, receiver: pipe::Receiver, last_words: Rc<RefCell<VecDeque<String>>>) {
+async fn remember(
+    name: &str,
+    receiver: pipe::Receiver,
+    fd_sets: FdSetPaths,
+    last_words: Rc<RefCell<VecDeque<String>>>,
+) {
     let mut reader = BufReader::with_capacity(1024, receiver);
     let mut line = Vec::new();
     loop {
@@ -372,7 +382,7 @@ async fn remember(name: &str, receiver: pipe::Receiver, last_words: Rc<RefCell<V
             Ok(_) => {}
         }
         let text = String::from_utf8_lossy(&line);
-        let text = without_timestamp(text.trim_end());
+        let text = fd_sets.put_into(without_timestamp(text.trim_end()));
         if text.is_empty() {
             continue;
         }
@@ -381,7 +391,7 @@ async fn remember(name: &str, receiver: pipe::Receiver, last_words: Rc<RefCell<V
         if words.len() == LAST_WORDS {
             words.pop_front();
         }
-        words.push_back(text.to_owned());
+        words.push_back(text.into_owned());
     }
 }
 

@@ -189,6 +189,9 @@ impl LeftOver {
             }
             Err(why) => return Err(SupervisorError::Stranded { pid, why }),
         };
+        for set in configuration.disks.iter().flat_map(|disk| &disk.descriptors) {
+            set.name_in(qmp.fd_sets());
+        }
         let (master_key, key_in_memory) = key::take_back(&lib_dir, kept_key, &qmp).await?;
         let control = Sockets::listen(&lib_dir)?;
         process.own();

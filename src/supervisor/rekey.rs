@@ -30,6 +30,7 @@ use super::Running;
 use super::checkpoint::Checkpoint;
 use super::control::api::{ControlError, Failure};
 use super::control::failure::of_secrets;
+use super::opened::OpenImage;
 
 /// The right to change the keys of a guest's disks, for one client at a time.
 pub type RekeyTurn = OwnedMutexGuard<()>;
@@ -96,6 +97,8 @@ pub struct Opened {
 #[derive(Clone)]
 struct Place {
     path: PathBuf,
+    /// What QEMU got opened; `None`: it has opened the path itself.
+    open: Option<OpenImage>,
     qemu_pid: u32,
     /// The node of a qcow2 image, whose keys QEMU changes.
     node: Option<String>,
@@ -251,7 +254,10 @@ impl Place {
                 Some(node.ok_or_else(|| not("QEMU has no node of its image's format"))?)
             }
         };
-        Ok(Self { path: path.into(), qemu_pid: running.qemu_pid, node })
+        let sets =
+            configuration.disks.iter().filter(|parts| parts.target == target).flat_map(|p| &p.descriptors);
+        let open = sets.filter_map(|set| set.image.as_ref()).find(|open| open.path == path).cloned();
+        Ok(Self { path: path.into(), open, qemu_pid: running.qemu_pid, node })
     }
 
     /// Opens the keys of the image, if it is the one that QEMU has open.
@@ -270,6 +276,9 @@ impl Place {
     }
 
     fn is_open_in_qemu(&self, file: &File) -> io::Result<bool> {
+        if let Some(open) = &self.open {
+            return open.is(file);
+        }
         let image = file.metadata()?;
         for entry in fs::read_dir(format!("/proc/{}/fd", self.qemu_pid))? {
             // Descriptors come and go meanwhile.

@@ -21,7 +21,7 @@ use super::helpers::Helpers;
 use super::hotplug::DiskParts;
 use super::rekey::RekeyTurn;
 use super::state::StateFile;
-use super::{HelperStatus, SupervisorError, Unlock, User, live_xml};
+use super::{HelperStatus, SupervisorError, Unlock, live_xml};
 
 /// What somebody wants of the guest as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,11 +154,6 @@ impl Running {
     pub fn is_unlocked_outside(&self, target: &str) -> bool {
         let configuration = self.configuration();
         configuration.disks.iter().any(|disk| disk.target == target && disk.unlocked_outside.is_some())
-    }
-
-    /// The user that QEMU runs as, if not as this one.
-    pub(super) fn user(&self) -> Option<User> {
-        self.state_file.user()
     }
 
     /// How the programs beside QEMU are.

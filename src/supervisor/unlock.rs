@@ -3,14 +3,14 @@
 //! The image's header is read, its volume key is derived and verified, and QEMU gets two descriptors: the image, and a
 //! header of one opening for the same volume key. What is unusual is left to QEMU, which knows what to say about it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::sync::Arc;
 use std::thread;
 
-use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::oneshot;
 
@@ -18,9 +18,11 @@ use crate::keystore::ResolvedSecrets;
 use crate::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader, UnlockError};
 use crate::parallel::all_at_once;
 use crate::qemu::Capabilities;
-use crate::qemu::storage::RawLuks;
+use crate::qemu::storage::{LocalImage, RawLuks};
 use crate::secret::{SecretValue, ValueError, os_random, wiping_stack};
 use crate::xml::keywords;
+
+use super::opened::{ImageError, look_at, reopen};
 
 /// How many iterations a header asks for before it is unlocked here: those of 50 ms or so of QEMU's main loop. Below, the
 /// image that `volume create` makes for a generated key among them, there is nothing to win.
@@ -38,33 +40,21 @@ keywords! {
     }
 }
 
-/// Why images were not unlocked.
-#[derive(Debug, thiserror::Error)]
-pub enum LockedImage {
-    /// The passphrase opens none of the image's key slots.
-    #[error("{path} cannot be unlocked: no key slot opens with the value of its secret")]
-    WrongPassphrase {
-        /// The image.
-        path: String,
-    },
-    /// The image has become another one since its header was read.
-    #[error("{path} is not the image any more that it was when its LUKS header was read")]
-    Changed {
-        /// The image.
-        path: String,
-    },
+/// An image whose volume key is known.
+pub(super) struct Unlocked {
+    /// The name of its protocol node.
+    pub(super) node: String,
+    /// Open as QEMU is to have it.
+    pub(super) image: File,
+    pub(super) header: HeaderBeside,
 }
 
-/// An image whose volume key is known, on its way to QEMU.
-pub(super) struct Unlocked {
-    /// The image.
-    pub(super) luks: RawLuks,
-    /// What opens the header beside it.
+/// The header of one opening, on its way to QEMU.
+pub(super) struct HeaderBeside {
+    /// What opens it.
     pub(super) passphrase: Arc<SecretValue>,
-    /// Open as QEMU is to have it. To be let go of once QEMU has it: locks on the image last as long as any copy.
-    pub(super) image: OwnedFd,
-    /// The header beside it.
-    pub(super) header: OwnedFd,
+    /// Where it is.
+    pub(super) memory: OwnedFd,
     pub(super) opening: Opening,
 }
 
@@ -83,6 +73,7 @@ struct Beside(File);
 
 /// An image that is to be unlocked here.
 struct Slow {
+    local: LocalImage,
     luks: RawLuks,
     image: File,
     header: Luks1Header,
@@ -90,11 +81,11 @@ struct Slow {
 
 /// Unlocks those of the images for which that pays, all at once. QEMU opens the others by itself.
 pub(super) async fn unlock(
-    images: &[RawLuks],
+    images: &[LocalImage],
     how: Unlock,
     capabilities: &Capabilities,
     secrets: &Arc<ResolvedSecrets>,
-) -> Result<Vec<Unlocked>, LockedImage> {
+) -> Result<Vec<Unlocked>, ImageError> {
     if how == Unlock::Qemu || !capabilities.has_detached_luks_headers() {
         return Ok(Vec::new());
     }
@@ -121,7 +112,7 @@ pub(super) async fn unlock(
 }
 
 /// On all processors: as many images at once as there are, and several blocks of each key where there are fewer images.
-fn derive(slow: &[Slow], secrets: &ResolvedSecrets) -> Result<Vec<Unlocked>, LockedImage> {
+fn derive(slow: &[Slow], secrets: &ResolvedSecrets) -> Result<Vec<Unlocked>, ImageError> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let threads = (processors / slow.len()).max(1);
     let unlocked = all_at_once(slow, processors, |image| {
@@ -133,13 +124,9 @@ fn derive(slow: &[Slow], secrets: &ResolvedSecrets) -> Result<Vec<Unlocked>, Loc
 
 impl Slow {
     /// Reads an image's header. `None`: QEMU is to open it.
-    fn look(luks: &RawLuks) -> Option<Self> {
-        let image = OpenOptions::new()
-            .read(true)
-            // A pipe in its place must hold up nobody.
-            .custom_flags((OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
-            .open(&luks.path)
-            .ok()?;
+    fn look(local: &LocalImage) -> Option<Self> {
+        let luks = local.luks.as_ref()?;
+        let image = look_at(&local.path).ok()?;
         let kind = image.metadata().ok()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return None;
@@ -149,19 +136,19 @@ impl Slow {
             return None;
         }
         if let Err(e) = header.suite() {
-            tracing::debug!("QEMU unlocks {}: {e}", luks.path);
+            tracing::debug!("QEMU unlocks {}: {e}", local.path);
             return None;
         }
-        Some(Self { luks: luks.clone(), image, header })
+        Some(Self { local: local.clone(), luks: luks.clone(), image, header })
     }
 
     /// Derives the key. `None`: QEMU is to open it.
-    fn unlock(&self, passphrase: &SecretValue, threads: usize) -> Result<Option<Unlocked>, LockedImage> {
-        let path = &self.luks.path;
+    fn unlock(&self, passphrase: &SecretValue, threads: usize) -> Result<Option<Unlocked>, ImageError> {
+        let path = &self.local.path;
         match self.try_unlock(passphrase, threads) {
             Ok(unlocked) => Ok(Some(unlocked)),
             Err(Failed::Luks(UnlockError::WrongPassphrase)) => {
-                Err(LockedImage::WrongPassphrase { path: path.clone() })
+                Err(ImageError::WrongPassphrase { path: path.clone() })
             }
             Err(e) => {
                 tracing::warn!("{path} is not unlocked outside QEMU: {e}");
@@ -176,29 +163,18 @@ impl Slow {
         let header = self.header.ephemeral(&key, &once, &mut os_random())?;
         drop(key);
         let beside = Beside::new(&header)?;
-        Ok(Unlocked {
-            luks: self.luks.clone(),
+        let LocalImage { path, node, read_only, direct, .. } = &self.local;
+        let header = HeaderBeside {
             passphrase: Arc::new(once),
-            image: self.reopen()?,
-            header: beside.0.try_clone()?.into(),
+            memory: beside.0.try_clone()?.into(),
             opening: Opening {
-                path: self.luks.path.clone(),
+                path: path.clone(),
                 image: self.image.try_clone()?,
                 header: self.header.clone(),
                 beside,
             },
-        })
-    }
-
-    /// The very image whose header was read, whatever is at its path by now.
-    fn reopen(&self) -> io::Result<OwnedFd> {
-        let direct = if self.luks.direct { OFlag::O_DIRECT } else { OFlag::empty() };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(!self.luks.read_only)
-            .custom_flags((direct | OFlag::O_CLOEXEC).bits())
-            .open(format!("/proc/self/fd/{}", self.image.as_raw_fd()))?;
-        Ok(file.into())
+        };
+        Ok(Unlocked { node: node.clone(), image: reopen(&self.image, *read_only, *direct)?, header })
     }
 }
 
@@ -216,12 +192,12 @@ enum Failed {
 impl Opening {
     /// QEMU has opened the image: makes sure that it is still the one that was unlocked. QEMU itself cannot notice a wrong volume
     /// key. The header beside the image is wiped, whatever comes of it.
-    pub(super) fn finish(self) -> Result<(), LockedImage> {
+    pub(super) fn finish(self) -> Result<(), ImageError> {
         let Self { path, image, header, beside } = self;
         drop(beside);
         // Other key slots open the same data.
         let now = header_of(&image).map(|now| Luks1Header { slots: header.slots, ..now });
-        if now.as_ref() == Some(&header) { Ok(()) } else { Err(LockedImage::Changed { path }) }
+        if now.as_ref() == Some(&header) { Ok(()) } else { Err(ImageError::Changed { path }) }
     }
 }
 

@@ -31,6 +31,11 @@ impl Machine {
 
     /// The same, of a user who has made something before.
     pub fn start_as(user: User, devices: &str) -> Self {
+        Self::start_with(user, devices, &[])
+    }
+
+    /// The same with options of `vmward run`.
+    pub fn start_with(user: User, devices: &str, options: &[&str]) -> Self {
         let emulator = env::var("VMWARD_TEST_EMULATOR")
             .map_or_else(|_| String::new(), |path| format!("<emulator>{path}</emulator>"));
         let xml = format!(
@@ -42,6 +47,7 @@ impl Machine {
         fs::write(&file, xml).unwrap();
         let run = user
             .command(&["run", file.to_str().unwrap()])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(user.home.path().join("run.log")).unwrap())
@@ -127,6 +133,8 @@ pub struct Inventory {
     pub devices: Vec<String>,
     pub chardevs: Vec<String>,
     pub jobs: Vec<String>,
+    /// What is in its sets of descriptors: the node's name for each.
+    pub descriptors: Vec<(i64, Vec<String>)>,
 }
 
 /// What there is.
@@ -143,7 +151,20 @@ pub fn inventory(guest: &Machine) -> Inventory {
         devices: names(guest.qmp("qom-list", &json!({ "path": "/machine/peripheral" })), "name"),
         chardevs: names(guest.qmp("query-chardev", &json!({})), "label"),
         jobs: names(guest.qmp("query-jobs", &json!({})), "id"),
+        descriptors: descriptors(guest),
     }
+}
+
+fn descriptors(guest: &Machine) -> Vec<(i64, Vec<String>)> {
+    let sets = guest.qmp("query-fdsets", &json!({}));
+    let names = |set: &Value| {
+        let fds = set["fds"].as_array().unwrap().iter();
+        fds.map(|fd| fd["opaque"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let mut sets: Vec<_> =
+        sets.as_array().unwrap().iter().map(|set| (set["fdset-id"].as_i64().unwrap(), names(set))).collect();
+    sets.sort();
+    sets
 }
 
 /// Waits for what happens without anybody waiting for it.

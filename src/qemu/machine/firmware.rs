@@ -6,6 +6,7 @@ use crate::domain::Domain;
 use crate::domain::disk::{Engine, Format, Image, Source};
 use crate::domain::firmware::{FirmwareFormat, LoaderType};
 use crate::qemu::plan::object;
+use crate::qemu::storage::LocalImage;
 use crate::qemu::{CommandLine, Host, JsonObject, Preparation, Tls, storage};
 use crate::xml::{Diagnostics, Span};
 
@@ -17,6 +18,9 @@ const NVRAM_DIR: &str = "/var/lib/libvirt/qemu/nvram";
 /// What the names of the nodes and objects of a firmware's variables begin with.
 pub const FIRMWARE_VARIABLES: &str = "libvirt-pflash1";
 
+/// The node with the firmware's own image.
+const STORAGE: &str = "libvirt-pflash0-storage";
+
 /// A firmware that has been decided on.
 pub(super) struct Chosen {
     path: String,
@@ -26,6 +30,7 @@ pub(super) struct Chosen {
     /// Needs system management mode, which alone may write to its flash.
     secure: bool,
     variables: Option<Variables>,
+    span: Span,
 }
 
 /// Where a firmware keeps its variables.
@@ -70,7 +75,7 @@ pub(super) fn choose(domain: &Domain, host: &Host, diagnostics: &mut Diagnostics
     let template =
         found.and_then(|f| f.template).or(known.and_then(|d| d.template().map(|t| t.filename.clone())));
     let variables = stateful.then(|| variables(domain, format, template));
-    Some(Chosen { path, kind, format, readonly, secure, variables })
+    Some(Chosen { path, kind, format, readonly, secure, variables, span: loader.span })
 }
 
 fn of_descriptor(domain: &Domain, found: Found) -> Chosen {
@@ -78,7 +83,8 @@ fn of_descriptor(domain: &Domain, found: Found) -> Chosen {
     let (path, kind) = (found.path, found.kind);
     let variables =
         (kind == LoaderType::Pflash && !stateless).then(|| variables(domain, found.format, found.template));
-    Chosen { path, kind, format: found.format, readonly: true, secure: found.secure, variables }
+    let (format, secure, span) = (found.format, found.secure, domain.os.span);
+    Chosen { path, kind, format, readonly: true, secure, variables, span }
 }
 
 fn variables(domain: &Domain, format: FirmwareFormat, template: Option<String>) -> Variables {
@@ -110,6 +116,21 @@ impl Chosen {
     /// Whether it only works in a machine with system management mode.
     pub(super) fn needs_smm(&self) -> bool {
         self.secure
+    }
+
+    /// The image that it is in.
+    fn image(&self) -> LocalImage {
+        let is_qcow2 = self.format == FirmwareFormat::Qcow2;
+        LocalImage {
+            path: self.path.clone(),
+            node: STORAGE.to_owned(),
+            read_only: self.readonly,
+            direct: false,
+            backing_in_header: is_qcow2,
+            data_in_header: is_qcow2,
+            luks: None,
+            span: self.span,
+        }
     }
 
     /// The flash chips of the machine with their nodes.
@@ -148,12 +169,13 @@ pub(super) fn nodes(
     diagnostics: &mut Diagnostics,
 ) {
     let Some(firmware) = firmware.filter(|f| f.kind == LoaderType::Pflash) else { return };
+    line.images.push(firmware.image());
     line.json(
         "-blockdev",
         object(json!({
             "driver": "file",
             "filename": firmware.path,
-            "node-name": "libvirt-pflash0-storage",
+            "node-name": STORAGE,
             "auto-read-only": true,
             "discard": "unmap",
         })),
@@ -193,8 +215,9 @@ impl Variables {
                 return;
             }
         }
-        let (objects, nodes, _) = storage::plan_image(&self.image, FIRMWARE_VARIABLES, tls);
-        objects.into_iter().for_each(|o| line.object(o));
-        nodes.into_iter().for_each(|n| line.json("-blockdev", n));
+        let plan = storage::plan_image(&self.image, FIRMWARE_VARIABLES, tls);
+        plan.objects.into_iter().for_each(|o| line.object(o));
+        plan.nodes.into_iter().for_each(|n| line.json("-blockdev", n));
+        line.images.extend(plan.images);
     }
 }

@@ -6,12 +6,12 @@
 mod filter;
 mod frontend;
 pub mod image;
-mod luks;
+mod local;
 mod node;
 mod protocol;
 
 pub use filter::is_filter;
-pub use luks::{FdSets, Inherited, RawLuks};
+pub use local::{Images, LocalImage, RawLuks};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ use crate::domain::Domain;
 use crate::domain::disk::{Disk, EncryptionFormat, Image, Source};
 use crate::xml::Diagnostics;
 
-use super::{Capabilities, DiskPlan, JsonObject, QemuObject, Tls};
+use super::{Capabilities, DiskPlan, Tls};
 
 /// Hands out the numbers of nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,12 +123,12 @@ pub fn plan_overlay(disk: &Disk, numbers: &mut NodeNumbers, tls: &Tls) -> DiskPl
     plan
 }
 
-/// What QEMU is told of an image that belongs to no disk (a firmware's variables), and the name of the node that
-/// stands for it. `name` is in front of the names of all its nodes and objects.
-pub fn plan_image(image: &Image, name: &str, tls: &Tls) -> (Vec<QemuObject>, Vec<JsonObject>, String) {
+/// What QEMU is told of an image that belongs to no disk and has no device (a firmware's variables). `name` is in front of
+/// the names of all its nodes and objects.
+pub fn plan_image(image: &Image, name: &str, tls: &Tls) -> DiskPlan {
     let mut plan = DiskPlan::default();
-    let top = node::single(image, name, tls, &mut plan);
-    (plan.objects, plan.nodes, top)
+    node::single(image, name, tls, &mut plan);
+    plan
 }
 
 /// What this QEMU cannot do of what the disk asks for.

@@ -8,7 +8,7 @@ use crate::domain::disk::{
 use crate::qemu::plan::object;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, Tls};
 
-use super::{RawLuks, protocol};
+use super::{LocalImage, RawLuks, protocol};
 use crate::qemu::properties::Properties;
 
 /// Adds the nodes of all images of a disk to the plan; the name of the topmost is the result.
@@ -47,8 +47,8 @@ pub(super) fn overlay(disk: &Disk, number: u32, tls: &Tls, plan: &mut DiskPlan) 
     layer.add(None, None, plan);
 }
 
-/// Adds the nodes of an image that belongs to no disk; the name of the topmost is the result.
-pub(super) fn single(image: &Image, name: &str, tls: &Tls, plan: &mut DiskPlan) -> String {
+/// Adds the nodes of an image that belongs to no disk.
+pub(super) fn single(image: &Image, name: &str, tls: &Tls, plan: &mut DiskPlan) {
     let layer = Layer {
         image,
         names: Names(name.to_owned()),
@@ -58,7 +58,7 @@ pub(super) fn single(image: &Image, name: &str, tls: &Tls, plan: &mut DiskPlan) 
         kind: Kind::Disk,
         is_top: true,
     };
-    layer.add(None, None, plan)
+    layer.add(None, None, plan);
 }
 
 /// The names around one image, all made of its own.
@@ -117,6 +117,7 @@ impl Layer<'_> {
     /// Adds the image's objects and nodes; the name of the node that stands for the image is the result.
     fn add(&self, behind: Option<&str>, data: Option<String>, plan: &mut DiskPlan) -> String {
         self.add_objects(plan);
+        plan.images.extend(self.local_image());
         let effective = !self.needs_format_node();
         let mut storage = protocol::properties(self);
         storage.put("node-name", self.names.storage());
@@ -148,7 +149,6 @@ impl Layer<'_> {
             _ => {}
         }
         plan.nodes.push(format);
-        plan.luks.extend(self.raw_luks());
         self.names.format()
     }
 
@@ -161,24 +161,45 @@ impl Layer<'_> {
         self.image.encryption.as_ref().filter(|e| e.engine == Engine::Qemu)
     }
 
-    /// What is to be known of a raw LUKS image on this host to open it with another header.
+    /// The image, if QEMU can have it opened.
+    fn local_image(&self) -> Option<LocalImage> {
+        let image = self.image;
+        let path = match &image.source {
+            Source::File(path) | Source::Block { path, reservations: None } => path.clone(),
+            _ => return None,
+        };
+        let open_ended = image.format.has_backing() && matches!(image.backing, Backing::AsInHeader);
+        match image.format {
+            // Its extents are files beside it.
+            Format::Vmdk => return None,
+            Format::Qed if open_ended => return None,
+            _ => {}
+        }
+        let is_qcow2 = image.format == Format::Qcow2;
+        Some(LocalImage {
+            path,
+            node: self.names.storage(),
+            read_only: image.readonly,
+            direct: self.cache.is_some_and(|cache| cache.direct),
+            backing_in_header: is_qcow2 && open_ended,
+            data_in_header: is_qcow2 && image.data_store.is_none(),
+            luks: self.raw_luks(),
+            span: image.span,
+        })
+    }
+
+    /// What is to be known of a raw LUKS image to open it with another header.
     fn raw_luks(&self) -> Option<RawLuks> {
         let encryption = self.qemu_encryption().filter(|_| self.image.format == Format::Raw)?;
-        let (Source::File(path) | Source::Block { path, .. }) = &self.image.source else { return None };
         // The header of a slice is where the slice begins. What is behind an overlay is opened for writing only when the
         // overlay is committed, and cannot be if it is opened once and for all; media of drives come and go.
         if self.image.slice.is_some() || !self.is_top || self.kind != Kind::Disk {
             return None;
         }
         Some(RawLuks {
-            path: path.clone(),
-            read_only: self.image.readonly,
-            direct: self.cache.is_some_and(|cache| cache.direct),
-            storage: self.names.storage(),
             format: self.names.format(),
             secret_id: self.names.encryption_secret(Engine::Qemu, 0),
             secret: encryption.secrets.first()?.clone(),
-            span: encryption.span,
         })
     }
 

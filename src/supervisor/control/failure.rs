@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use crate::keystore::{Trouble, Unresolved};
 use crate::qemu::refusal::Cause;
 use crate::qmp::QmpError;
+use crate::supervisor::ImageError;
 use crate::supervisor::hotplug::HotplugError;
 use crate::supervisor::operate::OperationError;
 use crate::supervisor::snapshot::SnapshotError;
@@ -41,8 +42,8 @@ impl From<HotplugError> for ControlError {
                 }
             }
             E::Ended { .. } | E::Descriptors(_) => Self::QemuUnavailable(failure),
-            E::Locked(_) => Self::WrongKey(failure),
-            E::Changed { .. } => Self::ImageInUse(failure),
+            E::Image(source) => of_image(source, failure),
+            E::Changed { source, .. } => of_image(source, failure),
             E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
             E::NotRemovable(_) => Self::InvalidRequest(failure),
             E::GuestRefused(_) | E::TrayLocked(_) => Self::GuestRefused(failure),
@@ -86,6 +87,7 @@ impl From<SnapshotError> for ControlError {
             }
             E::NoSuchSnapshot(_) | E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
             E::Secret(source) => of_secrets(source.trouble(), failure),
+            E::Image(source) => of_image(source, failure),
             E::File { source, .. } => match source.kind() {
                 ErrorKind::AlreadyExists | ErrorKind::NotFound => Self::InvalidRequest(failure),
                 ErrorKind::PermissionDenied => Self::NotAllowed(failure),
@@ -110,6 +112,22 @@ impl From<QmpError> for ControlError {
             QmpError::Arguments { .. } | QmpError::Reply { .. } => Self::Failed(failure),
             _ => Self::QemuUnavailable(failure),
         }
+    }
+}
+
+/// An image that QEMU does not get.
+fn of_image(error: &ImageError, failure: Failure) -> ControlError {
+    match error {
+        ImageError::WrongPassphrase { .. } => ControlError::WrongKey(failure),
+        ImageError::Changed { .. } => ControlError::ImageInUse(failure),
+        ImageError::NotOpened { source, .. } => match source.kind() {
+            ErrorKind::NotFound => ControlError::StorageMissing(failure),
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                ControlError::StorageForbidden(failure)
+            }
+            _ => ControlError::StorageMismatch(failure),
+        },
+        ImageError::Replaced { .. } => ControlError::StorageMismatch(failure),
     }
 }
 

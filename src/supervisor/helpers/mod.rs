@@ -23,6 +23,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::qemu::{Helper, Service};
+use crate::qmp::FdSetPaths;
 use crate::secret::{SecretRef, SecretValue};
 
 use super::SupervisorError;
@@ -405,6 +406,7 @@ fn spawn(
         stdio: false,
         outlives_reader: false,
         lib_dir,
+        fd_sets: FdSetPaths::default(),
     })
 }
 

@@ -7,15 +7,15 @@ use serde_json::Value;
 use crate::domain::disk::Disk;
 use crate::keystore::ResolvedSecrets;
 use crate::qemu::refusal::WrongSecret;
-use crate::qemu::storage::FdSets;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, addresses, storage};
 use crate::qmp::QmpError;
 use crate::secret::{SecretRef, os_random};
-use crate::supervisor::unlock::{Opening, Unlocked, unlock};
+use crate::supervisor::opened::{hand_over_to, open_images};
+use crate::supervisor::unlock::Opening;
 use crate::supervisor::{Checkpoint, Running, SupervisorError, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
-use super::steps::{self, Descriptor, Failed, Making};
+use super::steps::{self, Failed, Making};
 use super::{DiskParts, HotplugError, Step};
 
 /// A disk that was plugged in.
@@ -110,18 +110,19 @@ pub(super) async fn open<'a>(
     parts: &mut DiskParts,
 ) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
     let secrets = Arc::new(resolve(running, plan).await?);
-    let unlocked = unlock(&plan.luks, running.unlock, &running.capabilities, &secrets).await?;
+    let opened = open_images(&plan.images, running.unlock, &running.capabilities, &secrets).await?;
     Checkpoint::Unlocked.passed();
-    let (descriptors, openings) = hand_over(running, unlocked, plan, parts).await?;
+    let handed = hand_over_to(&running.qmp, opened, plan).await.map_err(HotplugError::Descriptors)?;
+    handed.descriptors.iter().for_each(|(set, _)| parts.note(set));
     // An object that a disk before this one brought (a helper, a throttle group) serves both.
     let shared = |id: &str| running.configuration().disks.iter().any(|d| d.objects.iter().any(|o| o == id));
     let objects = plan.objects.iter().filter(|o| !shared(o.id()));
     let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<Vec<_>, _>>()?;
     let mut making = Making::new(&running.qmp);
-    let made = making.backend(&objects, descriptors, plan).await;
+    let made = making.backend(&objects, handed.descriptors, plan).await;
     drop((secrets, objects));
     // All of them are wiped now, whatever is wrong with one.
-    let opened: Vec<_> = openings.into_iter().map(Opening::finish).collect();
+    let opened: Vec<_> = handed.openings.into_iter().map(Opening::finish).collect();
     if made.is_ok()
         && let Err(source) = opened.into_iter().collect::<Result<(), _>>()
     {
@@ -183,30 +184,6 @@ async fn resolve(running: &Running, plan: &DiskPlan) -> Result<ResolvedSecrets, 
         .await
         .map_err(|_| HotplugError::Aborted)?
         .map_err(HotplugError::Secrets)
-}
-
-/// Has a disk opened with what was unlocked: what QEMU is to get for that, and what is to be done afterwards.
-async fn hand_over(
-    running: &Running,
-    unlocked: Vec<Unlocked>,
-    plan: &mut DiskPlan,
-    parts: &mut DiskParts,
-) -> Result<(Vec<Descriptor>, Vec<Opening>), HotplugError> {
-    let (mut descriptors, mut openings) = (Vec::new(), Vec::new());
-    if unlocked.is_empty() {
-        return Ok((descriptors, openings));
-    }
-    let mut free = steps::free_fd_sets(&running.qmp).await.map_err(HotplugError::Descriptors)?;
-    for Unlocked { luks, passphrase, image, header, opening } in unlocked {
-        let (Some(image_set), Some(header_set)) = (free.next(), free.next()) else { continue };
-        let sets = FdSets { image: image_set, header: header_set };
-        plan.open_with_header(&luks, sets, &passphrase);
-        parts.note_unlocked(&luks, sets);
-        descriptors.push(Descriptor { set: sets.image, name: luks.storage.clone(), fd: image });
-        descriptors.push(Descriptor { set: sets.header, name: luks.header_node(), fd: header });
-        openings.push(opening);
-    }
-    Ok((descriptors, openings))
 }
 
 /// An object as it is sent, a secret's value sealed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::keystore::Unresolved;
 use crate::qemu::refusal::{self, Meaning, WrongSecret};
 use crate::qmp::QmpError;
-use crate::supervisor::{LockedImage, SupervisorError};
+use crate::supervisor::{ImageError, SupervisorError};
 use crate::xml::Diagnostics;
 
 use super::{Step, Undone};
@@ -19,9 +19,9 @@ pub enum HotplugError {
     /// Secrets are missing.
     #[error("not all of the disk's secrets are to be had")]
     Secrets(Vec<Unresolved>),
-    /// The passphrase does not unlock the image.
+    /// An image could not be opened.
     #[error("the disk is not plugged in")]
-    Locked(#[from] LockedImage),
+    Image(#[from] ImageError),
     /// The image was changed while it was being opened.
     #[error("the disk is not plugged in; {undone}")]
     Changed {
@@ -29,7 +29,7 @@ pub enum HotplugError {
         undone: Undone,
         /// Which image.
         #[source]
-        source: LockedImage,
+        source: ImageError,
     },
     /// QEMU did not say which descriptors it has.
     #[error("QEMU cannot be given the disk's descriptors")]
@@ -143,7 +143,7 @@ impl HotplugError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Locked(_) => refusal::PASSPHRASE.into(),
+            Self::Image(ImageError::WrongPassphrase { .. }) => refusal::PASSPHRASE.into(),
             Self::Changed { .. } => CHANGED.into(),
             Self::Step { wrong: Some(wrong), .. } => format!("{wrong}: {}", wrong.hint()),
             Self::Step { .. } => self.refusal()?.hint.into(),

@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::domain::Domain;
-use crate::qemu::storage::{FdSets, RawLuks};
 use crate::qemu::{Capabilities, DiskPlan, JsonObject, QemuObject, storage};
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
-use crate::supervisor::Checkpoint;
+use crate::supervisor::{Checkpoint, FdSet};
 use crate::xml::Diagnostics;
 
 /// How long the guest may take to let go of a device that came in only to be taken out again.
@@ -30,9 +29,9 @@ pub struct DiskParts {
     pub objects: Vec<String>,
     /// The block nodes, base image first.
     pub nodes: Vec<String>,
-    /// The sets of descriptors through which QEMU has opened some of them.
+    /// The sets of descriptors through which QEMU has opened them.
     #[serde(default)]
-    pub fd_sets: Vec<u32>,
+    pub descriptors: Vec<FdSet>,
     /// Its luks node, if vmward has unlocked the image: the header that QEMU has beside it was for that opening alone,
     /// and what is done with it (amending it, above all) does nothing to the image.
     #[serde(default)]
@@ -48,7 +47,7 @@ impl DiskParts {
             chardev: plan.chardev.as_ref().map(|c| c.id.clone()),
             objects: plan.objects.iter().map(|o| o.id().to_owned()).collect(),
             nodes: plan.nodes.iter().map(|n| text(n, "node-name")).collect(),
-            fd_sets: Vec::new(),
+            descriptors: Vec::new(),
             unlocked_outside: None,
         }
     }
@@ -58,10 +57,12 @@ impl DiskParts {
         self.nodes.iter().chain(&self.objects).any(|part| part == name)
     }
 
-    /// Notes that one of the images was unlocked outside QEMU.
-    pub fn note_unlocked(&mut self, luks: &RawLuks, sets: FdSets) {
-        self.fd_sets.extend([sets.image, sets.header]);
-        self.unlocked_outside = Some(luks.format.clone());
+    /// Notes that one of its nodes is opened through a set of descriptors.
+    pub fn note(&mut self, set: &FdSet) {
+        if set.image.is_none() {
+            self.unlocked_outside = Some(set.node.clone());
+        }
+        self.descriptors.push(set.clone());
     }
 
     /// The parts of all disks that a guest was started with. Its secret objects are gone by then.
@@ -86,7 +87,7 @@ impl DiskParts {
     /// The steps that made it, without the device.
     fn steps(&self, keep: impl Fn(&str) -> bool) -> Vec<Step> {
         let objects = self.objects.iter().filter(|id| !keep(id)).cloned().map(Step::Object);
-        let fd_sets = self.fd_sets.iter().copied().map(Step::FdSet);
+        let fd_sets = self.descriptors.iter().map(|set| Step::FdSet(set.number));
         let chardev = self.chardev.iter().cloned().map(Step::Chardev);
         objects.chain(fd_sets).chain(chardev).chain(self.nodes.iter().cloned().map(Step::Node)).collect()
     }
@@ -170,16 +171,6 @@ pub(super) struct Failed {
     pub undone: Undone,
 }
 
-/// A descriptor for QEMU.
-pub(super) struct Descriptor {
-    /// The set that it is to be in.
-    pub set: u32,
-    /// What people are told that it is.
-    pub name: String,
-    /// The descriptor.
-    pub fd: OwnedFd,
-}
-
 /// A disk that is being made in QEMU. A step that fails undoes all of them.
 pub(super) struct Making<'a> {
     qmp: &'a Qmp,
@@ -196,15 +187,15 @@ impl<'a> Making<'a> {
     pub(super) async fn backend(
         &mut self,
         objects: &[JsonObject],
-        descriptors: Vec<Descriptor>,
+        descriptors: Vec<(FdSet, OwnedFd)>,
         plan: &DiskPlan,
     ) -> Result<(), Failed> {
         for object in objects {
             self.make(Step::Object(text(object, "id")), object).await?;
         }
-        for Descriptor { set, name, fd } in descriptors {
-            let added = self.qmp.add_fd(set, &name, fd).await;
-            self.done(Step::FdSet(set), added).await?;
+        for (set, descriptor) in descriptors {
+            let added = set.add(self.qmp, descriptor).await;
+            self.done(Step::FdSet(set.number), added.map(drop)).await?;
         }
         if let Some(chardev) = &plan.chardev {
             self.make(Step::Chardev(chardev.id.clone()), &chardev.properties()).await?;
@@ -261,13 +252,6 @@ impl<'a> Making<'a> {
         }
         Err(Failed { step, undone: self.undo().await, source })
     }
-}
-
-/// Numbers for sets of descriptors, none of which is there yet.
-pub(super) async fn free_fd_sets(qmp: &Qmp) -> Result<impl Iterator<Item = u32>, QmpError> {
-    let sets = qmp.execute(qapi::qmp::query_fdsets {}).await?;
-    let highest = sets.iter().filter_map(|set| u32::try_from(set.fdset_id).ok()).max();
-    Ok(highest.map_or(0, |n| n.saturating_add(1))..)
 }
 
 /// Undoes steps, the last first. One that fails does not keep the others from being tried.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::qemu::VNC_SECRET;
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
-use crate::supervisor::{Configuration, rekey};
+use crate::supervisor::{Configuration, FdSet, rekey};
 
 use super::steps::{is_absent, undo};
 use super::{DiskParts, Step};
@@ -69,7 +69,9 @@ async fn left(qmp: &Qmp, configuration: &Configuration) -> Result<Vec<Step>, Qmp
     let sets = qmp.execute(qapi::qmp::query_fdsets {}).await?;
     let ours = sets.iter().filter(|set| set.fds.iter().any(|fd| fd.opaque.as_deref().is_some_and(is_left)));
     let ours = ours.filter_map(|set| u32::try_from(set.fdset_id).ok());
-    let ours = ours.filter(|set| !configuration.disks.iter().any(|d| d.fd_sets.contains(set)));
+    let ours = ours.filter(|set| {
+        !configuration.disks.iter().any(|d| d.descriptors.iter().any(|known| known.number == *set))
+    });
     left.extend(ours.map(Step::FdSet));
     let command = "query-named-block-nodes";
     let nodes = qmp.execute_json(command, Some(&json!({ "flat": true })), COMMAND_DEADLINE).await?;
@@ -106,7 +108,9 @@ fn parts(alias: &str, left: Vec<Step>) -> DiskParts {
     for step in left {
         match step {
             Step::Object(id) => parts.objects.push(id),
-            Step::FdSet(number) => parts.fd_sets.push(number),
+            Step::FdSet(number) => {
+                parts.descriptors.push(FdSet { number, node: String::new(), image: None });
+            }
             Step::Node(name) => parts.nodes.push(name),
             Step::Chardev(_) | Step::Device(_) | Step::Throttle(_) => {}
         }

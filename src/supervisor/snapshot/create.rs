@@ -1,7 +1,7 @@
 //! Making a snapshot: the overlays first, all of them, then one step that switches the guest to them.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{OpenOptionsExt, fchown};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,8 +17,9 @@ use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{SecretLookup, SecretRef, SecretValue, UsageKind};
 use crate::supervisor::hotplug::{Step, undo};
 use crate::supervisor::images::first_bytes;
+use crate::supervisor::opened::{hand_over_to, open_images};
 use crate::supervisor::operate::virtual_size;
-use crate::supervisor::{Checkpoint, Configuration, Running, live_xml};
+use crate::supervisor::{Checkpoint, Configuration, FdSet, Running, Unlock, live_xml};
 use crate::volume::Kdf;
 use crate::xml::{Diagnostics, Element, Span};
 
@@ -50,6 +51,8 @@ struct Overlay {
     disk: Disk,
     /// Its object and its nodes.
     plan: DiskPlan,
+    /// The set that its file is in.
+    descriptors: Vec<FdSet>,
     secret: Option<SecretRef>,
 }
 
@@ -78,14 +81,14 @@ impl Drop for Fresh {
 pub async fn create(running: &Running, request: Request) -> Result<Snapshot, SnapshotError> {
     let change = running.change().await;
     let mut numbers = running.configuration().nodes.clone();
-    let overlays = plan(running, &request, &mut numbers)?;
+    let mut overlays = plan(running, &request, &mut numbers)?;
     let secrets = resolve(running, &overlays).await?;
     let sizes = sizes(running, &overlays).await?;
     let mut files = Vec::new();
     let mut opened = Vec::new();
     let made = async {
-        for (overlay, size) in overlays.iter().zip(sizes) {
-            files.push(make_file(running, &overlay.path)?);
+        for (overlay, size) in overlays.iter_mut().zip(sizes) {
+            files.push(make_file(&overlay.path)?);
             Checkpoint::OverlayMade.passed();
             let value = overlay.secret.as_ref().and_then(|secret| secrets.get(secret));
             if overlay.secret.is_some() != value.is_some() {
@@ -150,6 +153,7 @@ impl Overlay {
             let place =
                 parts.nodes.iter().position(|n| *n == self.below).map_or(parts.nodes.len(), |p| p + 1);
             parts.nodes.splice(place..place, nodes);
+            parts.descriptors.extend(self.descriptors);
         }
         super::replace_disk(configuration, &self.target, self.element, self.disk);
     }
@@ -210,7 +214,18 @@ fn plan(
             .ok_or_else(|| refuse("its XML does not say enough"))?;
         with.info = disk.info.clone();
         let plan = storage::plan_overlay(&with, numbers, &running.capabilities.host.tls);
-        overlays.push(Overlay { target, path, below, backing, element, disk: with, plan, secret });
+        let descriptors = Vec::new();
+        overlays.push(Overlay {
+            target,
+            path,
+            below,
+            backing,
+            element,
+            disk: with,
+            plan,
+            descriptors,
+            secret,
+        });
     }
     Ok(overlays)
 }
@@ -275,28 +290,31 @@ async fn sizes(running: &Running, overlays: &[Overlay]) -> Result<Vec<u64>, Snap
     overlays.iter().map(size).collect()
 }
 
-/// An empty file of QEMU's, where there was none: QEMU itself may not make files there.
-fn make_file(running: &Running, path: &Path) -> Result<Fresh, SnapshotError> {
-    let failed = |source| SnapshotError::File { path: path.to_owned(), what: "made", source };
-    let file: File =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    let fresh = Fresh(Some(path.to_owned()));
-    if let Some(user) = running.user() {
-        fchown(&file, Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(failed)?;
-    }
-    Ok(fresh)
+/// An empty file, where there was none.
+fn make_file(path: &Path) -> Result<Fresh, SnapshotError> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.map_err(|source| SnapshotError::File { path: path.to_owned(), what: "made", source })?;
+    Ok(Fresh(Some(path.to_owned())))
 }
 
 /// Has QEMU make an overlay in its file, and open it. What is open is in `opened`.
 async fn open(
     running: &Running,
-    overlay: &Overlay,
+    overlay: &mut Overlay,
     size: u64,
     value: Option<&SecretValue>,
     opened: &mut Vec<Step>,
 ) -> Result<(), SnapshotError> {
     let text =
         |node: &JsonObject| node.get("node-name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    // It is empty yet, and unlocked by QEMU, which makes it.
+    let none = Arc::new(ResolvedSecrets::default());
+    let file = open_images(&overlay.plan.images, Unlock::Qemu, &running.capabilities, &none).await?;
+    for (set, descriptor) in hand_over_to(&running.qmp, file, &mut overlay.plan).await?.descriptors {
+        set.add(&running.qmp, descriptor).await?;
+        opened.push(Step::FdSet(set.number));
+        overlay.descriptors.push(set);
+    }
     let [storage, format] = overlay.plan.nodes.as_slice() else {
         return Err(SnapshotError::Unknown(overlay.target.clone()));
     };

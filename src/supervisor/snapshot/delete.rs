@@ -1,6 +1,7 @@
 //! Deleting a snapshot: what was written since goes into the images below, and the overlays go.
 
 use std::fs;
+use std::iter;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use crate::domain::disk::Disk;
 use crate::qemu::JsonObject;
 use crate::qmp::COMMAND_DEADLINE;
 use crate::supervisor::hotplug::{Step, undo};
-use crate::supervisor::{Change, Running, live_xml};
+use crate::supervisor::opened::Writable;
+use crate::supervisor::{Change, FdSet, Running, live_xml};
 use crate::volume::{self, VolumeError};
 use crate::xml::{Diagnostics, Element};
 
@@ -27,6 +29,10 @@ struct Merge {
     disk: Disk,
     /// The arguments of `block-commit`.
     arguments: JsonObject,
+    /// The sets of images that QEMU can only read, and writes to now.
+    written: Vec<FdSet>,
+    /// It is the image that the guest writes to.
+    is_topmost: bool,
     /// The nodes of the overlay, the lower one first.
     nodes: [String; 2],
     encrypted: bool,
@@ -64,10 +70,32 @@ async fn merge(
     let nodes = nodes.await.map_err(failed)?;
     let merge = plan(running, overlay, &nodes).ok_or_else(|| SnapshotError::Unknown(target.clone()))?;
     let job = format!("vmward-commit-{target}");
-    running.qmp.run_job("block-commit", &job, &merge.arguments, NO_DEADLINE).await.map_err(failed)?;
+    let mut lent = Vec::new();
+    let merged = async {
+        for set in &merge.written {
+            if let Some(image) = &set.image {
+                lent.push(Writable::begin::<SnapshotError>(&running.qmp, set, image).await?);
+            }
+        }
+        running.qmp.run_job("block-commit", &job, &merge.arguments, NO_DEADLINE).await.map_err(failed)
+    };
+    let merged = merged.await;
+    let written_on = merge.is_topmost && merged.is_ok();
+    for writable in lent {
+        writable.end(written_on).await;
+    }
+    merged?;
 
-    let Merge { element, disk, nodes, encrypted, .. } = merge;
-    let left = undo(&running.qmp, nodes.iter().cloned().map(Step::Node).collect()).await.left;
+    let Merge { element, disk, nodes, encrypted, written, .. } = merge;
+    let sets =
+        running.configuration().disks.iter().find(|d| d.target == *target).map(|d| d.descriptors.clone());
+    let (gone, mut sets): (Vec<_>, Vec<_>) =
+        sets.unwrap_or_default().into_iter().partition(|set| nodes.contains(&set.node));
+    if written_on {
+        sets.iter_mut().filter(|set| written.contains(set)).for_each(FdSet::note_written);
+    }
+    let made = gone.iter().map(|set| Step::FdSet(set.number)).chain(nodes.iter().cloned().map(Step::Node));
+    let left = undo(&running.qmp, made.collect()).await.left;
     for (step, why) in &left {
         tracing::warn!("{step} stays until the guest ends: {why}");
     }
@@ -79,6 +107,7 @@ async fn merge(
     let saved = change.commit(|configuration| {
         if let Some(parts) = configuration.disks.iter_mut().find(|d| d.target == *target) {
             parts.nodes.retain(|n| !nodes.contains(n));
+            parts.descriptors = sets;
         }
         super::replace_disk(configuration, target, element, disk);
         metadata::write(&mut configuration.xml, &snapshots);
@@ -106,8 +135,12 @@ fn plan(running: &Running, overlay: &SnapshotDisk, nodes: &Value) -> Option<Merg
     let index = disk.chain().position(|i| is_it(i.source.local_path()))?;
     let (image, below) = (disk.chain().nth(index)?, disk.chain().nth(index + 1)?);
 
-    // The file's node has the plain path; those above it are described in JSON as soon as there is a key.
+    // The file's node has the plain path, if QEMU has opened it; those above it are described in JSON as soon as there is a
+    // key.
     let is_storage = |name: &String| {
+        if parts.descriptors.iter().any(|set| set.node == *name && is_it(set.path())) {
+            return true;
+        }
         let file =
             node(nodes, "node-name", name).filter(|n| n.get("drv").and_then(Value::as_str) == Some("file"));
         is_it(file.and_then(|n| n.get("file")?.as_str()))
@@ -132,7 +165,14 @@ fn plan(running: &Running, overlay: &SnapshotDisk, nodes: &Value) -> Option<Merg
     let mut without = Disk::from_xml(&element, &mut said).filter(|_| !said.has_hard_errors())?;
     without.info = disk.info.clone();
     let nodes = [parts.nodes[storage].clone(), top.clone()];
-    Some(Merge { element, disk: without, arguments, nodes, encrypted: image.encryption.is_some() })
+    // What is below gets the data, and the image above another name of what is below it.
+    let changed = disk.chain().enumerate().filter(|(i, _)| *i == index + 1 || *i + 1 == index);
+    let changed = changed.flat_map(|(_, image)| iter::once(image).chain(image.data_store.as_deref()));
+    let paths: Vec<_> = changed.filter_map(|image| image.source.local_path()).collect();
+    let is_changed = |set: &FdSet| set.is_read_only() && set.path().is_some_and(|path| paths.contains(&path));
+    let written = parts.descriptors.iter().filter(|set| is_changed(set)).cloned().collect();
+    let encrypted = image.encryption.is_some();
+    Some(Merge { element, disk: without, arguments, written, is_topmost: index == 0, nodes, encrypted })
 }
 
 /// Of an encrypted overlay the keys go first.

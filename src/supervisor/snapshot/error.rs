@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::keystore::KeystoreError;
 use crate::qmp::QmpError;
-use crate::supervisor::SupervisorError;
+use crate::supervisor::{ImageError, SupervisorError};
 
 /// Why a snapshot was not made or deleted. What had been done was undone.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +54,11 @@ pub enum SnapshotError {
         #[source]
         source: io::Error,
     },
-    /// QEMU did not take a secret.
-    #[error("QEMU did not take a secret for an overlay")]
+    /// QEMU did not get an image.
+    #[error("QEMU did not get an image")]
+    Image(#[from] ImageError),
+    /// QEMU did not take a secret or a descriptor.
+    #[error("QEMU did not take what it needs for an overlay")]
     Lend(#[from] QmpError),
     /// QEMU did not make an overlay.
     #[error("the overlay of '{target}' could not be {what}")]

@@ -1,0 +1,303 @@
+//! Images of files and block devices, opened here for QEMU: with this process's rights, so that QEMU's user needs none on
+//! them.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::fcntl::OFlag;
+use qapi::qmp::query_fdsets;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::keystore::ResolvedSecrets;
+use crate::qemu::storage::{Images, LocalImage};
+use crate::qemu::{Capabilities, DiskPlan};
+use crate::qmp::{COMMAND_DEADLINE, FdSetPaths, Qmp, QmpError};
+use crate::volume;
+use crate::xml::Span;
+
+use super::unlock::{HeaderBeside, Opening, Unlock, Unlocked, unlock};
+
+/// Why QEMU does not get an image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The passphrase opens none of the image's key slots.
+    #[error("{path} cannot be unlocked: no key slot opens with the value of its secret")]
+    WrongPassphrase {
+        /// The image.
+        path: String,
+    },
+    /// The image has become another one since its header was read.
+    #[error("{path} is not the image any more that it was when its LUKS header was read")]
+    Changed {
+        /// The image.
+        path: String,
+    },
+    /// It could not be opened.
+    #[error("the image {path} could not be opened for {}{}", purpose(*read_only), uncached(*direct))]
+    NotOpened {
+        /// The image.
+        path: String,
+        /// Whether it was for reading only.
+        read_only: bool,
+        /// Whether it was to be past the host's cache.
+        direct: bool,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// There is another file at its path.
+    #[error("{path} is another file than the one that QEMU has open")]
+    Replaced {
+        /// The path.
+        path: String,
+    },
+}
+
+fn purpose(read_only: bool) -> &'static str {
+    if read_only { "reading" } else { "reading and writing" }
+}
+
+fn uncached(direct: bool) -> &'static str {
+    if direct { " with O_DIRECT, which the cache mode of its disk asks for" } else { "" }
+}
+
+/// A set of descriptors of one node, of which QEMU keeps one as long as the node is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdSet {
+    /// Its number.
+    pub number: u32,
+    /// The node.
+    pub node: String,
+    /// The image that is in it; `None`: the header of one opening, beside the image of a luks node.
+    pub image: Option<OpenImage>,
+}
+
+/// An image that QEMU has open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenImage {
+    /// Where it was found.
+    pub path: String,
+    /// Whether QEMU can only read it.
+    pub read_only: bool,
+    direct: bool,
+    device: u64,
+    inode: u64,
+}
+
+/// An image on its way to QEMU.
+pub(super) struct Opened {
+    image: LocalImage,
+    /// Open as QEMU is to have it. To be let go of once QEMU has it: locks on the image last as long as any copy.
+    file: File,
+    open: OpenImage,
+    header: Option<HeaderBeside>,
+}
+
+/// What QEMU is to get.
+pub(super) struct HandedOver {
+    /// The descriptors, each for a set of its own.
+    pub(super) descriptors: Vec<(FdSet, OwnedFd)>,
+    /// What is to be done when QEMU has opened the images.
+    pub(super) openings: Vec<Opening>,
+}
+
+/// Opens images, and unlocks those for which that pays. Those that QEMU has to open by itself are left out.
+pub(super) async fn open_images(
+    images: &[LocalImage],
+    how: Unlock,
+    capabilities: &Capabilities,
+    secrets: &Arc<ResolvedSecrets>,
+) -> Result<Vec<Opened>, ImageError> {
+    let mut unlocked = unlock(images, how, capabilities, secrets).await?;
+    let mut opened = Vec::new();
+    for image in images {
+        let (file, header) = match unlocked.iter().position(|unlocked| unlocked.node == image.node) {
+            Some(place) => {
+                let Unlocked { image: file, header, .. } = unlocked.swap_remove(place);
+                (file, Some(header))
+            }
+            None => match open(image)? {
+                Some(file) => (file, None),
+                None => continue,
+            },
+        };
+        let LocalImage { path, read_only, direct, .. } = image;
+        let open = OpenImage::of(&file, path, *read_only, *direct)
+            .map_err(|source| not_opened(path, *read_only, *direct, source))?;
+        opened.push(Opened { image: image.clone(), file, open, header });
+    }
+    Ok(opened)
+}
+
+/// Opens an image as QEMU is to have it. `None`: its header names another file, which QEMU looks for from the image's path.
+fn open(image: &LocalImage) -> Result<Option<File>, ImageError> {
+    let failed = |source| not_opened(&image.path, image.read_only, image.direct, source);
+    let file = look_at(&image.path).map_err(failed)?;
+    if image.backing_in_header || image.data_in_header {
+        let header = volume::Image::read(&file, Path::new(&image.path));
+        let names_another = header.as_ref().is_ok_and(|header| {
+            image.backing_in_header && header.backing.is_some() || image.data_in_header && header.data_file
+        });
+        if names_another {
+            return Ok(None);
+        }
+    }
+    reopen(&file, image.read_only, image.direct).map(Some).map_err(failed)
+}
+
+fn not_opened(path: &str, read_only: bool, direct: bool, source: io::Error) -> ImageError {
+    // What the system says of a file system that has no such thing.
+    let direct = direct && source.kind() == io::ErrorKind::InvalidInput;
+    ImageError::NotOpened { path: path.to_owned(), read_only, direct, source }
+}
+
+/// Opens what is at a path to look at it.
+pub(super) fn look_at(path: &str) -> io::Result<File> {
+    // A pipe in its place must hold up nobody.
+    OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
+}
+
+/// The very image that was looked at as QEMU is to have it, whatever is at its path by now.
+pub(super) fn reopen(image: &File, read_only: bool, direct: bool) -> io::Result<File> {
+    let direct = if direct { OFlag::O_DIRECT } else { OFlag::empty() };
+    OpenOptions::new()
+        .read(true)
+        .write(!read_only)
+        // A drive without a medium does not open otherwise. QEMU sets it as it needs it.
+        .custom_flags((direct | OFlag::O_NONBLOCK).bits())
+        .open(format!("/proc/self/fd/{}", image.as_raw_fd()))
+}
+
+/// Has images opened through sets whose numbers `number` gives.
+pub(super) fn hand_over<T: Images>(
+    opened: Vec<Opened>,
+    told: &mut T,
+    mut number: impl FnMut(&mut T, &str, Span) -> u32,
+) -> HandedOver {
+    let mut handed = HandedOver { descriptors: Vec::new(), openings: Vec::new() };
+    for Opened { image, file, open, header } in opened {
+        let set = number(told, &image.node, image.span);
+        told.open_in_set(&image, set);
+        handed.descriptors.push((FdSet { number: set, node: image.node, image: Some(open) }, file.into()));
+        if let (Some(header), Some(luks)) = (header, image.luks) {
+            let set = number(told, &luks.format, image.span);
+            told.open_with_header(&luks, set, &header.passphrase);
+            handed.descriptors.push((FdSet { number: set, node: luks.format, image: None }, header.memory));
+            handed.openings.push(header.opening);
+        }
+    }
+    handed
+}
+
+/// The same for a QEMU that runs.
+pub(super) async fn hand_over_to(
+    qmp: &Qmp,
+    opened: Vec<Opened>,
+    told: &mut DiskPlan,
+) -> Result<HandedOver, QmpError> {
+    let sets = qmp.execute(query_fdsets {}).await?;
+    let highest = sets.iter().filter_map(|set| u32::try_from(set.fdset_id).ok()).max();
+    let mut free = highest.map_or(0, |n| n.saturating_add(1))..;
+    Ok(hand_over(opened, told, |_, _, _| free.next().unwrap_or(u32::MAX)))
+}
+
+impl OpenImage {
+    fn of(file: &File, path: &str, read_only: bool, direct: bool) -> io::Result<Self> {
+        let there = file.metadata()?;
+        Ok(Self { path: path.to_owned(), read_only, direct, device: there.dev(), inode: there.ino() })
+    }
+
+    /// Whether a file is the one that QEMU has open.
+    pub(super) fn is(&self, file: &File) -> io::Result<bool> {
+        let there = file.metadata()?;
+        Ok((there.dev(), there.ino()) == (self.device, self.inode))
+    }
+
+    /// Opens it once more, in one way or the other.
+    fn again(&self, read_only: bool) -> Result<File, ImageError> {
+        let failed = |source| not_opened(&self.path, read_only, self.direct, source);
+        let file = look_at(&self.path).map_err(failed)?;
+        if !self.is(&file).map_err(failed)? {
+            return Err(ImageError::Replaced { path: self.path.clone() });
+        }
+        reopen(&file, read_only, self.direct).map_err(failed)
+    }
+}
+
+impl FdSet {
+    /// Where its image was found.
+    pub fn path(&self) -> Option<&str> {
+        self.image.as_ref().map(|image| image.path.as_str())
+    }
+
+    /// Whether QEMU can only read its image.
+    pub fn is_read_only(&self) -> bool {
+        self.image.as_ref().is_some_and(|image| image.read_only)
+    }
+
+    /// From now on QEMU writes to its image.
+    pub(super) fn note_written(&mut self) {
+        self.image.iter_mut().for_each(|image| image.read_only = false);
+    }
+
+    /// Has QEMU's words name the image instead.
+    pub(super) fn name_in(&self, paths: &FdSetPaths) {
+        if let Some(image) = &self.image {
+            paths.note(self.number, &image.path);
+        }
+    }
+
+    /// Gives QEMU what is in it. The descriptor's number in QEMU.
+    pub(super) async fn add(&self, qmp: &Qmp, descriptor: OwnedFd) -> Result<i64, QmpError> {
+        self.name_in(qmp.fd_sets());
+        qmp.add_fd(self.number, &self.node, descriptor).await
+    }
+
+    async fn remove(&self, qmp: &Qmp, descriptor: i64) -> Result<(), QmpError> {
+        let arguments = json!({ "fdset-id": self.number, "fd": descriptor });
+        qmp.execute_json("remove-fd", Some(&arguments), COMMAND_DEADLINE).await.map(drop)
+    }
+}
+
+/// An image that QEMU only reads, while it may write to it. There are two descriptors in its set, and never one of those that
+/// had a turn before: what that still has locked would be in QEMU's own way.
+pub(super) struct Writable<'a> {
+    qmp: &'a Qmp,
+    set: FdSet,
+    for_writing: i64,
+    for_reading: i64,
+}
+
+impl<'a> Writable<'a> {
+    /// Lets QEMU write to it. [`end`](Self::end) follows.
+    pub(super) async fn begin<E: From<ImageError> + From<QmpError>>(
+        qmp: &'a Qmp,
+        set: &FdSet,
+        image: &OpenImage,
+    ) -> Result<Self, E> {
+        let (writing, reading) = (image.again(false)?, image.again(true)?);
+        let sets = qmp.execute(query_fdsets {}).await?;
+        let before = sets.into_iter().filter(|s| s.fdset_id == i64::from(set.number)).flat_map(|s| s.fds);
+        let for_writing = set.add(qmp, writing.into()).await?;
+        let for_reading = set.add(qmp, reading.into()).await?;
+        for old in before {
+            set.remove(qmp, old.fd).await?;
+        }
+        Ok(Self { qmp, set: set.clone(), for_writing, for_reading })
+    }
+
+    /// From now on QEMU only writes, or only reads, whatever it did meanwhile.
+    pub(super) async fn end(self, writes: bool) {
+        let done = if writes { self.for_reading } else { self.for_writing };
+        if let Err(e) = self.set.remove(self.qmp, done).await
+            && !e.is_disconnect()
+        {
+            tracing::warn!("a descriptor of {} stays in QEMU until the guest ends: {e}", self.set.node);
+        }
+    }
+}
