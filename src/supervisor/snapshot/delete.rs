@@ -1,34 +1,29 @@
 //! Deleting a snapshot: what was written since goes into the images below, and the overlays go.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::domain::disk::Disk;
 use crate::qemu::JsonObject;
 use crate::qmp::COMMAND_DEADLINE;
 use crate::supervisor::hotplug::{Step, undo};
-use crate::supervisor::{Change, Running, live_xml};
-use crate::volume::{self, VolumeError};
-use crate::xml::{Diagnostics, Element};
+use crate::supervisor::{Change, Checkpoint, Configuration, Running, SupervisorError};
 
-use super::chain::without;
-use super::{Snapshot, SnapshotDisk, SnapshotError, list, metadata, node};
+use super::unfinished::{destroy, shortened};
+use super::{SnapshotDisk, SnapshotError, Unfinished, list, node};
 
+/// What the ids of the jobs that merge begin with; the disk's target follows.
+pub(super) const COMMIT_JOB: &str = "vmward-commit-";
 /// Copying a disk takes as long as it takes.
 const NO_DEADLINE: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// What is to be merged on one disk.
 struct Merge {
-    /// The disk without the overlay.
-    element: Element,
-    disk: Disk,
     /// The arguments of `block-commit`.
     arguments: JsonObject,
-    /// The nodes of the overlay, the lower one first.
-    nodes: [String; 2],
+    /// What a supervisor that comes back is told.
+    unfinished: Unfinished,
     encrypted: bool,
 }
 
@@ -43,7 +38,7 @@ pub async fn delete(running: &Running, name: &str) -> Result<Vec<String>, Snapsh
     let snapshot = snapshot.ok_or_else(|| SnapshotError::NoSuchSnapshot(name.to_owned()))?;
     let mut kept = Vec::new();
     for disk in &snapshot.disks {
-        if let Some(file) = merge(running, &change, &snapshot, disk).await? {
+        if let Some(file) = merge(running, &change, disk).await? {
             kept.push(file);
         }
     }
@@ -54,7 +49,6 @@ pub async fn delete(running: &Running, name: &str) -> Result<Vec<String>, Snapsh
 async fn merge(
     running: &Running,
     change: &Change<'_>,
-    snapshot: &Snapshot,
     overlay: &SnapshotDisk,
 ) -> Result<Option<String>, SnapshotError> {
     let target = &overlay.target;
@@ -62,30 +56,35 @@ async fn merge(
     let flat = json!({ "flat": true });
     let nodes = running.qmp.execute_json("query-named-block-nodes", Some(&flat), COMMAND_DEADLINE);
     let nodes = nodes.await.map_err(failed)?;
-    let merge = plan(running, overlay, &nodes).ok_or_else(|| SnapshotError::Unknown(target.clone()))?;
-    let job = format!("vmward-commit-{target}");
-    running.qmp.run_job("block-commit", &job, &merge.arguments, NO_DEADLINE).await.map_err(failed)?;
-
-    let Merge { element, disk, nodes, encrypted, .. } = merge;
-    let left = undo(&running.qmp, nodes.iter().cloned().map(Step::Node).collect()).await.left;
-    for (step, why) in &left {
+    let merge = plan(&running.configuration(), overlay, &nodes)
+        .ok_or_else(|| SnapshotError::Unknown(target.clone()))?;
+    let save = |saved: Result<(), SupervisorError>| saved.map_err(|e| SnapshotError::Save(Box::new(e)));
+    let Merge { arguments, unfinished, encrypted } = merge;
+    let mut begun = running.configuration().clone();
+    begun.unfinished = vec![unfinished.clone()];
+    save(change.announce(&begun))?;
+    Checkpoint::MergeAnnounced.passed();
+    let job = format!("{COMMIT_JOB}{target}");
+    if let Err(e) = running.qmp.run_job("block-commit", &job, &arguments, NO_DEADLINE).await {
+        if let Err(e) = change.commit(|_| {}) {
+            tracing::warn!("{e}");
+        }
+        return Err(failed(e));
+    }
+    Checkpoint::Merged.passed();
+    let nodes = unfinished.nodes.iter().cloned().map(Step::Node).collect();
+    for (step, why) in &undo(&running.qmp, nodes).await.left {
         tracing::warn!("{step} stays until the guest ends: {why}");
     }
-    let mut snapshots = list(running);
-    for other in snapshots.iter_mut().filter(|s| s.name == snapshot.name) {
-        other.disks.retain(|d| d != overlay);
-    }
-    snapshots.retain(|s| !s.disks.is_empty());
-    let saved = change.commit(|configuration| {
-        if let Some(parts) = configuration.disks.iter_mut().find(|d| d.target == *target) {
-            parts.nodes.retain(|n| !nodes.contains(n));
-        }
-        super::replace_disk(configuration, target, element, disk);
-        metadata::write(&mut configuration.xml, &snapshots);
-    });
-    saved.map_err(|e| SnapshotError::Save(Box::new(e)))?;
+    save(change.commit(|configuration| {
+        super::unfinished::forget(configuration, &unfinished);
+        configuration.unfinished = vec![unfinished];
+    }))?;
+    Checkpoint::MergeSaved.passed();
     let path = overlay.overlay.clone();
-    let removed = tokio::task::spawn_blocking(move || remove(Path::new(&path), encrypted)).await;
+    let removed = tokio::task::spawn_blocking(move || destroy(Path::new(&path), encrypted)).await;
+    Checkpoint::OverlayRemoved.passed();
+    save(change.commit(|configuration| configuration.unfinished.clear()))?;
     match removed {
         Ok(Ok(())) => Ok(None),
         failed => {
@@ -97,9 +96,8 @@ async fn merge(
     }
 }
 
-fn plan(running: &Running, overlay: &SnapshotDisk, nodes: &Value) -> Option<Merge> {
+fn plan(configuration: &Configuration, overlay: &SnapshotDisk, nodes: &Value) -> Option<Merge> {
     let target = &overlay.target;
-    let configuration = running.configuration();
     let parts = configuration.disks.iter().find(|d| d.target == *target)?;
     let disk = configuration.domain.devices.disks.iter().find(|d| d.target == *target)?;
     let is_it = |path: Option<&str>| path == Some(overlay.overlay.as_str());
@@ -126,19 +124,10 @@ fn plan(running: &Running, overlay: &SnapshotDisk, nodes: &Value) -> Option<Merg
     // So that its error can be read.
     arguments.insert("auto-dismiss".to_owned(), false.into());
 
-    let mut xml = configuration.xml.clone();
-    let element = without(live_xml::disk(&mut xml, target)?, index)?;
-    let mut said = Diagnostics::new();
-    let mut without = Disk::from_xml(&element, &mut said).filter(|_| !said.has_hard_errors())?;
-    without.info = disk.info.clone();
-    let nodes = [parts.nodes[storage].clone(), top.clone()];
-    Some(Merge { element, disk: without, arguments, nodes, encrypted: image.encryption.is_some() })
-}
-
-/// Of an encrypted overlay the keys go first.
-fn remove(path: &Path, encrypted: bool) -> Result<(), VolumeError> {
-    if encrypted {
-        return volume::destroy(path).map(drop);
-    }
-    fs::remove_file(path).map_err(|source| VolumeError::Io { path: path.to_owned(), what: "removed", source })
+    // The guest can be described without it.
+    shortened(configuration, target, &overlay.overlay)?;
+    let nodes = vec![parts.nodes[storage].clone(), top.clone()];
+    let path = overlay.overlay.clone().into();
+    let unfinished = Unfinished { target: target.clone(), path, below: None, nodes };
+    Some(Merge { arguments, unfinished, encrypted: image.encryption.is_some() })
 }
