@@ -73,15 +73,19 @@ impl Pki {
         format!("<tls directory='{}'><secret type='passphrase' uuid='{SECRET}'/></tls>", self.0.display())
     }
 
-    /// The name in the certificate of what listens on a port, which a client with a certificate has verified.
-    fn name_at(&self, port: u16) -> String {
-        let output = Command::new("openssl")
+    /// A client with a certificate, which verifies the server's.
+    fn client(&self, port: u16) -> Command {
+        let mut client = Command::new("openssl");
+        client
             .args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-verify_return_error"])
             .args(["-CAfile", "ca-cert.pem", "-cert", "client-cert.pem", "-key", "client-key.pem"])
-            .current_dir(&self.0)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+            .current_dir(&self.0);
+        client
+    }
+
+    /// The name in the certificate of what listens on a port, which a client with a certificate has verified.
+    fn name_at(&self, port: u16) -> String {
+        let output = self.client(port).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         // A connection from the moment of a change may be dropped.
         let verified = said.contains("Verify return code: 0 (ok)");
@@ -233,24 +237,80 @@ fn a_key_that_does_not_open_starts_nothing() {
 }
 
 #[test]
-fn a_character_device_keeps_its_certificates() {
+fn a_character_devices_certificates_are_read_again() {
     let host = Host::new();
     let Some(pki) = Pki::new(&host) else { return };
     host.secret(SECRET, PASSPHRASE);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let serial = format!(
-        "<serial type='tcp'><source mode='bind' host='127.0.0.1' service='{port}' tls='yes'>{}</source>\
-         <protocol type='raw'/></serial>",
-        pki.xml()
-    );
-    let run = host.running(&host.guest("guest", &serial));
-    assert_eq!(pki.name_at(port), "one");
-    assert_eq!(objects(&host), ["masterKey0", "objcharserial0_tls0"]);
+    let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [port, fixed] = ports.map(|listener| listener.local_addr().unwrap().port());
+    let device = |kind: &str, port: u16| {
+        format!(
+            "<{kind} type='tcp'><source mode='bind' host='127.0.0.1' service='{port}' tls='yes'>{}</source>\
+             <protocol type='raw'/></{kind}>",
+            pki.xml()
+        )
+    };
+    let devices = [device("serial", port), device("parallel", fixed)].concat();
+    let run = host.running(&host.guest("guest", &devices));
+    let names = || (pki.name_at(port), pki.name_at(fixed));
+    let named = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(names(), named("one", "one"));
+    let objects_are = || {
+        assert_eq!(objects(&host), ["masterKey0", "objcharparallel0_tls0", "objcharserial0_tls0"]);
+    };
+    objects_are();
     pki.certificate("server", "two", true);
+    is_connected(&host, "charserial0", false);
+    is_connected(&host, "charparallel0", false);
     let said = reload(&host);
-    assert!(said.contains("1 character device(s), until the guest's next start"), "{said}");
-    assert_eq!(pki.name_at(port), "one");
+    assert!(said.contains("the character device serial0 uses the new certificates"), "{said}");
+    assert!(
+        said.contains("stay with the character device parallel0, until the guest's next start"),
+        "{said}"
+    );
+    assert_eq!(names(), named("two", "one"));
+    objects_are();
+    // Who is connected is not thrown out.
+    pki.certificate("server", "three", true);
+    is_connected(&host, "charserial0", false);
+    let mut client = pki.client(port).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    is_connected(&host, "charserial0", true);
+    let said = reload(&host);
+    assert!(said.contains("serial0, to which somebody is connected, until then"), "{said}");
+    assert_eq!(client.try_wait().unwrap(), None);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    is_connected(&host, "charserial0", false);
+    reload(&host);
+    assert_eq!(names(), named("three", "one"));
+    objects_are();
+    // Of no use, and of use again.
+    fs::write(pki.0.join("server-cert.pem"), "no certificate").unwrap();
+    is_connected(&host, "charserial0", false);
+    let said = host.user.fails(69, &["reload-tls", "guest"], b"");
+    assert!(said.contains("the old ones stay in use"), "{said}");
+    assert_eq!(names(), named("three", "one"));
+    pki.certificate("server", "four", true);
+    is_connected(&host, "charserial0", false);
+    reload(&host);
+    assert_eq!(names(), named("four", "one"));
+    objects_are();
     destroyed(&host, run);
+}
+
+/// Waits until somebody is, or nobody is, connected to a character device.
+fn is_connected(host: &Host, id: &str, connected: bool) {
+    let start = Instant::now();
+    loop {
+        let known = String::from_utf8(host.user.ok(&["qmp", "guest", "query-chardev"], b"")).unwrap();
+        let known: serde_json::Value = serde_json::from_str(&known).unwrap();
+        let this = known.as_array().unwrap().iter().find(|c| c["label"] == id).unwrap();
+        if this["filename"].as_str().unwrap().starts_with("disconnected:") != connected {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{id}: {this}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

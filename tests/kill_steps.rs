@@ -49,6 +49,8 @@ const REKEY_RAW: Steps = &[(KeyArea, 5)];
 /// Both slots are QEMU's.
 const REKEY_QCOW2: Steps = &[(Lent, 1), (KeyArea, 2)];
 const SNAPSHOT: Steps = &[(OverlayMade, 1), (Lent, 1), (OverlaysOpened, 1), (SwitchSaved, 1), (Switched, 1)];
+/// Both nodes of the overlay go.
+const MERGE: Steps = &[(MergeAnnounced, 1), (Merged, 1), (Undone, 2), (MergeSaved, 1), (OverlayRemoved, 1)];
 const RESIZE: Steps = &[(Resized, 1)];
 const STOP: Steps = &[(PowerButton, 1), (Quit, 1)];
 /// QEMU is gone. The first time that the lib dir is emptied is at the start.
@@ -69,8 +71,19 @@ fn can_stop() -> bool {
 
 #[test]
 fn no_step_is_left_out() {
-    let tables =
-        [HALF_STARTED, STARTED, ATTACH, DETACH, REKEY_RAW, REKEY_QCOW2, SNAPSHOT, RESIZE, STOP, STOPPED];
+    let tables = [
+        HALF_STARTED,
+        STARTED,
+        ATTACH,
+        DETACH,
+        REKEY_RAW,
+        REKEY_QCOW2,
+        SNAPSHOT,
+        MERGE,
+        RESIZE,
+        STOP,
+        STOPPED,
+    ];
     for step in Checkpoint::ALL {
         assert!(
             tables.iter().any(|table| table.iter().any(|(s, times)| *s == step && *times > 0)),
@@ -415,6 +428,7 @@ fn snapshot_killed() {
         if !written {
             comes_to(&scene, &run, &before, &at);
         }
+        assert_eq!(overlay.exists(), written, "{at}");
         scene.host.user.ok(&["snapshot", "create", "guest", "two"], b"");
         ends(run);
         is_intact(&scene.image, "qcow2", &scene.value(), &at);
@@ -434,7 +448,102 @@ fn snapshot_killed() {
         orphan(run, &at);
         returns(client, false, &at);
         is_intact(&scene.image, "qcow2", &scene.value(), &at);
+        // What the guest may have written to stays.
+        assert_eq!(scene.host.path("disk.one.qcow2").exists(), step == Switched, "{at}");
     }
+}
+
+#[test]
+fn snapshot_whose_guest_is_killed_as_well() {
+    if !can_stop() {
+        return;
+    }
+    let scene = Scene::new("qcow2");
+    let overlay = scene.host.path("disk.one.qcow2");
+    for at in ["OverlayMade", "OverlaysOpened"] {
+        let mut run = start(&scene.host, &scene.guest, at);
+        run.ready();
+        let lib_dir = run.lib_dir().to_owned();
+        let client = scene.host.user.start(&["snapshot", "create", "guest", "one"], b"");
+        run.stopped(at);
+        assert!(overlay.exists());
+        let qemu = run.qemu();
+        bereave(run);
+        returns(client, true, at);
+        kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
+        wait_until("QEMU does not go", || processes_of(&lib_dir).is_empty());
+        scene.host.user.ok(&["doctor", "--fix"], b"");
+        nothing_left(&lib_dir);
+        assert!(!overlay.exists(), "{at}");
+        is_intact(&scene.image, "qcow2", &scene.value(), at);
+    }
+}
+
+#[test]
+fn merge_killed() {
+    if !can_stop() {
+        return;
+    }
+    let scene = Scene::new("qcow2");
+    let overlay = scene.host.path("disk.one.qcow2");
+    let delete = ["snapshot", "delete", "guest", "one"];
+    let at_rest = scene.host.running(&scene.guest);
+    let before = scene.inventory(&at_rest);
+    ends(at_rest);
+    for (step, at) in each(MERGE) {
+        // With a snapshot that another supervisor has made, whose steps do not count.
+        let midway = || {
+            let run = scene.host.running(&scene.guest);
+            scene.host.user.ok(&["snapshot", "create", "guest", "one"], b"");
+            bereave(run);
+            let mut run = start(&scene.host, &scene.guest, &at);
+            run.ready();
+            let client = scene.host.user.start(&delete, b"");
+            run.stopped(&at);
+            (run, client)
+        };
+        let (run, client) = midway();
+        bereave(run);
+        returns(client, true, &at);
+        let run = scene.host.running(&scene.guest);
+        let dumped = String::from_utf8(scene.host.user.ok(&["dumpxml", "guest"], b"")).unwrap();
+        let blocks = slow::qmp(&scene.host, "guest", "query-block", json!({}));
+        let is_there = step == MergeAnnounced;
+        assert_eq!(dumped.contains("disk.one.qcow2"), is_there, "{at}");
+        assert_eq!(blocks.to_string().contains("disk.one.qcow2"), is_there, "{at}: {blocks}");
+        assert_eq!(overlay.exists(), is_there, "{at}");
+        if is_there {
+            // QEMU has begun, and waits to be told to complete it.
+            let job = json!({ "device": top(&blocks), "job-id": "vmward-commit-sda", "auto-dismiss": false });
+            slow::qmp(&scene.host, "guest", "block-commit", job);
+            bereave(run);
+            let run = scene.host.running(&scene.guest);
+            assert_eq!(slow::qmp(&scene.host, "guest", "query-jobs", json!({})), json!([]));
+            scene.host.user.ok(&delete, b"");
+            assert!(!overlay.exists());
+            comes_to(&scene, &run, &before, &at);
+            ends(run);
+        } else {
+            comes_to(&scene, &run, &before, &at);
+            ends(run);
+        }
+        is_intact(&scene.image, "qcow2", &scene.value(), &at);
+
+        let (run, client) = midway();
+        orphan(run, &at);
+        returns(client, false, &at);
+        assert_eq!(overlay.exists(), is_there, "{at}");
+        if is_there {
+            std::fs::remove_file(&overlay).unwrap();
+        }
+        is_intact(&scene.image, "qcow2", &scene.value(), &at);
+    }
+}
+
+/// The topmost node of the only disk.
+fn top(blocks: &Value) -> String {
+    let nodes = blocks.as_array().unwrap().iter();
+    nodes.filter_map(|block| block["inserted"]["node-name"].as_str()).next().unwrap().to_owned()
 }
 
 #[test]

@@ -94,6 +94,34 @@ fn a_volume_leads_to_its_secret() {
 }
 
 #[test]
+fn what_the_host_has_for_tls_is_a_use() {
+    let host = Host::new();
+    let usual = host.user.uuid(&["secret", "generate", "--usage-tls", "server-key"], b"");
+    let nbd = host.user.uuid(&["secret", "generate", "--usage-tls", "nbd-key"], b"");
+    let config = host.path("vmward.toml");
+    let stores = fs::read_to_string(&config).unwrap();
+    let tables =
+        format!("{stores}[tls]\nsecret = 'server-key'\n[tls.nbd]\ndirectory = '/pki'\nsecret = '{nbd}'\n");
+    fs::write(&config, tables).unwrap();
+    assert_eq!(used_by(&host, &usual, &[]), json!([{ "configuration": "tls" }]));
+    assert_eq!(used_by(&host, &nbd, &[]), json!([{ "configuration": "tls.nbd" }]));
+    let table = String::from_utf8(host.user.ok(&["secret", "list"], b"")).unwrap();
+    assert!(table.contains("[tls.nbd] of vmward.toml"), "{table}");
+    // Guests use it that say nothing of their own.
+    let used = |xml: &str, uuid: &str| {
+        let guest = host.guest("secure", xml);
+        let users = used_by(&host, uuid, &["--guest", guest.to_str().unwrap()]);
+        users.as_array().unwrap().contains(&json!({ "guest": "secure", "running": false }))
+    };
+    let vnc = "<graphics type='vnc'><listen type='socket' socket='/s'/><tls/></graphics>";
+    let own = vnc.replace("<tls/>", "<tls directory='/own'/>");
+    let disk = "<disk type='network'><source protocol='nbd' tls='yes'><host name='h'/></source><target dev='vda'/></disk>";
+    assert!(used(vnc, &usual) && !used(vnc, &nbd));
+    assert!(!used(&own, &usual));
+    assert!(used(disk, &nbd) && !used(disk, &usual));
+}
+
+#[test]
 fn one_disk_takes_several_secrets_from_the_keystore() {
     let host = Host::new();
     let (top, below) =

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Disks on an SSH server, LUKS inside: QEMU logs in with the keys of its user, or with those of an agent. Passwords are
-# nothing that QEMU's driver can do: nbdkit does, between the two.
+# nothing that QEMU's driver can do: vmward starts nbdkit for them, between the two.
 # QEMU's SSH library asks the user database for the home: in a namespace, root has another one.
 if [ "$(id -u)" = 0 ] && [ -z "${VMWARD_HOME:-}" ]; then
     export VMWARD_HOME
@@ -111,23 +111,31 @@ promise "the guest ends" guest_end web1
 # A password, with nbdkit between QEMU and the server; it comes through a pipe.
 secret iscsi ssh-password "$(cat "$VMWARD_HOME/password")"
 rm "$ssh/authorized_keys"
-# nbdkit_with VALUE_COMMAND...: nbdkit with the password that the command prints.
-nbdkit_with() {
-    rm -f "$WORK/nbd.sock"
-    server nbdkit -f -U "$WORK/nbd.sock" ssh host=127.0.0.1 port="$RECORDED" user=root path="$WORK/disk1" password=-3 3< <("$@")
-    until_true 20 test -S "$WORK/nbd.sock"
-}
-linux_xml web2 "$(disk_xml vda network "<source protocol='nbd'><host transport='unix' socket='$WORK/nbd.sock'/>$(encrypted remote)</source>")" >"$WORK/web2.xml"
-refused "a start with nobody on the socket" 66 'No such file' run_guest "$WORK/web2.xml"
-nbdkit_with printf %s wrong
-refused "with the wrong password" 69 'export not available' run_guest "$WORK/web2.xml"
-nbdkit_with "$vmward" secret get-value ssh-password
-linux_start web2 "$WORK/web2.xml"
-promise "with the right one the guest finds what it wrote" guest_reads vda A
+login="<auth username='root'><secret type='iscsi' usage='ssh-password'/></auth>"
+linux_xml web2 "$(disk_xml vda network "$(remote 1 | sed "s#<identity.*/>#$login#")")" >"$WORK/web2.xml"
+disk_xml vdb network "$(remote 2 | sed "s#<identity.*/>#$login#")" >"$WORK/password.xml"
+# Programs are looked for in PATH.
+mkdir "$WORK/bin"
+ln -s "$(command -v "${EMULATOR:-qemu-system-x86_64}")" "$WORK/bin/qemu-system-x86_64"
+refused "a start without nbdkit" 69 'there is no nbdkit on this host' env PATH="$WORK/bin" "$vmward" run "${AS_USER[@]}" "$WORK/web2.xml"
+secret_wrong ssh-password
+refused "with the wrong password" 77 'all possible authentication methods failed' run_guest "$WORK/web2.xml"
+cp "$WORK/said" "$WORK/told"
+promise "which is not told" not grep -qF not-the-right-one "$WORK/told"
+secret_right ssh-password
+mv "$ssh/known_hosts" "$WORK/known_hosts"
+refused "of a server that is not known" 77 'host key is unknown|known_hosts' run_guest "$WORK/web2.xml"
+sed "s#<auth#<knownHosts path='$WORK/known_hosts'/><auth#" "$WORK/web2.xml" >"$WORK/known.xml"
+linux_start web2 "$WORK/known.xml"
+promise "with the right one, and a file of known servers, the guest finds what it wrote" guest_reads vda A
 promise "QEMU keeps no secret" keeps_only web2
 promise "the password is in no arguments and no environment" eval \
     'hex <"$VMWARD_HOME/password" | perl "$REPO/integration/lib/scan.pl" /proc/[0-9]*/cmdline /proc/[0-9]*/environ'
+promise "status shows nbdkit" eval '"$vmward" status web2 | grep -q nbdkit'
+nbdkit=$(pgrep -f "nbdkit.*helper-virtio-disk0-nbdkit0.sock")
+not_attached "another disk with a password" 65 'starts no nbdkit while a guest runs' web2 "$WORK/password.xml"
 promise "the guest ends" guest_end web2
+promise "and nbdkit with it" ends_within 10 "$nbdkit"
 
 for disk in 1 2; do
     promise "cryptsetup opens disk $disk with the passphrase" cryptsetup open --test-passphrase --type luks1 \

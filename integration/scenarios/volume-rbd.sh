@@ -1,6 +1,6 @@
 #!/bin/bash
 # Volumes that vmward makes in a Ceph cluster: luks and luks2 by librbd, LUKS by QEMU. A guest uses them, and rbd, cryptsetup and
-# qemu-io say what they are; then they are grown, and destroyed.
+# qemu-io say what they are; then they are grown, get new keys, are copied, and destroyed.
 . "$(dirname "$0")/../lib/storage.sh"
 . "$REPO/integration/lib/ceph.sh"
 storage_begin "$PACKAGES_CEPH"
@@ -29,9 +29,11 @@ refused "less than librbd encrypts" 64 'larger than 16 MiB' volume create rbd:rb
 refused "replacing" 64 'made without --force' volume create rbd:rbd/one --size 20M --generate --force
 refused "without a size" 64 'needs a size' volume create rbd:rbd/one --generate
 refused "a pool that is not there" 66 'no image rbd:none/one' volume create rbd:none/one --size 20M --generate
-refused "converting" 64 'is no file' "$vmward" volume convert "$WORK/one" rbd:rbd/one --generate
-refused "a new key" 64 'is no file' "$vmward" volume rekey rbd:rbd/one
-for command in info "resize +4M" "delete --yes"; do
+refused "converting into a snapshot" 64 'not rbd:POOL/IMAGE' volume convert "$WORK/one" rbd:rbd/one@s --generate
+refused "a plain copy in luks" 64 'a plain image of a cluster is raw' volume convert rbd:rbd/one rbd:rbd/two --format luks --to-plain \
+    --source-format raw
+refused "a volume of another kind" 65 "of type 'file' and 'network'" "$vmward" volume create --volume-xml - <<<"<volume type='block'/>"
+for command in info "resize +4M" "rekey" "convert $WORK/copy --generate" "delete --yes"; do
     set -- $command
     refused "$1 of an image that is not there" 66 'no image rbd:rbd/one' volume "$1" rbd:rbd/one "${@:2}"
 done
@@ -65,8 +67,22 @@ SERVERS+=($!)
 promise "a luks volume is made" volume create rbd:rbd/one --size ${DISK_MIB}M --format luks --secret rbd:rbd/one
 touch "$WORK/made"
 promise "no secret was in arguments or environments" equal "$(cat "$WORK/seen")" ""
-SECRET[two]=$(volume create rbd:rbd/two --size ${DISK_MIB}M --format luks2 --generate)
-promise "a luks2 volume, with a secret of its own" equal "$("$vmward" secret list --json | grep -o 'rbd:rbd/two')" rbd:rbd/two
+# As libvirt's storage driver describes it, and with the element of a disk.
+cat >"$WORK/two.xml" <<XML
+<volume type='network'>
+  <name>two</name>
+  <key>rbd/two</key>
+  <capacity unit='MiB'>$DISK_MIB</capacity>
+  <allocation unit='bytes'>0</allocation>
+  <target>
+    <path>rbd/two</path>
+    <format type='raw'/>
+    <encryption format='luks2' engine='librbd'/>
+  </target>
+</volume>
+XML
+SECRET[two]=$(volume create --volume-xml "$WORK/two.xml" | sed -n "s/.*<secret.*uuid=['\"]\([^'\"]*\).*/\1/p")
+promise "a luks2 volume from libvirt's XML, with a secret of its own" equal "$("$vmward" secret list --json | grep -o 'rbd:rbd/two')" rbd:rbd/two
 SECRET[three]=$(volume create rbd:rbd/three --size ${DISK_MIB}M --format raw --cipher aes-128-xts --generate)
 promise "and one that QEMU encrypts" equal "$(images)" "one three two "
 for name in two three; do
@@ -144,6 +160,7 @@ for n in 0 1 2; do
 done
 refused "what it uses is not grown at rest" 75 'in use' volume resize rbd:rbd/one +4M
 refused "nor destroyed" 75 'in use' volume delete rbd:rbd/two --yes
+refused "nor are its keys changed" 75 'in use' volume rekey rbd:rbd/three
 promise "the guest ends" guest_end web1
 
 for name in one two three; do
@@ -158,6 +175,33 @@ for name in one two three; do
     refused "and not cut off by mistake" 64 'would cut off' volume resize rbd:rbd/$name ${DISK_MIB}M
 done
 DISK_MIB=$((DISK_MIB + 4))
+
+# New keys; and a run that is cut off, which the next one completes.
+opens() { cryptsetup open --test-passphrase --key-file "$1" "$2" 2>/dev/null; }
+for name in one two three; do
+    promise "'$name' gets a new key" volume rekey rbd:rbd/$name
+    cp "$WORK/$name.value" "$WORK/$name.old"
+    "$vmward" secret get-value "${SECRET[$name]}" | tr -d '\n' >"$WORK/$name.value"
+    rbd export --no-progress "rbd/$name" "$WORK/$name.raw"
+    promise "the new value opens it" opens "$WORK/$name.value" "$WORK/$name.raw"
+    promise "the old one does not" not opens "$WORK/$name.old" "$WORK/$name.raw"
+    promise "nor its key slot, which was overwritten" equal "$(cryptsetup luksDump "$WORK/$name.raw" | grep -cE 'ENABLED|^  [0-9]+: luks2')" 1
+done
+refused "a value that does not open it is not replaced" 77 'was not unlocked' volume rekey rbd:rbd/two --secret rbd:rbd/three --force
+refused "a machine key for luks2" 64 "is LUKS1's" volume rekey rbd:rbd/two --machine-key
+promise "'three' gets a machine key" volume rekey rbd:rbd/three --machine-key
+for name in two three; do
+    for moment in 0.3 0.6 0.9; do
+        "$vmward" volume rekey rbd:rbd/$name "${cluster[@]}" 2>/dev/null &
+        rekeying=$!
+        sleep $moment
+        kill -KILL $rekeying 2>/dev/null || true
+        wait $rekeying 2>/dev/null || true
+        promise "killed after $moment s, what the keystore has opens '$name'" until_true 60 volume info rbd:rbd/$name --try
+        promise "and the next run completes it" until_true 60 volume rekey rbd:rbd/$name
+    done
+done
+promise "the keystore remembers no new value" equal "$("$vmward" secret list --json | grep -c 'new value of' || true)" 0
 linux_start web1 "$WORK/web1.xml"
 for n in 0 1 2; do
     disk=vd$(printf '%b' "\\x$((61 + n))")
@@ -167,6 +211,31 @@ for n in 0 1 2; do
 done
 promise "it ends again" guest_end web1
 promise "with --shrink one gets smaller" volume resize rbd:rbd/two $((DISK_MIB - 4))M --shrink
+
+# Copies, within the cluster, to a file and back; each is read through its encryption.
+letter() { [ "$(head -c $((WRITTEN_MIB << 20)) "$1" | tr -d "$2" | wc -c)" = 0 ]; }
+promise "a luks2 volume is copied to a file" volume convert rbd:rbd/two "$WORK/copy.luks" --format raw --generate
+printf %s "$("$vmward" secret get-value "$WORK/copy.luks")" >"$WORK/right/copy"
+promise "which has what the guest wrote" holds B copy "file.driver=file,file.filename=$WORK/copy.luks"
+promise "the file is copied to the cluster" volume convert "$WORK/copy.luks" rbd:rbd/four --format luks --generate
+promise "from there to a plain image, as is said" volume convert rbd:rbd/four rbd:rbd/plain --to-plain
+promise "its secret opens the copy" volume info rbd:rbd/four --try
+rbd export --no-progress rbd/plain "$WORK/plain.raw"
+promise "which has it in the clear" letter "$WORK/plain.raw" B
+refused "the format of a plain image is not guessed" 64 'is not guessed' volume convert rbd:rbd/plain rbd:rbd/five --generate
+refused "nor a copy made plain by leaving out its secret" 64 'needs a secret' volume convert rbd:rbd/four rbd:rbd/five
+refused "nor in the place of another" 64 'exists already' volume convert rbd:rbd/four rbd:rbd/three --generate
+promise "a plain one becomes encrypted" volume convert rbd:rbd/plain rbd:rbd/five --source-format raw --format raw --generate
+rbd export --no-progress rbd/five "$WORK/five.raw"
+rbd export --no-progress rbd/four "$WORK/four.raw"
+promise "nothing of it is in the clear" unreadable "$WORK/five.raw" "$WORK/four.raw"
+refused "with the wrong secret nothing is copied" 77 'not the passphrase of rbd:rbd/four' \
+    volume convert rbd:rbd/four rbd:rbd/six --source-secret rbd:rbd/five --generate
+promise "nothing is left of it" equal "$(images)" "five four one plain three two "
+rbd rm --no-progress rbd/plain
+for name in four five; do
+    promise "'$name' is destroyed" volume delete rbd:rbd/$name --secret --yes
+done
 
 # Destroyed.
 rbd snap create --no-progress rbd/one@kept

@@ -59,7 +59,7 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
         E::NotRoot(_) => (Exit::NoPermission, None),
         E::NoHelper(_) => (Exit::Unavailable, None),
-        E::LongKey(_) | E::LongPassword(_) => (Exit::Data, None),
+        E::LongKey { .. } | E::LongPassword(_) => (Exit::Data, None),
         E::Helper { last_words, .. } | E::Died { last_words, .. } | E::Start { last_words, .. } => {
             match refusal::meaning_of_any(last_words) {
                 None => (Exit::Unavailable, None),

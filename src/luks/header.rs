@@ -2,6 +2,10 @@
 
 use std::ops::Range;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
 /// What every LUKS header begins with.
 pub const MAGIC: &[u8; 6] = b"LUKS\xba\xbe";
 /// The length of a LUKS1 header without its key material.
@@ -101,6 +105,21 @@ pub struct Luks2Header {
     /// Where the data begins, in bytes from the start of the container; `None` where the header does not say it in the
     /// part that was read.
     pub data_offset: Option<u64>,
+    /// Where both copies of the header are, in bytes from the start of the container.
+    pub headers: Range<u64>,
+    /// The slots that are in use, as far as they were read.
+    pub slots: Vec<Luks2Slot>,
+}
+
+/// A key slot of LUKS2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Luks2Slot {
+    /// Its number.
+    pub number: usize,
+    /// The salt of its passphrase.
+    pub salt: Vec<u8>,
+    /// Where its key material is, in bytes from the start of the container.
+    pub area: Range<u64>,
 }
 
 impl LuksHeader {
@@ -218,17 +237,47 @@ impl Luks2Header {
         if bytes.len() < LUKS2_READ_LEN {
             return Err(LuksError::Truncated);
         }
-        let data_offset = Self::data_offset(bytes);
-        Ok(Self { label: text(bytes, 24, 48)?, uuid: text(bytes, 168, 40)?, data_offset })
+        let header_len = u64::from_be_bytes(array(bytes, 8)?);
+        let json = Self::json(bytes, header_len).unwrap_or_default();
+        Ok(Self {
+            label: text(bytes, 24, 48)?,
+            uuid: text(bytes, 168, 40)?,
+            data_offset: Self::data_offset(&json),
+            headers: 0..header_len.saturating_mul(2),
+            slots: Self::slots(&json).unwrap_or_default(),
+        })
     }
 
-    /// From the JSON behind the binary header (LUKS2 On-Disk Format Specification, 3.3).
-    fn data_offset(bytes: &[u8]) -> Option<u64> {
-        let header_len = usize::try_from(u64::from_be_bytes(array(bytes, 8).ok()?)).ok()?;
+    /// Whether all of it was read, and is as cryptsetup writes it: every slot is apart from the headers and the data.
+    pub fn is_whole(&self) -> bool {
+        let data = self.data_offset.unwrap_or_default();
+        let apart = |slot: &Luks2Slot| self.headers.end <= slot.area.start && slot.area.end <= data;
+        !self.slots.is_empty() && self.slots.iter().all(apart)
+    }
+
+    /// The JSON behind the binary header (LUKS2 On-Disk Format Specification, 3).
+    fn json(bytes: &[u8], header_len: u64) -> Option<Value> {
+        let header_len = usize::try_from(header_len).ok()?;
         let json = bytes.get(LUKS2_BINARY_LEN..header_len)?.split(|b| *b == 0).next()?;
-        let json: serde_json::Value = serde_json::from_slice(json).ok()?;
+        serde_json::from_slice(json).ok()
+    }
+
+    fn data_offset(json: &Value) -> Option<u64> {
         let segments = json["segments"].as_object()?.values();
         segments.filter_map(|segment| segment["offset"].as_str()?.parse().ok()).min()
+    }
+
+    /// All of them, or nothing.
+    fn slots(json: &Value) -> Option<Vec<Luks2Slot>> {
+        let slots = json["keyslots"].as_object()?.iter();
+        let slot = |(number, slot): (&String, &Value)| {
+            let place = |field: &str| slot["area"][field].as_str()?.parse::<u64>().ok();
+            let start = place("offset")?;
+            let salt = STANDARD.decode(slot["kdf"]["salt"].as_str()?).ok()?;
+            let area = start..start.checked_add(place("size")?)?;
+            Some(Luks2Slot { number: number.parse().ok()?, salt, area })
+        };
+        slots.map(slot).collect()
     }
 }
 

@@ -6,6 +6,7 @@ mod header;
 mod unlock;
 
 pub use header::{
-    DIGEST_FIELDS, KeySlot, LUKS1_HEADER_LEN, Luks1Header, Luks2Header, LuksError, LuksHeader, MAGIC,
+    DIGEST_FIELDS, KeySlot, LUKS1_HEADER_LEN, Luks1Header, Luks2Header, Luks2Slot, LuksError, LuksHeader,
+    MAGIC,
 };
 pub use unlock::{MIN_ITERATIONS, ReadAt, Suite, UnlockError, VolumeKey};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::domain::devices::emulated_tpm::EmulatedTpm;
 use crate::domain::devices::interface::Passt;
 use crate::domain::devices::virtiofsd::Virtiofsd;
+use crate::secret::SecretRef;
 use crate::xml::Span;
 
 /// A program that serves a device of the guest: QEMU connects to its socket.
@@ -31,6 +32,8 @@ pub enum Service {
     Network(Passt),
     /// qemu-pr-helper: makes SCSI persistent reservations for QEMU, which may not.
     Reservations(Reservations),
+    /// nbdkit: a file over SFTP, with a password.
+    Ssh(SshFile),
 }
 
 /// A directory of the host that the guest sees.
@@ -40,6 +43,25 @@ pub struct SharedDirectory {
     pub directory: PathBuf,
     /// How it is given.
     pub daemon: Virtiofsd,
+}
+
+/// A file over SFTP whose server asks for a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshFile {
+    /// The server's name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The user.
+    pub user: String,
+    /// The file.
+    pub path: String,
+    /// The user's password.
+    pub password: SecretRef,
+    /// The file with the servers' keys; `None`: that of the user that it runs as.
+    pub known_hosts: Option<String>,
+    /// Whether nothing is written to it.
+    pub readonly: bool,
 }
 
 /// Persistent reservations on all disks that ask for them: there is nothing to be said about how.

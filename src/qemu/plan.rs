@@ -9,8 +9,8 @@ use crate::domain::devices::interface::DirectMode;
 use crate::secret::{MASTER_KEY_ID, SealedSecret, SecretRef, SecretValue};
 use crate::xml::{Diagnostics, Span};
 
-use super::Helper;
 use super::storage::LocalImage;
+use super::{Helper, SshFile};
 
 /// A JSON object in the order in which it is printed.
 pub type JsonObject = Map<String, Value>;
@@ -91,8 +91,10 @@ pub struct DiskPlan {
     pub descriptors: Vec<Descriptor>,
     /// It has an image with managed persistent reservations, for which a helper has to run.
     pub reservations: Option<Span>,
-    /// That helper, with the first of these disks.
-    pub helper: Option<Helper>,
+    /// What it is read and written through, which has to run: that helper with the first of these disks, and others of its own.
+    pub helpers: Vec<Helper>,
+    /// Images that a helper gets from a server, each with its protocol node, which is not told yet where that listens.
+    pub served: Vec<(String, SshFile, Span)>,
     /// The images among `nodes` that QEMU can have opened.
     pub images: Vec<LocalImage>,
     /// A device of the host that a node has as its `path`, with the place in the XML. At a start QEMU gets it opened.
@@ -365,7 +367,7 @@ impl CommandLine {
         self.json("-device", plan.device);
         self.throttles.extend(plan.throttle);
         self.descriptors.extend(plan.descriptors);
-        self.helpers.extend(plan.helper);
+        self.helpers.extend(plan.helpers);
         self.images.extend(plan.images);
     }
 

@@ -56,7 +56,7 @@ const TLS_KEY: &str = "the private key for TLS is encrypted, and the value of th
 const NOT_ON_SERVER: &str = "the server has no such file: check name= in <source>";
 
 /// The words and what they mean. The first that fit count: what is said by many comes last.
-const WORDS: [(&str, Cause, &str); 33] = [
+const WORDS: [(&str, Cause, &str); 36] = [
     // crypto/block-luks.c
     ("cannot unlock any keyslot", Cause::WrongSecret(Credential::Passphrase), PASSPHRASE),
     // block/rbd.c, with librbd's codes
@@ -139,6 +139,19 @@ const WORDS: [(&str, Cause, &str); 33] = [
         Cause::InUse,
         "another guest or qemu-img has the image open: end that first (`vmward list` shows the guests); if both are meant \
          to have it, both need <shareable/>",
+    ),
+    // nbdkit's plugins/ssh/ssh.c
+    ("all possible authentication methods failed", Cause::WrongSecret(Credential::Login), LOGIN),
+    (
+        "the host key is unknown",
+        Cause::Forbidden,
+        "put the server's host key (`ssh-keyscan`) into ~/.ssh/known_hosts of QEMU's user, or into the file of <knownHosts>, once you \
+         know that it is the server's",
+    ),
+    (
+        "host key for server changed",
+        Cause::Forbidden,
+        "the server is another one than ~/.ssh/known_hosts of QEMU's user or the file of <knownHosts> says, or has a new key",
     ),
     // block/ssh.c
     (

@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
+use crate::domain::Domain;
+use crate::domain::devices::chardev::Chardev;
+use crate::domain::devices::graphics::Graphics;
 use crate::domain::devices::tls::Tls as DeviceTls;
+use crate::domain::disk::{Disk, Image, Protocol, Source};
 use crate::secret::{SecretLookup, SecretRef, UsageKind};
 use crate::xml::Span;
 
@@ -38,7 +42,7 @@ impl Default for TlsCredentials {
     }
 }
 
-/// What the host has for TLS.
+/// What the host has for TLS: `[tls]` of `vmward.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tls {
     /// For whatever has nothing of its own.
@@ -48,11 +52,6 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// What NBD disks have.
-    pub(super) fn of_nbd(&self) -> &TlsCredentials {
-        self.nbd.as_ref().unwrap_or(&self.usual)
-    }
-
     /// What a display or a character device has: what its XML does not say is as it is for all.
     pub fn of_device(&self, device: &DeviceTls) -> TlsCredentials {
         let usual = &self.usual;
@@ -65,9 +64,41 @@ impl Tls {
             verify_peer: device.verify_peer.unwrap_or(usual.verify_peer),
         }
     }
+
+    /// What a disk's image has, if its server is reached over TLS.
+    pub fn of_image(&self, image: &Image) -> Option<&TlsCredentials> {
+        let Source::Network(network) = &image.source else { return None };
+        match &network.protocol {
+            Protocol::Nbd { tls: true, .. } => Some(self.nbd.as_ref().unwrap_or(&self.usual)),
+            Protocol::Vxhs { tls: true, .. } => Some(&self.usual),
+            _ => None,
+        }
+    }
+
+    /// The secrets that a guest uses without naming them.
+    pub fn secrets(&self, domain: &Domain) -> Vec<SecretRef> {
+        let devices = &domain.devices;
+        let displays = devices.graphics.iter().filter_map(Graphics::tls);
+        let streams = devices.chardevs().filter_map(Chardev::tls);
+        let unnamed = displays.chain(streams).filter(|tls| tls.secret.is_none());
+        let of_devices = unnamed.filter_map(|tls| self.of_device(tls).key());
+        let images = devices.disks.iter().flat_map(Disk::chain);
+        let of_images = images.filter_map(|image| self.of_image(image)?.key());
+        of_devices.chain(of_images).collect()
+    }
+}
+
+/// The passphrase of a key.
+fn key(lookup: SecretLookup) -> SecretRef {
+    SecretRef { lookup, kind: UsageKind::Tls, text: true, span: Span::default() }
 }
 
 impl TlsCredentials {
+    /// The passphrase of the private key, if it has one.
+    pub fn key(&self) -> Option<SecretRef> {
+        self.secret.clone().map(key)
+    }
+
     /// The objects of one end of a connection; that with this id, which stands for the credentials, is the last.
     /// `secret_id` is that of its key's passphrase. `span` is what asks for TLS.
     pub(super) fn objects(&self, id: &str, secret_id: &str, server: bool, span: Span) -> Vec<QemuObject> {
@@ -84,7 +115,7 @@ impl TlsCredentials {
         credentials.put("verify-peer", self.verify_peer);
         let secret = self.secret.clone().map(|lookup| SecretObject {
             id: secret_id.to_owned(),
-            source: SecretSource::Keystore(SecretRef { lookup, kind: UsageKind::Tls, text: true, span }),
+            source: SecretSource::Keystore(SecretRef { span, ..key(lookup) }),
         });
         credentials.put_some("passwordid", secret.as_ref().map(|s| s.id.clone()));
         secret.map(QemuObject::Secret).into_iter().chain([QemuObject::Plain(credentials)]).collect()

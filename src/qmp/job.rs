@@ -100,6 +100,25 @@ impl Qmp {
         }
     }
 
+    /// Breaks off the jobs that an earlier process started under ids that begin so, and has QEMU forget them and those that
+    /// have ended.
+    pub async fn cancel_jobs(&self, prefix: &str, deadline: Duration) -> Result<(), QmpError> {
+        let jobs = self.execute_json("query-jobs", None::<&()>, COMMAND_DEADLINE).await?;
+        for job in jobs.as_array().into_iter().flatten() {
+            let text = |name: &str| job.get(name).and_then(Value::as_str).unwrap_or_default();
+            if text("id").starts_with(prefix) && text("status") != CONCLUDED {
+                // By force: without it, one that is ready would end as if it had been completed.
+                let arguments = json!({ "device": text("id"), "force": true });
+                match self.execute_json("block-job-cancel", Some(&arguments), COMMAND_DEADLINE).await {
+                    // It has ended meanwhile.
+                    Ok(_) | Err(QmpError::Refused { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        self.dismiss_jobs(prefix, deadline).await
+    }
+
     /// What QEMU says about a job, if it knows it.
     async fn job(&self, job: &str) -> Result<Option<Value>, QmpError> {
         let jobs = self.execute_json("query-jobs", None::<&()>, COMMAND_DEADLINE).await?;

@@ -55,6 +55,14 @@ pub enum Checkpoint {
     SwitchSaved,
     /// Snapshot: the guest writes to them.
     Switched,
+    /// Snapshot: it is saved that an overlay is about to be merged.
+    MergeAnnounced,
+    /// Snapshot: QEMU has merged an overlay into what is below it.
+    Merged,
+    /// Snapshot: it is saved that the overlay is none of the guest's.
+    MergeSaved,
+    /// Snapshot: the file of an overlay is gone.
+    OverlayRemoved,
     /// Resize: the disk has its new size.
     Resized,
     /// Stop: the guest is asked.
@@ -73,7 +81,7 @@ pub enum Checkpoint {
 
 impl Checkpoint {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 35] = [
         Self::LibDirClaimed,
         Self::KeyWritten,
         Self::Spawned,
@@ -98,6 +106,10 @@ impl Checkpoint {
         Self::OverlaysOpened,
         Self::SwitchSaved,
         Self::Switched,
+        Self::MergeAnnounced,
+        Self::Merged,
+        Self::MergeSaved,
+        Self::OverlayRemoved,
         Self::Resized,
         Self::PowerButton,
         Self::Quit,

@@ -120,9 +120,14 @@ pub enum SupervisorError {
         /// The last lines of what it said.
         last_words: Vec<String>,
     },
-    /// A secret is too long for what is to be encrypted with it.
-    #[error("the key of the TPM's state is longer than {0} bytes")]
-    LongKey(usize),
+    /// A secret is too long for the program that is to get it.
+    #[error("{what} is longer than {max} bytes")]
+    LongKey {
+        /// What it is, as in "the TPM's key".
+        what: &'static str,
+        /// What the program gets.
+        max: usize,
+    },
     /// A secret is too long for a display's password.
     #[error("the secret of the guest's {} display is too long: its passwords have {} bytes at most", .0.name(), .0.longest_password())]
     LongPassword(PasswordProtocol),

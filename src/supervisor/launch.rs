@@ -211,6 +211,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
             made: prepared.made(),
             nodes: configuration.nodes.clone(),
             disks: configuration.disks.clone(),
+            unfinished: Vec::new(),
             xml: configuration.xml.to_string(),
         },
     );

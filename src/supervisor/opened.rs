@@ -291,6 +291,11 @@ impl<'a> Writable<'a> {
         Ok(Self { qmp, set: set.clone(), for_writing, for_reading })
     }
 
+    /// The number of its set.
+    pub(super) fn number(&self) -> u32 {
+        self.set.number
+    }
+
     /// From now on QEMU only writes, or only reads, whatever it did meanwhile.
     pub(super) async fn end(self, writes: bool) {
         let done = if writes { self.for_reading } else { self.for_writing };

@@ -144,6 +144,11 @@ fn clean_up(lib_dir: &LibDir, state: Option<&State>) -> Result<(), SupervisorErr
     let known = state.iter().flat_map(|state| &state.helpers).map(|helper| helper.process);
     end_left_over(known.chain(processes_with(lib_dir.path(), HELPER_SOCKET)?))?;
     drop(state.map(|state| Prepared::taken_over(state.made.clone())));
+    if let Some(state) = state.filter(|state| !state.unfinished.is_empty())
+        && let Some(xml) = xml::parse(&state.xml, &mut Diagnostics::new())
+    {
+        snapshot::remove_unfinished(&state.unfinished, &xml);
+    }
     lib_dir.wipe()
 }
 
@@ -179,7 +184,7 @@ impl LeftOver {
     ) -> Result<(Started, Option<ShutdownCause>), SupervisorError> {
         let Self { lib_dir, process, state } = self;
         let pid = state.process.pid;
-        let (qmp, configuration, wanted, over) = match take_back(&lib_dir, &state, &capabilities).await {
+        let (qmp, mut configuration, wanted, over) = match take_back(&lib_dir, &state, &capabilities).await {
             Ok(taken) => taken,
             // It has ended meanwhile.
             Err(_) if process.is_gone_within(LEAVE_DEADLINE_MS) => {
@@ -202,6 +207,14 @@ impl LeftOver {
         let started = UNIX_EPOCH + Duration::from_secs(state.started);
         let user = lib_dir.user();
         let helpers = Helpers::take_back(wanted, &state.helpers, lib_dir.path(), user.as_ref(), state.uuid)?;
+        let state_file = StateFile::new(lib_dir, state);
+        if !configuration.unfinished.is_empty() {
+            // What the XML is now, and then that all is done: whoever comes next need not find out again.
+            state_file.save_configuration(&configuration)?;
+            snapshot::remove_unfinished(&configuration.unfinished, &configuration.xml);
+            configuration.unfinished.clear();
+            state_file.save_configuration(&configuration)?;
+        }
         let (sender, orders) = mpsc::unbounded_channel();
         let running = Rc::new(Running::new(Parts {
             qmp,
@@ -212,7 +225,7 @@ impl LeftOver {
             qemu_pid: pid,
             started,
             configuration,
-            state_file: StateFile::new(lib_dir, state),
+            state_file,
             orders: sender,
         }));
         running.show_helpers(&helpers);
@@ -238,7 +251,7 @@ async fn take_back(
     if Uuid::try_parse(&uuid) != Ok(state.uuid) {
         return Err(format!("it has the UUID {uuid} instead of {}", state.uuid));
     }
-    snapshot::complete(&qmp, &configuration).await.map_err(say)?;
+    snapshot::complete(&qmp, &mut configuration).await.map_err(say)?;
     hotplug::tidy(&qmp, &mut configuration).await.map_err(say)?;
     let over = match qmp.execute(query_status {}).await.map_err(say)?.status {
         RunState::shutdown => Some(ShutdownCause::guest_shutdown),
@@ -273,6 +286,12 @@ fn configuration(state: &State, capabilities: &Capabilities) -> Option<(Configur
         let alias = element.and_then(|e| e.child("alias")?.get("name"));
         disk.info.alias = alias.map(str::to_owned).or(disk.info.alias.take());
     }
-    let configuration = Configuration { domain, xml, nodes: state.nodes.clone(), disks: state.disks.clone() };
+    let configuration = Configuration {
+        domain,
+        xml,
+        nodes: state.nodes.clone(),
+        disks: state.disks.clone(),
+        unfinished: state.unfinished.clone(),
+    };
     Some((configuration, line.helpers))
 }

@@ -20,6 +20,7 @@ use super::control::MACHINE_SOCKET;
 use super::helpers::Helpers;
 use super::hotplug::DiskParts;
 use super::rekey::RekeyTurn;
+use super::snapshot::Unfinished;
 use super::state::StateFile;
 use super::{HelperStatus, SupervisorError, Unlock, live_xml};
 
@@ -45,6 +46,8 @@ pub struct Configuration {
     pub nodes: NodeNumbers,
     /// What each disk consists of in QEMU.
     pub disks: Vec<DiskParts>,
+    /// Overlays that are being made or merged.
+    pub unfinished: Vec<Unfinished>,
 }
 
 impl Configuration {
@@ -58,7 +61,7 @@ impl Configuration {
         live_xml::redact(&mut xml);
         let nodes = NodeNumbers::after_start(&domain);
         let disks = DiskParts::of_all(&domain, capabilities);
-        Self { domain, xml, nodes, disks }
+        Self { domain, xml, nodes, disks, unfinished: Vec::new() }
     }
 }
 

@@ -14,6 +14,7 @@ use super::hotplug::DiskParts;
 use super::lib_dir::LibDir;
 use super::prepare::Made;
 use super::process::ProcessId;
+use super::snapshot::Unfinished;
 use super::{Configuration, SupervisorError};
 
 /// The file's name in the lib dir.
@@ -49,6 +50,9 @@ pub(super) struct State {
     pub(super) nodes: NodeNumbers,
     /// See [`Configuration::disks`].
     pub(super) disks: Vec<DiskParts>,
+    /// See [`Configuration::unfinished`].
+    #[serde(default)]
+    pub(super) unfinished: Vec<Unfinished>,
     /// See [`Configuration::xml`].
     pub(super) xml: String,
 }
@@ -96,6 +100,7 @@ impl StateFile {
             let mut state = self.state.borrow_mut();
             state.nodes.clone_from(&configuration.nodes);
             state.disks.clone_from(&configuration.disks);
+            state.unfinished.clone_from(&configuration.unfinished);
             state.xml = configuration.xml.to_string();
         }
         self.save()

@@ -40,6 +40,9 @@ pub enum VolumeError {
     /// A signal asked vmward to stop.
     #[error("stopped by {0}; nothing was left behind")]
     Interrupted(nix::sys::signal::Signal),
+    /// A signal asked vmward to stop while keys were changed.
+    #[error("stopped by {0}")]
+    Stopped(nix::sys::signal::Signal),
     /// A volume is never made over what is there.
     #[error("{} exists already", .0.display())]
     Exists(PathBuf),
@@ -201,6 +204,9 @@ impl VolumeError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoProgram("rbd") => Some("install it (Debian: ceph-common)"),
+            Self::NoProgram("cryptsetup") => {
+                Some("the keys of LUKS2 are changed by it: install it (Debian: cryptsetup-bin)")
+            }
             Self::NoProgram(_) => Some("install it (Debian: qemu-utils)"),
             Self::ImageExists(_) => Some("take another name; an image of a cluster is never replaced"),
             Self::NoImage(_) => Some("`rbd ls` lists a pool's images, `ceph osd lspools` the pools"),

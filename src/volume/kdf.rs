@@ -43,7 +43,8 @@ impl Kdf {
         }
     }
 
-    fn is_fast(self, passphrase: &SecretValue) -> bool {
+    /// Whether it is cheap for a passphrase.
+    pub(super) fn is_fast(self, passphrase: &SecretValue) -> bool {
         match self {
             Self::Auto => is_generated(passphrase),
             Self::Fast => true,

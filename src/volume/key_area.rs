@@ -13,6 +13,7 @@ use rand::Rng;
 use crate::luks::{DIGEST_FIELDS, LUKS1_HEADER_LEN, Luks1Header, LuksHeader, ReadAt, UnlockError, VolumeKey};
 use crate::secret::{SecretValue, os_random, wiping_stack};
 
+use super::rbd::Held;
 use super::{Image, ImageEncryption, ImageFormat, SlotId, Step, Steps, VolumeError};
 
 /// Where a copy of the header is kept while the digest is changed: behind the header and before the first slot's material,
@@ -28,6 +29,8 @@ pub struct KeyArea {
     /// Where the header begins in the file.
     start: u64,
     header: Luks1Header,
+    /// What the file is a copy of, if it is not the image itself.
+    origin: Option<Held>,
     /// Found by the first passphrase that opened a slot.
     key: Option<VolumeKey>,
 }
@@ -68,7 +71,13 @@ impl KeyArea {
         if ends.max().unwrap_or_default().next_multiple_of(PAGE) > header.payload_offset {
             return Err(unlock(UnlockError::Unusual("a key slot is not apart from the data")));
         }
-        Ok(Self { file, path: path.into(), start, header, key: None })
+        Ok(Self { file, path: path.into(), start, header, origin: None, key: None })
+    }
+
+    /// The keys of an image of a cluster.
+    pub(super) fn of_held(held: Held, path: &Path) -> Result<Self, VolumeError> {
+        let file = held.mirror().try_clone().map_err(VolumeError::io(path, "read"))?;
+        Ok(Self { origin: Some(held), ..Self::of(file, path)? })
     }
 
     /// The slots that a passphrase opens.
@@ -277,6 +286,9 @@ impl KeyArea {
 
     /// What is on the disk, past what the kernel remembers where it can be told to forget.
     pub fn reread(&mut self) -> Result<(), VolumeError> {
+        if let Some(held) = &self.origin {
+            held.get()?;
+        }
         let len = i64::try_from(self.header.payload_offset).unwrap_or_default();
         let start = i64::try_from(self.start).unwrap_or_default();
         let _ = posix_fadvise(&self.file, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
@@ -322,7 +334,11 @@ impl KeyArea {
         self.file
             .write_all_at(bytes, self.start.saturating_add(at))
             .and_then(|()| self.file.sync_data())
-            .map_err(VolumeError::io(&self.path, "written"))
+            .map_err(VolumeError::io(&self.path, "written"))?;
+        match &self.origin {
+            Some(held) => held.put(at..at + bytes.len() as u64),
+            None => Ok(()),
+        }
     }
 
     fn wrong(&self) -> VolumeError {

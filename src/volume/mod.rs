@@ -20,6 +20,7 @@ mod size;
 mod slot;
 mod source;
 mod staging;
+mod target;
 mod xml;
 
 pub use at_rest::AtRest;
@@ -40,4 +41,5 @@ pub use resize::resize;
 pub use size::parse_size;
 pub use slot::{SlotId, Step, Steps};
 pub use source::{Layer, Source, SourceFormat};
+pub use target::NewTarget;
 pub use xml::VolumeXml;

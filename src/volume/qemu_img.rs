@@ -1,4 +1,4 @@
-//! The one place that runs qemu-img, and Ceph's rbd.
+//! The one place that runs qemu-img, and what goes with it: Ceph's rbd, qemu-io and cryptsetup.
 
 use std::cell::Cell;
 use std::env;
@@ -18,7 +18,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{ChildStdout, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::time::Instant;
 
@@ -34,11 +34,13 @@ const LONGEST_PASSPHRASE: usize = 4096;
 /// How often progress is shown.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a client of a cluster goes on after a signal.
-const GRACE: Duration = Duration::from_secs(30);
+pub(super) const GRACE: Duration = Duration::from_secs(30);
 /// More than any list of an image's watchers or snapshots has.
 const MOST_PRINTED: u64 = 1 << 20;
 /// Where programs are if nobody says, as the C library's `execvp` has it.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
+/// Where administrators' programs are.
+const SYSTEM_PATH: [&str; 2] = ["/usr/sbin", "/sbin"];
 /// QEMU up to 9.1 measures the speed of the key derivation with the thread's CPU time, and gives up with this
 /// message when the kernel's accounting has not moved in between. On some machines that is every other time,
 /// so it is tried again: 40 times, after which it has another reason.
@@ -128,10 +130,21 @@ impl Call {
 
     /// The same with a value that may be any bytes.
     pub(super) fn any_secret(&mut self, id: &str, value: &SecretValue) -> Result<(), VolumeError> {
-        let path = self.inherit(piped(value.expose())?);
+        let path = self.value(value)?;
         self.objects.push("--object".into());
         self.objects.push(format!("secret,id={id},file={path}").into());
         Ok(())
+    }
+
+    /// Hands over a value, and returns the path under which the program reads it, once.
+    pub(super) fn value(&mut self, value: &SecretValue) -> Result<String, VolumeError> {
+        Ok(self.inherit(piped(value.expose())?))
+    }
+
+    /// Whether a secret object was handed over already.
+    pub(super) fn has_secret(&self, id: &str) -> bool {
+        let object = format!("secret,id={id},");
+        self.objects.iter().any(|o| o.to_str().is_some_and(|o| o.starts_with(&object)))
     }
 
     /// What the program reads from its standard input.
@@ -219,12 +232,13 @@ impl QemuImg {
 }
 
 impl Program {
-    /// The one that `PATH` finds.
+    /// The one that `PATH` finds, or that is where only root's `PATH` leads.
     pub(super) fn find(name: &'static str) -> Result<Self, VolumeError> {
         let executable =
             |p: &PathBuf| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
         env::split_paths(&env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
             .filter(|dir| dir.is_absolute())
+            .chain(SYSTEM_PATH.map(PathBuf::from))
             .map(|dir| dir.join(name))
             .find(executable)
             .map(|path| Self { name, path })
@@ -239,33 +253,9 @@ impl Program {
         tick: &mut dyn FnMut(Option<f64>),
     ) -> Result<Vec<u8>, VolumeError> {
         interrupts.check().await?;
+        let (is_read, is_remote, verb) = (call.is_read, call.is_remote, call.verb);
+        let mut child = self.spawn(call, None)?;
         let spawn_failed = |source| VolumeError::Spawn { program: self.path.clone(), source };
-        // The limit is inherited: a qemu-img that crashes must not leave the passphrase in a core dump. This
-        // process, which has it as well, keeps the limit.
-        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| spawn_failed(e.into()))?;
-        let mut command = StdCommand::new(&self.path);
-        command
-            .arg(call.verb)
-            .args(&call.objects)
-            .args(&call.args)
-            .env_clear()
-            .env("LC_ALL", "C")
-            .stdin(call.input.map_or_else(Stdio::null, Stdio::from))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mappings = (FIRST_FD..)
-            .zip(call.inherited)
-            .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
-            .collect();
-        command.fd_mappings(mappings).map_err(|e| spawn_failed(io::Error::other(e)))?;
-        if call.is_remote {
-            // A terminal sends its signals to whole process groups.
-            command.process_group(0);
-        }
-        let mut command = Command::from(command);
-        let mut child = command.kill_on_drop(true).spawn().map_err(spawn_failed)?;
-        // The command still holds this side's copies of the descriptors.
-        drop(command);
         let stderr = child.stderr.take();
         let said = async move {
             let mut said = Vec::new();
@@ -279,7 +269,7 @@ impl Program {
         let stdout = child.stdout.take();
         let shown = async {
             let mut shown = Vec::new();
-            match (call.is_read, stdout) {
+            match (is_read, stdout) {
                 // Cut short it is no JSON, which is told then.
                 (true, Some(stdout)) => drop(stdout.take(MOST_PRINTED).read_to_end(&mut shown).await),
                 (_, stdout) => follow(stdout, &share).await,
@@ -300,7 +290,7 @@ impl Program {
             let over = tokio::select! {
                 done = &mut finished => break done,
                 signal = interrupts.wait() => match stopping {
-                    None if call.is_remote => {
+                    None if is_remote => {
                         stopping = Some((signal, Instant::now() + GRACE));
                         None
                     }
@@ -323,8 +313,56 @@ impl Program {
         if status.success() {
             return Ok(shown);
         }
-        let message = complaint(self.name, &said, call.is_remote);
-        Err(VolumeError::Program { program: self.name, verb: call.verb, status, message })
+        let message = complaint(self.name, &said, is_remote);
+        Err(VolumeError::Program { program: self.name, verb, status, message })
+    }
+
+    /// Starts it and goes on while it runs, with a pipe to its standard input. It ends with the value that is returned.
+    pub(super) fn start(&self, mut call: Call) -> Result<Child, VolumeError> {
+        call.remote();
+        self.spawn(call, Some(Stdio::piped()))
+    }
+
+    /// What one has said that was started and has ended.
+    pub(super) async fn failed(&self, child: Child) -> VolumeError {
+        match child.wait_with_output().await {
+            Ok(output) => VolumeError::Program {
+                program: self.name,
+                verb: "",
+                status: output.status,
+                message: complaint(self.name, &output.stderr, true),
+            },
+            Err(source) => VolumeError::Spawn { program: self.path.clone(), source },
+        }
+    }
+
+    fn spawn(&self, call: Call, input: Option<Stdio>) -> Result<Child, VolumeError> {
+        let spawn_failed = |source| VolumeError::Spawn { program: self.path.clone(), source };
+        // The limit is inherited: a qemu-img that crashes must not leave the passphrase in a core dump. This
+        // process, which has it as well, keeps the limit.
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| spawn_failed(e.into()))?;
+        let mut command = StdCommand::new(&self.path);
+        command
+            .arg(call.verb)
+            .args(&call.objects)
+            .args(&call.args)
+            .env_clear()
+            .env("LC_ALL", "C")
+            .stdin(input.unwrap_or_else(|| call.input.map_or_else(Stdio::null, Stdio::from)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mappings = (FIRST_FD..)
+            .zip(call.inherited)
+            .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
+            .collect();
+        command.fd_mappings(mappings).map_err(|e| spawn_failed(io::Error::other(e)))?;
+        if call.is_remote {
+            // A terminal sends its signals to whole process groups.
+            command.process_group(0);
+        }
+        let mut command = Command::from(command);
+        // The command, which holds this side's copies of the descriptors, goes with this function.
+        command.kill_on_drop(true).spawn().map_err(spawn_failed)
     }
 }
 

@@ -18,8 +18,12 @@ impl SlotId {
     /// The slot of that number, if it is in use.
     pub fn of(header: &Luks1Header, number: usize) -> Option<Self> {
         let slot = header.slots.get(number).filter(|slot| slot.active)?;
-        let mark = u64::from_be_bytes(*slot.salt.first_chunk()?);
-        Some(Self { number, mark })
+        Self::with_salt(number, &slot.salt)
+    }
+
+    /// The slot of that number, whose salt this is.
+    pub(super) fn with_salt(number: usize, salt: &[u8]) -> Option<Self> {
+        Some(Self { number, mark: u64::from_be_bytes(*salt.first_chunk()?) })
     }
 
     /// Whether it is still that slot.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use crate::qemu::refusal::{self, Cause, Credential};
 use crate::secret::{SecretValue, ValueError};
 
 use super::qemu_img::Call;
-use super::{Image, ImageEncryption, ImageFormat, VolumeError, image};
+use super::{Image, ImageEncryption, ImageFormat, Interrupts, Rbd, RbdName, VolumeError, image, rbd};
 
 /// More layers than anybody stacks; images that stand on themselves end here.
 const MOST_LAYERS: usize = 200;
@@ -36,12 +37,24 @@ keywords! {
 /// One image of a chain.
 #[derive(Debug)]
 pub struct Layer {
-    file: File,
+    place: Place,
     path: PathBuf,
     driver: &'static str,
     is_encrypted: bool,
     passphrase: Option<SecretValue>,
 }
+
+/// What holds an image.
+#[derive(Debug)]
+enum Place {
+    /// A file, or a block device of this host.
+    File(File),
+    /// A Ceph cluster.
+    Cluster(Rc<Rbd>, RbdName),
+}
+
+/// librbd decrypts LUKS2 itself, which QEMU's own driver does not open.
+const LIBRBD: &str = "rbd";
 
 impl Layer {
     /// Where it is.
@@ -90,7 +103,7 @@ impl Source {
                 if is_luks || found == ImageFormat::Qcow2 {
                     return Err(other_format(path, &image, format.as_str()));
                 }
-                let layer = layer(top, path, format.as_str(), false);
+                let layer = layer(Place::File(top), path, format.as_str(), false);
                 return Ok(Self { layers: vec![layer], size: None });
             }
             Some(SourceFormat::Raw) if found == ImageFormat::Qcow2 && is_luks => {
@@ -99,7 +112,7 @@ impl Source {
             // What a guest may write into its plain disk is data.
             Some(SourceFormat::Raw) if !is_luks => {
                 let size = Some(image.file_size);
-                return Ok(Self { layers: vec![layer(top, path, "raw", false)], size });
+                return Ok(Self { layers: vec![layer(Place::File(top), path, "raw", false)], size });
             }
             Some(SourceFormat::Qcow2) if found != ImageFormat::Qcow2 => {
                 return Err(other_format(path, &image, "qcow2"));
@@ -109,6 +122,31 @@ impl Source {
         let mut this = Self { layers: Vec::new(), size: Some(image.virtual_size) };
         this.add_chain(top, path, image)?;
         Ok(this)
+    }
+
+    /// Looks at an image of a cluster, which holds the guest's bytes, maybe inside LUKS.
+    pub async fn in_cluster(
+        rbd: Rc<Rbd>,
+        name: RbdName,
+        format: Option<SourceFormat>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Self, VolumeError> {
+        let image = rbd.look(&name, interrupts).await?;
+        let path = name.path();
+        if let Some(other) = format.filter(|format| *format != SourceFormat::Raw) {
+            return Err(other_format(&path, &image, other.as_str()));
+        }
+        let (driver, is_encrypted) = match (image.format, &image.encryption) {
+            (ImageFormat::Raw, Some(ImageEncryption::Luks1(_))) => ("luks", true),
+            (ImageFormat::Raw, Some(ImageEncryption::Luks2(_))) => (LIBRBD, true),
+            (ImageFormat::Qcow2, Some(_)) => return Err(other_format(&path, &image, "raw")),
+            _ if format.is_none() => return Err(VolumeError::FormatNotSaid(path)),
+            // What a guest may write into its plain disk is data.
+            _ => ("raw", false),
+        };
+        let size = if is_encrypted { image.virtual_size } else { image.file_size };
+        let top = layer(Place::Cluster(rbd, name), &path, driver, is_encrypted);
+        Ok(Self { layers: vec![top], size: Some(size) })
     }
 
     fn add_chain(&mut self, file: File, path: &Path, image: Image) -> Result<(), VolumeError> {
@@ -124,7 +162,7 @@ impl Source {
                 ImageFormat::Raw if is_luks => "luks",
                 ImageFormat::Raw => "raw",
             };
-            self.layers.push(layer(file, &path, driver, is_luks));
+            self.layers.push(layer(Place::File(file), &path, driver, is_luks));
             let Some(backing) = image.backing.take() else { return Ok(()) };
             if self.layers.len() >= MOST_LAYERS {
                 let why =
@@ -140,7 +178,7 @@ impl Source {
                 "luks" if found.format == ImageFormat::Raw && found_luks => {}
                 "raw" if !found_luks => {
                     // Whatever header is in it is the guest's.
-                    self.layers.push(layer(opened, &below, "raw", false));
+                    self.layers.push(layer(Place::File(opened), &below, "raw", false));
                     return Ok(());
                 }
                 _ => return Err(other_format(&below, &found, said)),
@@ -162,7 +200,10 @@ impl Source {
     /// What the guest sees of it now, in bytes.
     pub(super) fn look_at_size(&self) -> Result<u64, VolumeError> {
         let top = self.top();
-        let image = Image::read(&top.file, &top.path)?;
+        let image = match &top.place {
+            Place::File(file) => Image::read(file, &top.path)?,
+            Place::Cluster(..) => return Ok(self.size.unwrap_or_default()),
+        };
         // The header of another format in a plain raw image is the guest's.
         Ok(if top.driver == "raw" { image.file_size } else { image.virtual_size })
     }
@@ -171,15 +212,23 @@ impl Source {
     pub(super) fn name(&self, call: &mut Call) -> Result<String, VolumeError> {
         let mut options = Value::Null;
         for (n, layer) in self.layers.iter().enumerate().rev() {
-            let mut node = json!({
-                "driver": layer.driver,
-                "file": { "driver": "file", "filename": call.file(&layer.file)? },
-            });
+            let storage = match &layer.place {
+                Place::File(file) => json!({ "driver": "file", "filename": call.file(file)? }),
+                Place::Cluster(rbd, name) => {
+                    call.remote();
+                    rbd.node(name, call)?
+                }
+            };
+            let mut node = match layer.driver {
+                LIBRBD => storage,
+                driver => json!({ "driver": driver, "file": storage }),
+            };
             if let Some(passphrase) = &layer.passphrase {
                 let id = format!("source{n}");
                 call.secret(&id, passphrase)?;
                 match layer.driver {
                     "luks" => node["key-secret"] = id.into(),
+                    LIBRBD => node["encrypt"] = json!({ "format": "luks2", "key-secret": id }),
                     _ => node["encrypt"] = json!({ "format": "luks", "key-secret": id }),
                 }
             }
@@ -193,6 +242,10 @@ impl Source {
 
     /// A failure of qemu-img as what it is.
     pub(super) fn failure(&self, error: VolumeError) -> VolumeError {
+        let error = match &self.top().place {
+            Place::Cluster(_, name) => rbd::told(name, error),
+            Place::File(_) => error,
+        };
         let VolumeError::Program { message, .. } = &error else { return error };
         match refusal::meaning(message).map(|meaning| meaning.cause) {
             Some(Cause::WrongSecret(Credential::Passphrase)) => {
@@ -206,8 +259,8 @@ impl Source {
     }
 }
 
-fn layer(file: File, path: &Path, driver: &'static str, is_encrypted: bool) -> Layer {
-    Layer { file, path: path.to_owned(), driver, is_encrypted, passphrase: None }
+fn layer(place: Place, path: &Path, driver: &'static str, is_encrypted: bool) -> Layer {
+    Layer { place, path: path.to_owned(), driver, is_encrypted, passphrase: None }
 }
 
 fn open(path: &Path, writable: bool) -> Result<(File, Image), VolumeError> {

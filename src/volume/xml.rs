@@ -1,4 +1,4 @@
-//! libvirt's storage volume XML, as far as it describes an encrypted image in a file.
+//! libvirt's storage volume XML, as far as it describes an encrypted image in a file or in a Ceph cluster.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,8 @@ use crate::xml::{Diagnostics, Element};
 
 use super::size::round_up;
 use super::{
-    Backing, Cipher, CipherMode, CipherName, HashName, IvGenerator, Kdf, NewVolume, Owner, Preallocation,
-    Qcow2Options, VolumeFormat,
+    Backing, Cipher, CipherMode, CipherName, HashName, IvGenerator, Kdf, NewRbd, NewTarget, NewVolume, Owner,
+    Preallocation, Qcow2Options, RbdFormat, RbdName, VolumeFormat,
 };
 
 /// Only its owner reads a volume, unless the XML says otherwise.
@@ -20,8 +20,8 @@ const DEFAULT_MODE: u32 = 0o600;
 /// A volume and its secret, as the XML describes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeXml {
-    /// The volume; its path is empty if the XML names none.
-    pub volume: NewVolume,
+    /// The volume; the path of a file is empty if the XML names none.
+    pub volume: NewTarget,
     /// The secret with its passphrase; `None` asks for a new one.
     pub secret: Option<SecretRef>,
 }
@@ -39,10 +39,16 @@ impl VolumeXml {
             diagnostics.error(root.span, format!("this is <{}>, not <volume>", root.name));
             return None;
         }
-        if let Some(kind) = root.attribute("type").filter(|a| a.value != "file") {
-            diagnostics
-                .error(kind.span, format!("vmward makes volumes of type 'file', not '{}'", kind.value));
-        }
+        let in_cluster = match root.attribute("type") {
+            Some(kind) if kind.value == "network" => true,
+            Some(kind) if kind.value != "file" => {
+                let message =
+                    format!("vmward makes volumes of type 'file' and 'network' (RBD), not '{}'", kind.value);
+                diagnostics.error(kind.span, message);
+                false
+            }
+            _ => false,
+        };
         // What libvirt adds when it describes a volume that exists. It does not read them back either.
         for output in ["key", "physical"] {
             if let Some(e) = root.child(output) {
@@ -69,6 +75,19 @@ impl VolumeXml {
             diagnostics.error(root.span, "<volume> has no <target>, so nothing says how it is encrypted");
             return None;
         };
+        if in_cluster {
+            if let Some(e) = root.child("backingStore") {
+                diagnostics.error(
+                    e.span,
+                    "an image of a cluster is made without a backing image; `rbd clone` makes one on another",
+                );
+            }
+            if size.is_none() {
+                diagnostics.error(root.span, "a volume without a backing image needs a <capacity>");
+            }
+            let (volume, secret) = image(target, size, diagnostics)?;
+            return Some(Self { volume: NewTarget::Image(volume), secret });
+        }
         if let Some(e) = target.child("timestamps") {
             // Written by libvirt about a volume that exists.
             e.mark_read();
@@ -80,18 +99,13 @@ impl VolumeXml {
         };
         let (mode, owner) = permissions(target, diagnostics);
         let qcow2 = qcow2_options(target, diagnostics);
-        let Some(encryption) = target.only_child("encryption", diagnostics) else {
-            diagnostics
-                .error(target.span, "this describes a plain volume; vmward makes encrypted ones")
-                .hint("add <encryption format='luks'><secret type='passphrase' usage='...'/></encryption>");
-            return None;
-        };
-        let (cipher, secret) = encryption_of(encryption, diagnostics);
+        let encryption = encryption_in(target, diagnostics)?;
+        let (cipher, secret) = encryption_of(encryption, &["luks"], diagnostics);
         if capacity.is_none() && backing.is_none() {
             diagnostics.error(root.span, "a volume without a backing image needs a <capacity>");
         }
         Some(Self {
-            volume: NewVolume {
+            volume: NewTarget::File(NewVolume {
                 path: target.child_text("path").map(PathBuf::from).unwrap_or_default(),
                 format: format?,
                 size,
@@ -107,7 +121,7 @@ impl VolumeXml {
                 mode,
                 owner,
                 replace: false,
-            },
+            }),
             secret: secret?,
         })
     }
@@ -128,6 +142,70 @@ impl VolumeXml {
         }
         root
     }
+}
+
+/// An image of a cluster, as libvirt's storage driver for RBD describes it, and what is added for its encryption: what a
+/// disk's XML says of it (`engine`).
+fn image(
+    target: &Element,
+    size: Option<u64>,
+    diagnostics: &mut Diagnostics,
+) -> Option<(NewRbd, Option<SecretRef>)> {
+    let name = match target.only_child("path", diagnostics) {
+        None => {
+            diagnostics.error(
+                target.span,
+                "<target> has no <path>, which for a volume of type 'network' is POOL/IMAGE",
+            );
+            None
+        }
+        Some(path) => match RbdName::parse(&format!("{}{}", RbdName::PREFIX, path.text())) {
+            Ok(name) => Some(name),
+            Err(why) => {
+                diagnostics.error(path.text_place(), why);
+                None
+            }
+        },
+    };
+    if let Some(format) = target.only_child("format", diagnostics)
+        && format.require("type", diagnostics).is_some_and(|kind| kind != "raw")
+    {
+        diagnostics.error(format.span, "the format of an image in a cluster is 'raw'");
+    }
+    let encryption = encryption_in(target, diagnostics)?;
+    let luks2 = encryption.get("format") == Some("luks2");
+    let format = match (encryption.get("engine"), luks2) {
+        (Some("librbd"), true) => Some(RbdFormat::Luks2),
+        (Some("librbd"), false) => Some(RbdFormat::Luks),
+        (None | Some("qemu"), false) => Some(RbdFormat::Raw),
+        (None | Some("qemu"), true) => {
+            diagnostics
+                .error(encryption.span, "QEMU's own engine does not open luks2")
+                .hint("say engine='librbd', as in the disk's XML");
+            None
+        }
+        (Some(other), _) => {
+            let place = encryption.attribute("engine").map_or(encryption.span, |a| a.span);
+            diagnostics.error(place, format!("an encryption's engine is 'qemu' or 'librbd', not '{other}'"));
+            None
+        }
+    };
+    let (cipher, secret) = encryption_of(encryption, &["luks", "luks2"], diagnostics);
+    let new = NewRbd { name: name?, format: format?, size: size?, cipher, kdf: Kdf::Auto };
+    if let Err(why) = new.check() {
+        diagnostics.error(encryption.span, why.to_string());
+    }
+    Some((new, secret?))
+}
+
+fn encryption_in<'e>(target: &'e Element, diagnostics: &mut Diagnostics) -> Option<&'e Element> {
+    let found = target.only_child("encryption", diagnostics);
+    if found.is_none() {
+        diagnostics
+            .error(target.span, "this describes a plain volume; vmward makes encrypted ones")
+            .hint("add <encryption format='luks'><secret type='passphrase' usage='...'/></encryption>");
+    }
+    found
 }
 
 /// A size whose default unit is the byte.
@@ -207,11 +285,17 @@ fn qcow2_options(target: &Element, diagnostics: &mut Diagnostics) -> Qcow2Option
 }
 
 /// The cipher, and the secret: none was named, or one that could not be read.
-fn encryption_of(e: &Element, diagnostics: &mut Diagnostics) -> (Cipher, Option<Option<SecretRef>>) {
+fn encryption_of(
+    e: &Element,
+    formats: &[&str],
+    diagnostics: &mut Diagnostics,
+) -> (Cipher, Option<Option<SecretRef>>) {
     match e.require("format", diagnostics) {
-        None | Some("luks") => {}
+        None => {}
+        Some(format) if formats.contains(&format) => {}
         Some(other) => {
-            let message = format!("vmward makes volumes with the encryption 'luks', not '{other}'");
+            let made = formats.join("' or '");
+            let message = format!("vmward makes volumes with the encryption '{made}', not '{other}'");
             let said = diagnostics.error(e.attribute("format").map_or(e.span, |a| a.span), message);
             if other == "qcow" || other == "default" {
                 said.hint("that is the old AES of qcow2, which QEMU's system emulators refuse");
@@ -309,7 +393,7 @@ mod tests {
 
     #[test]
     fn everything_is_read() {
-        let VolumeXml { volume, secret } = read(FULL).unwrap();
+        let VolumeXml { volume: NewTarget::File(volume), secret } = read(FULL).unwrap() else { panic!() };
         assert_eq!(volume.path, PathBuf::from("/images/web1.qcow2"));
         assert_eq!((volume.size, volume.format), (Some(8 << 30), VolumeFormat::Qcow2));
         assert_eq!(volume.preallocation, Preallocation::Falloc);
@@ -320,6 +404,66 @@ mod tests {
         assert_eq!(volume.cipher.iv, Some(IvGenerator::Essiv));
         assert_eq!(volume.backing.unwrap().path, PathBuf::from("base.qcow2"));
         assert_eq!(secret.unwrap().lookup, SecretLookup::Usage("/images/web1.qcow2".into()));
+    }
+
+    fn in_cluster(path: &str, encryption: &str) -> String {
+        format!(
+            "<volume type='network'>
+  <name>web1</name>
+  <key>guests/web1</key>
+  <source>
+  </source>
+  <capacity unit='MiB'>20</capacity>
+  <allocation unit='bytes'>0</allocation>
+  <target>
+    {path}
+    <format type='raw'/>
+    {encryption}
+  </target>
+</volume>"
+        )
+    }
+
+    #[test]
+    fn what_is_in_a_cluster_is_read() {
+        let path = "<path>guests/web1</path>";
+        for (encryption, format) in [
+            ("<encryption format='luks2' engine='librbd'/>", RbdFormat::Luks2),
+            ("<encryption format='luks' engine='librbd'/>", RbdFormat::Luks),
+            ("<encryption format='luks' engine='qemu'/>", RbdFormat::Raw),
+            ("<encryption format='luks'/>", RbdFormat::Raw),
+        ] {
+            let VolumeXml { volume: NewTarget::Image(new), secret } =
+                read(&in_cluster(path, encryption)).unwrap()
+            else {
+                panic!()
+            };
+            assert_eq!((new.format, new.size, secret), (format, 20 << 20, None));
+            assert_eq!(new.name.to_string(), "rbd:guests/web1");
+        }
+        let good = "<encryption format='luks'/>";
+        for (path, encryption, said) in [
+            ("", good, "POOL/IMAGE"),
+            ("<path>web1</path>", good, "two names"),
+            (path, "", "plain volume"),
+            (path, "<encryption format='luks2'/>", "does not open luks2"),
+            (path, "<encryption format='luks' engine='dm'/>", "not 'dm'"),
+            (path, "<encryption format='luks-any' engine='librbd'/>", "'luks' or 'luks2'"),
+            (
+                path,
+                "<encryption format='luks' engine='librbd'><cipher name='serpent' size='256'/></encryption>",
+                "librbd has",
+            ),
+            ("<path>guests/web1</path><compat>1.1</compat>", good, "<compat>"),
+            ("<path>guests/web1</path><permissions/>", good, "<permissions>"),
+        ] {
+            let e = read(&in_cluster(path, encryption)).unwrap_err();
+            assert!(e.contains(said) && e.contains("v.xml:"), "{encryption}: {e}");
+        }
+        let document = in_cluster(path, good);
+        let backed = document.replace("<target>", "<backingStore><path>a</path></backingStore><target>");
+        assert!(read(&backed).unwrap_err().contains("rbd clone"));
+        assert!(read(&document.replace("capacity", "key")).unwrap_err().contains("<capacity>"));
     }
 
     fn with_encryption(inner: &str) -> String {

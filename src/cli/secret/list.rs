@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use crate::cli::config::Config;
 use crate::cli::keystore_failure::keystore_failure;
 use crate::cli::output;
 use crate::cli::{CliError, Exit};
@@ -37,8 +38,8 @@ struct Row<'a> {
 }
 
 /// Runs `vmward secret list`. What cannot be read is said, and does not hide the rest.
-pub(super) fn list(keystores: &Keystores, args: &ListArgs) -> Result<ExitCode, CliError> {
-    let guests = Guests::find(&args.guest)?;
+pub(super) fn list(config: &Config, keystores: &Keystores, args: &ListArgs) -> Result<ExitCode, CliError> {
+    let guests = Guests::find(&args.guest, &config.tls)?;
     let (mut rows, mut exit) = (Vec::new(), ExitCode::SUCCESS);
     for store in &keystores.stores {
         match store.list() {

@@ -71,7 +71,7 @@ pub(crate) fn run(global: &Global, args: SecretArgs) -> Result<ExitCode, CliErro
         SecretCommand::GetValue(args) => value::get_value(&keystores, &args),
         SecretCommand::Generate(args) => generate::generate(&keystores, args),
         SecretCommand::Import(args) => import::import_secrets(&config, &keystores, args),
-        SecretCommand::List(args) => list::list(&keystores, &args),
+        SecretCommand::List(args) => list::list(&config, &keystores, &args),
         SecretCommand::Dumpxml(name) => definition::dumpxml(&keystores, &name),
         SecretCommand::Undefine(name) => definition::undefine(&keystores, &name),
     }

@@ -10,6 +10,7 @@ use crate::cli::config::Paths;
 use crate::cli::input::Input;
 use crate::cli::{CliError, status};
 use crate::domain::Domain;
+use crate::qemu::{Tls, TlsCredentials};
 use crate::secret::{SecretDefinition, SecretLookup, SecretRef, UsageKind};
 use crate::volume::{self, Image};
 use crate::xml::{self, Diagnostics};
@@ -23,8 +24,11 @@ struct Guest {
     images: Vec<(PathBuf, SecretRef)>,
 }
 
-/// The guests that are looked at.
-pub(in crate::cli) struct Guests(Vec<Guest>);
+/// The guests that are looked at, and what this host has for all.
+pub(in crate::cli) struct Guests {
+    guests: Vec<Guest>,
+    tls: Tls,
+}
 
 /// What uses a secret.
 pub(in crate::cli) enum User<'a> {
@@ -35,14 +39,16 @@ pub(in crate::cli) enum User<'a> {
         /// Whether it runs.
         running: bool,
     },
+    /// What guests have whose XML says nothing else: a table of `vmward.toml`.
+    Configuration(&'static str),
     /// An encrypted volume at the path that is the secret's usage.
     Volume(&'a str),
 }
 
 impl Guests {
     /// Those that run, those of the guests' directory, and those of these files.
-    pub(in crate::cli) fn find(files: &[PathBuf]) -> Result<Self, CliError> {
-        let mut guests = Self(Vec::new());
+    pub(in crate::cli) fn find(files: &[PathBuf], tls: &Tls) -> Result<Self, CliError> {
+        let mut guests = Self { guests: Vec::new(), tls: tls.clone() };
         // A directory of guests that is closed to this user hides what others run, not what the keystores have.
         for (name, text) in status::running().unwrap_or_default() {
             guests.add(&Input { name, source: text }, true);
@@ -71,7 +77,7 @@ impl Guests {
         };
         let name = domain.name().to_owned();
         // What runs is how it is used.
-        if !self.0.iter().any(|guest| guest.name == name) {
+        if !self.guests.iter().any(|guest| guest.name == name) {
             let images = domain.devices.disks.iter().flat_map(|disk| disk.chain());
             let images = images.flat_map(|image| {
                 let path = image.source.local_path().map(|path| volume::canonical(Path::new(path)));
@@ -79,17 +85,22 @@ impl Guests {
                 secrets.filter_map(move |secret| Some((path.clone()?, secret.clone())))
             });
             let images = images.collect();
-            self.0.push(Guest { name, running, secrets: domain.secrets(), images });
+            let secrets = [domain.secrets(), self.tls.secrets(&domain)].concat();
+            self.guests.push(Guest { name, running, secrets, images });
         }
     }
 
     /// What uses a secret, guests first.
     pub(in crate::cli) fn users<'a>(&'a self, secret: &'a SecretDefinition) -> Vec<User<'a>> {
-        let using = self.0.iter().filter(|guest| guest.secrets.iter().any(|r| names(r, secret)));
+        let using = self.guests.iter().filter(|guest| guest.secrets.iter().any(|r| names(r, secret)));
         let guests = using.map(|guest| User::Guest { name: &guest.name, running: guest.running });
         let usage = secret.usage.as_ref().filter(|usage| usage.kind == UsageKind::Volume);
         let volume = usage.map(|usage| usage.id.as_str()).filter(|id| is_encrypted(Path::new(id)));
-        guests.chain(volume.map(User::Volume)).collect()
+        let tables = [("tls", Some(&self.tls.usual)), ("tls.nbd", self.tls.nbd.as_ref())].into_iter();
+        let is_its = |credentials: &TlsCredentials| credentials.key().is_some_and(|key| names(&key, secret));
+        let tables = tables.filter(|(_, credentials)| credentials.is_some_and(is_its));
+        let tables = tables.map(|(table, _)| User::Configuration(table));
+        guests.chain(tables).chain(volume.map(User::Volume)).collect()
     }
 
     /// What uses a secret for something else than the volume at a path, each as a phrase.
@@ -99,7 +110,7 @@ impl Guests {
             let here = guest.images.iter().filter(|(image, r)| image == path && names(r, secret)).count();
             all > here
         };
-        let guests = self.0.iter().filter(uses).map(|guest| format!("the guest {}", guest.name));
+        let guests = self.guests.iter().filter(uses).map(|guest| format!("the guest {}", guest.name));
         let usage = secret.usage.as_ref().filter(|usage| usage.kind == UsageKind::Volume);
         let volume = usage.map(|usage| Path::new(&usage.id));
         let volume = volume.filter(|other| is_encrypted(other) && volume::canonical(other) != path);
@@ -123,6 +134,7 @@ impl User<'_> {
         match self {
             Self::Guest { name, running: true } => format!("{name} (running)"),
             Self::Guest { name, running: false } => (*name).to_owned(),
+            Self::Configuration(table) => format!("[{table}] of vmward.toml"),
             Self::Volume(_) => "the volume".to_owned(),
         }
     }
@@ -131,6 +143,7 @@ impl User<'_> {
     pub(in crate::cli) fn as_json(&self) -> Value {
         match self {
             Self::Guest { name, running } => json!({ "guest": name, "running": running }),
+            Self::Configuration(table) => json!({ "configuration": table }),
             Self::Volume(path) => json!({ "volume": path }),
         }
     }

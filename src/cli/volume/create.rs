@@ -9,14 +9,14 @@ use crate::cli::config::Config;
 use crate::cli::input::{Allow, Input, keyword};
 use crate::cli::output;
 use crate::cli::{CliError, Exit, Global};
-use crate::volume::{self, Backing, NewVolume, QemuImg, VolumeFormat, VolumeXml};
+use crate::volume::{self, Backing, NewTarget, VolumeFormat, VolumeXml};
 use crate::xml::{self, Diagnostics, Element};
 
 use super::failure::failure;
 use super::passphrase::{NewSecret, Passphrase, PassphraseSource, ended};
 use super::progress::{Progress, ProgressFd, interruptible};
-use super::rbd::{self, CephArgs};
-use super::target::TargetArgs;
+use super::rbd::{CephArgs, rbd_name};
+use super::target::{Maker, TargetArgs, absolute};
 
 /// Arguments of `vmward volume create`.
 #[derive(clap::Args)]
@@ -49,33 +49,55 @@ pub(super) struct CreateArgs {
 
 /// What is to be made, from options or XML.
 struct Request {
-    volume: NewVolume,
+    volume: NewTarget,
     source: PassphraseSource,
     /// The document and where it came from.
     xml: Option<(Input, Element)>,
 }
 
 impl CreateArgs {
-    fn request(self) -> Result<Request, CliError> {
+    fn request(&self) -> Result<Request, CliError> {
         let mut request = match &self.volume_xml {
             Some(file) => self.xml_request(file)?,
             None => self.options_request()?,
         };
-        let volume = &mut request.volume;
-        volume.path = std::path::absolute(&volume.path)
-            .map(|path| volume::canonical(&path))
-            .map_err(|e| CliError::new(Exit::Usage, "the volume has no path").caused_by(e))?;
-        volume.kdf = self.target.kdf;
-        volume.replace = self.target.force;
+        match &mut request.volume {
+            NewTarget::File(volume) => {
+                self.ceph.check_needed(false)?;
+                volume.path = absolute(&volume.path)?;
+                volume.kdf = self.target.kdf;
+                volume.replace = self.target.force;
+            }
+            NewTarget::Image(new) => {
+                self.target.check_in_cluster()?;
+                new.kdf = self.target.kdf;
+            }
+        }
         request.source = request.source.with(&self.target.new_secret)?;
         Ok(request)
     }
 
     fn options_request(&self) -> Result<Request, CliError> {
         let source = self.target.passphrase()?;
+        let usage = |message: &str| CliError::new(Exit::Usage, message);
         let backing = self.backing.clone().zip(self.backing_format);
         let backing = backing.map(|(path, format)| Backing { path, format });
-        let volume = self.target.volume(self.path.clone().unwrap_or_default(), self.size, backing)?;
+        let volume = match self.path.as_deref().map(rbd_name).transpose()?.flatten() {
+            None => NewTarget::File(self.target.volume(
+                self.path.clone().unwrap_or_default(),
+                self.size,
+                backing,
+            )?),
+            Some(_) if backing.is_some() => {
+                return Err(usage(
+                    "an image of a cluster is made without a backing image; `rbd clone` makes one on another",
+                ));
+            }
+            Some(name) => {
+                let size = self.size.ok_or_else(|| usage("a volume without a backing image needs a size"))?;
+                NewTarget::Image(self.target.rbd(name, size)?)
+            }
+        };
         Ok(Request { volume, source, xml: None })
     }
 
@@ -85,18 +107,19 @@ impl CreateArgs {
         let root = xml::parse(&input.source, &mut diagnostics);
         let understood = root.as_ref().and_then(|root| VolumeXml::from_xml(root, &mut diagnostics));
         let VolumeXml { mut volume, secret } = input.judge(understood, diagnostics, Allow::Nothing)?;
-        match &self.path {
-            Some(path) if volume.path.as_os_str().is_empty() => volume.path.clone_from(path),
-            Some(path) if *path != volume.path => {
-                let message = format!(
-                    "the path is {} here and {} in {}",
-                    path.display(),
-                    volume.path.display(),
-                    input.name
-                );
+        let there = volume.path();
+        match (&self.path, &mut volume) {
+            (Some(path), NewTarget::File(volume))
+                if there.as_os_str().is_empty() && rbd_name(path)?.is_none() =>
+            {
+                volume.path.clone_from(path);
+            }
+            (Some(path), _) if *path != there => {
+                let message =
+                    format!("the path is {} here and {} in {}", path.display(), there.display(), input.name);
                 return Err(CliError::new(Exit::Usage, message).hint("leave one of them out"));
             }
-            _ if volume.path.as_os_str().is_empty() => {
+            (None, _) if there.as_os_str().is_empty() => {
                 return Err(CliError::new(Exit::Usage, format!("{} has no <path> in <target>", input.name))
                     .hint("add it, or give the path as an argument"));
             }
@@ -110,21 +133,26 @@ impl CreateArgs {
 
 /// Runs `vmward volume create`.
 pub(super) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, CliError> {
-    if let Some(name) = args.ceph.target(args.path.as_deref())? {
-        return rbd::create(global, &args, name);
-    }
-    let (as_json, progress_fd) = (args.json, args.progress_fd);
     let Request { volume, source, xml } = args.request()?;
     let keystores = Config::load(global)?.open_keystores()?;
+    let path = volume.path();
     // All that can be said without making anything is said first.
-    volume.check().and_then(|()| volume.empty_size()).map_err(failure)?;
-    let qemu_img = QemuImg::find().map_err(failure)?;
+    volume.check().map_err(failure)?;
+    if let NewTarget::File(volume) = &volume {
+        volume.empty_size().map_err(failure)?;
+    }
+    let (format, size) = (volume.format(), volume.size());
+    let maker = Maker::find(volume, || args.ceph.open(|| Config::load(global)?.open_keystores()))?;
     let (secret, made) = interruptible(async |interrupts| {
-        let secret =
-            Passphrase::take(&keystores, &source, &volume.path, xml.as_ref().map(|(input, _)| input))?;
-        let progress = Progress::new(format!("making {}", volume.path.display()), progress_fd)?;
+        let secret = Passphrase::take(&keystores, &source, &path, xml.as_ref().map(|(input, _)| input))?;
+        let progress = Progress::new(format!("making {}", path.display()), args.progress_fd)?;
         let mut show = |share| progress.show(share);
-        let made = volume::create(&qemu_img, &volume, &secret.value, interrupts, &mut show).await;
+        let made = match &maker {
+            Maker::File(qemu_img, volume) => {
+                volume::create(qemu_img, volume, &secret.value, interrupts, &mut show).await
+            }
+            Maker::Image(rbd, new) => rbd.create(new, &secret.value, interrupts).await,
+        };
         progress.end(made.is_ok());
         Ok((secret, made))
     })?;
@@ -132,13 +160,8 @@ pub(super) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, CliErro
         return ended(e, |failure| secret.forget(&keystores, failure));
     }
     let uuid = secret.uuid;
-    if as_json {
-        let object = json!({
-            "path": volume.path,
-            "format": volume.format.as_str(),
-            "size": volume.size,
-            "secret": uuid.to_string(),
-        });
+    if args.json {
+        let object = json!({ "path": path, "format": format, "size": size, "secret": uuid.to_string() });
         output::line(format_args!("{object}"))?;
     } else if matches!(source, PassphraseSource::New(_)) {
         match xml {

@@ -32,7 +32,7 @@ pub(super) struct DeleteArgs {
 
 /// Runs `vmward volume delete`.
 pub(super) fn run(global: &Global, args: &DeleteArgs) -> Result<ExitCode, CliError> {
-    let image = args.ceph.target(Some(&args.path))?;
+    let image = args.ceph.target(&args.path)?;
     if image.is_none() && args.path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
         return Err(failure(VolumeError::Missing(args.path.clone())));
     }

@@ -20,7 +20,7 @@ pub(super) fn failure(error: VolumeError) -> CliError {
         E::ImageExists(_) | E::Snapshots(_) => Exit::Usage,
         E::NoImage(_) => Exit::NoInput,
         E::Login(_) => Exit::NoPermission,
-        E::Interrupted(_) | E::InUse(_) => Exit::TryAgain,
+        E::Interrupted(_) | E::Stopped(_) | E::InUse(_) => Exit::TryAgain,
         E::Request(_) | E::Exists(_) | E::NotAFile { .. } | E::FormatNotSaid(_) | E::WouldShrink { .. } => {
             Exit::Usage
         }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -53,12 +54,12 @@ struct Found {
 /// An image in a cluster: what `volume info` needs of it.
 struct Remote {
     name: RbdName,
-    rbd: Rbd,
+    rbd: Rc<Rbd>,
 }
 
 /// Runs `vmward volume info`.
 pub(super) fn run(global: &Global, args: &InfoArgs) -> Result<ExitCode, CliError> {
-    let remote = match args.ceph.target(Some(&args.path))? {
+    let remote = match args.ceph.target(&args.path)? {
         Some(name) => Some(Remote { name, rbd: args.ceph.open(|| Config::load(global)?.open_keystores())? }),
         None => None,
     };

@@ -19,14 +19,14 @@ use crate::volume::{self, AtRest, Kdf, KeySlots, Rekeyed, Step, VolumeError};
 
 use super::failure::failure;
 use super::progress::{Progress, ProgressFd};
-use super::rbd::file_only;
+use super::rbd::CephArgs;
 use super::running::RunningDisk;
 use super::secret_of;
 
 /// Arguments of `vmward volume rekey`.
 #[derive(clap::Args)]
 pub(super) struct RekeyArgs {
-    /// The volume, or with --domain the target of a disk (vda)
+    /// The volume, a file or rbd:POOL/IMAGE in a Ceph cluster, or with --domain the target of a disk (vda)
     #[arg(value_name = "PATH|TARGET")]
     target: PathBuf,
     /// Change the keys of a disk of this guest while it runs
@@ -50,6 +50,8 @@ pub(super) struct RekeyArgs {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    ceph: CephArgs,
+    #[command(flatten)]
     progress_fd: ProgressFd,
     /// Print an object with the path, the secret's UUID, and whether an earlier run was completed
     #[arg(long)]
@@ -59,18 +61,32 @@ pub(super) struct RekeyArgs {
 /// Runs `vmward volume rekey`.
 pub(super) fn run(global: &Global, args: &RekeyArgs) -> Result<ExitCode, CliError> {
     supervisor::harden().map_err(|e| CliError::new(Exit::Internal, e.to_string()))?;
-    let keystores = Config::load(global)?.open_keystores()?;
+    let config = Config::load(global)?;
+    let keystores = config.open_keystores()?;
     match &args.domain {
-        Some(name) => in_guest(&keystores, name, args),
-        None => at_rest(&keystores, args),
+        Some(name) => {
+            args.ceph.check_needed(false)?;
+            in_guest(&config, &keystores, name, args)
+        }
+        None => at_rest(&config, &keystores, args),
     }
 }
 
-fn at_rest(keystores: &Keystores, args: &RekeyArgs) -> Result<ExitCode, CliError> {
-    file_only(&args.target)?;
-    let path = volume::canonical(&args.target);
+fn at_rest(config: &Config, keystores: &Keystores, args: &RekeyArgs) -> Result<ExitCode, CliError> {
+    let image = args.ceph.target(&args.target)?;
+    let path = match &image {
+        Some(name) => name.path(),
+        None => volume::canonical(&args.target),
+    };
     // What is no volume is said to be none before it is said that it has no secret.
-    let mut slots = AtRest::open(keystores, &path, args.kdf, args.machine_key).map_err(|e| match e {
+    let opened = match image {
+        Some(name) => {
+            let rbd = args.ceph.open(|| config.open_keystores())?;
+            AtRest::in_cluster(keystores, rbd, name, args.kdf, args.machine_key)
+        }
+        None => AtRest::open(keystores, &path, args.kdf, args.machine_key),
+    };
+    let mut slots = opened.map_err(|e| match e {
         VolumeError::InUse(_) => failure(e).hint(
             "shut down the guest, or, if it is one of vmward's: `vmward volume rekey --domain NAME TARGET`",
         ),
@@ -85,10 +101,15 @@ fn at_rest(keystores: &Keystores, args: &RekeyArgs) -> Result<ExitCode, CliError
                 .hint("name the volume's secret with --secret UUID")
         })?,
     };
-    change(keystores, &secret, &mut slots, args)
+    change(config, keystores, &secret, &mut slots, args)
 }
 
-fn in_guest(keystores: &Keystores, name: &str, args: &RekeyArgs) -> Result<ExitCode, CliError> {
+fn in_guest(
+    config: &Config,
+    keystores: &Keystores,
+    name: &str,
+    args: &RekeyArgs,
+) -> Result<ExitCode, CliError> {
     if args.machine_key {
         return Err(CliError::new(
             Exit::Usage,
@@ -104,10 +125,11 @@ fn in_guest(keystores: &Keystores, name: &str, args: &RekeyArgs) -> Result<ExitC
         .ok_or_else(|| CliError::new(Exit::Usage, "the target of a disk is a name like vda"))?;
     let mut disk = RunningDisk::find(name, target, args.kdf)?;
     let secret = keystores.find(&disk.secret.lookup, Some(disk.secret.kind)).map_err(keystore_failure)?;
-    change(keystores, &secret, &mut disk, args)
+    change(config, keystores, &secret, &mut disk, args)
 }
 
 fn change<S: KeySlots>(
+    config: &Config,
     keystores: &Keystores,
     secret: &SecretFound<'_>,
     slots: &mut S,
@@ -118,7 +140,7 @@ where
 {
     let path = slots.path().to_owned();
     if !args.force {
-        check_alone(secret, &path)?;
+        check_alone(config, secret, &path)?;
     }
     let value = value(args)?;
     let uuid = secret.definition.uuid;
@@ -159,8 +181,8 @@ fn value(args: &RekeyArgs) -> Result<Option<SecretValue>, CliError> {
 }
 
 /// Whatever else a secret's old value opens would be lost with it.
-fn check_alone(secret: &SecretFound<'_>, path: &Path) -> Result<(), CliError> {
-    let others = Guests::find(&[])?.besides(&secret.definition, path);
+fn check_alone(config: &Config, secret: &SecretFound<'_>, path: &Path) -> Result<(), CliError> {
+    let others = Guests::find(&[], &config.tls)?.besides(&secret.definition, path);
     if others.is_empty() {
         return Ok(());
     }

@@ -61,7 +61,7 @@ impl NewSize {
 
 /// Runs `vmward volume resize`.
 pub(super) fn run(global: &Global, args: &ResizeArgs) -> Result<ExitCode, CliError> {
-    if let Some(name) = args.ceph.target(Some(&args.path))? {
+    if let Some(name) = args.ceph.target(&args.path)? {
         if args.secret.is_some() || args.source_format.is_some() {
             return Err(CliError::new(
                 Exit::Usage,

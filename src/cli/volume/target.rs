@@ -1,17 +1,19 @@
 //! What a new volume is to be, as options say it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::unistd::{Group, User};
 
 use crate::cli::input::keyword;
 use crate::cli::{CliError, Exit};
 use crate::volume::{
-    Backing, Cipher, HashName, Kdf, NewRbd, NewVolume, Owner, Preallocation, Qcow2Options, RbdFormat,
-    RbdName, VolumeFormat,
+    self, Backing, Cipher, HashName, Kdf, NewRbd, NewTarget, NewVolume, Owner, Preallocation, Qcow2Options,
+    QemuImg, Rbd, RbdFormat, RbdName, VolumeFormat,
 };
 use crate::xml::{Keyword, keywords};
 
+use super::failure::failure;
 use super::passphrase::{NewSecretArgs, PassphraseSource, SecretArgs};
 
 keywords! {
@@ -84,6 +86,26 @@ impl TargetArgs {
 
     /// The volume in a cluster.
     pub(super) fn rbd(&self, name: RbdName, size: u64) -> Result<NewRbd, CliError> {
+        self.check_in_cluster()?;
+        let format = self.format::<RbdFormat>("an image of a cluster")?;
+        Ok(NewRbd { name, format, size, cipher: self.cipher(), kdf: self.kdf })
+    }
+
+    /// A plain image in a cluster.
+    pub(super) fn plain_rbd(&self, name: RbdName, size: u64) -> Result<NewRbd, CliError> {
+        match self.format {
+            None | Some(TargetFormat::Raw) => {}
+            Some(other) => {
+                let message = format!("a plain image of a cluster is raw, not {}", other.as_str());
+                return Err(CliError::new(Exit::Usage, message));
+            }
+        }
+        let new = self.rbd(name, size)?;
+        Ok(NewRbd { format: RbdFormat::Raw, ..new })
+    }
+
+    /// Refuses what is said of files only.
+    pub(super) fn check_in_cluster(&self) -> Result<(), CliError> {
         for (is_said, option) in [
             (self.preallocation.is_some(), "--preallocation"),
             (self.owner.is_some(), "--owner"),
@@ -97,8 +119,7 @@ impl TargetArgs {
                 .hint("nothing there is replaced; `vmward volume delete` removes an image"));
             }
         }
-        let format = self.format::<RbdFormat>("an image of a cluster")?;
-        Ok(NewRbd { name, format, size, cipher: self.cipher(), kdf: self.kdf })
+        Ok(())
     }
 
     fn cipher(&self) -> Cipher {
@@ -121,6 +142,32 @@ impl TargetArgs {
     pub(super) fn is_about_encryption(&self) -> bool {
         self.secret.secret.is_some() || self.secret.generate || self.cipher.is_some() || self.hash.is_some()
     }
+}
+
+/// The volume, and what makes it.
+pub(super) enum Maker {
+    File(QemuImg, NewVolume),
+    Image(Rc<Rbd>, NewRbd),
+}
+
+impl Maker {
+    /// Finds the programs.
+    pub(super) fn find(
+        target: NewTarget,
+        cluster: impl FnOnce() -> Result<Rc<Rbd>, CliError>,
+    ) -> Result<Self, CliError> {
+        Ok(match target {
+            NewTarget::File(volume) => Self::File(QemuImg::find().map_err(failure)?, volume),
+            NewTarget::Image(new) => Self::Image(cluster()?, new),
+        })
+    }
+}
+
+/// The path of a file that is to be, without symbolic links.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
+    std::path::absolute(path)
+        .map(|path| volume::canonical(&path))
+        .map_err(|e| CliError::new(Exit::Usage, "the volume has no path").caused_by(e))
 }
 
 /// Names or numbers, as `chown` takes them.

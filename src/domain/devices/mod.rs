@@ -138,6 +138,15 @@ impl Devices {
             .chain(entropy)
     }
 
+    /// Those of them that are devices of the guest's of that name, with its side.
+    pub fn ports(&self) -> impl Iterator<Item = (&DeviceInfo, &chardev::Chardev)> {
+        let serials = self.serials.iter().map(|s| (&s.info, &s.chardev));
+        serials
+            .chain(self.parallels.iter().map(|p| (&p.info, &p.chardev)))
+            .chain(self.consoles.iter().map(|c| (&c.info, &c.chardev)))
+            .chain(self.channels.iter().map(|c| (&c.info, &c.chardev)))
+    }
+
     /// Reads `<devices>`.
     pub fn from_xml(element: &Element, diagnostics: &mut Diagnostics) -> Self {
         /// Every element of a name, each through its own reader.

@@ -63,8 +63,11 @@ impl ProtocolName {
     fn secret_kind(self) -> Option<UsageKind> {
         match self {
             Self::Rbd => Some(UsageKind::Ceph),
-            Self::Iscsi | Self::Http | Self::Https | Self::Ftp | Self::Ftps => Some(UsageKind::Iscsi),
-            Self::Nbd | Self::Tftp | Self::Ssh | Self::Gluster | Self::Nfs | Self::Vxhs => None,
+            // As in libvirt, whose nbdkit has SSH passwords of this usage.
+            Self::Iscsi | Self::Http | Self::Https | Self::Ftp | Self::Ftps | Self::Ssh => {
+                Some(UsageKind::Iscsi)
+            }
+            Self::Nbd | Self::Tftp | Self::Gluster | Self::Nfs | Self::Vxhs => None,
         }
     }
 
@@ -218,6 +221,8 @@ pub enum Protocol {
         path: String,
         /// The user.
         username: Option<String>,
+        /// The file with the servers' keys, of one with a password.
+        known_hosts: Option<String>,
     },
     /// A file of a Gluster volume.
     Gluster {
@@ -275,13 +280,18 @@ impl Network {
                 None
             }
         };
-        let protocol = Protocol::from_xml(name, e, diagnostics).ok_or(Refused)?;
+        let protocol = Protocol::from_xml(name, e, auth.as_ref(), diagnostics).ok_or(Refused)?;
         Ok(Self { protocol, hosts, auth })
     }
 }
 
 impl Protocol {
-    fn from_xml(name: ProtocolName, e: &Element, diagnostics: &mut Diagnostics) -> Option<Self> {
+    fn from_xml(
+        name: ProtocolName,
+        e: &Element,
+        auth: Option<&Auth>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
         Some(match name {
             ProtocolName::Rbd => {
                 let (pool, image) = split(e, "pool/image", diagnostics)?;
@@ -312,11 +322,15 @@ impl Protocol {
             ProtocolName::Tftp => Self::url(UrlScheme::Tftp, e, diagnostics)?,
             ProtocolName::Ssh => {
                 let identity = e.only_child("identity", diagnostics);
-                ssh_files(e, identity, diagnostics);
-                Self::Ssh {
-                    path: e.require("name", diagnostics)?.to_owned(),
-                    username: identity.and_then(|i| i.get("username")).map(str::to_owned),
-                }
+                let username = identity.and_then(|i| i.get("username")).map(str::to_owned);
+                let known_hosts = match auth {
+                    Some(auth) => ssh_of_helper(e, identity, auth, diagnostics),
+                    None => {
+                        ssh_files(e, identity, diagnostics);
+                        None
+                    }
+                };
+                Self::Ssh { path: e.require("name", diagnostics)?.to_owned(), username, known_hosts }
             }
             ProtocolName::Gluster => {
                 let (volume, path) = split(e, "volume/path", diagnostics)?;
@@ -406,6 +420,27 @@ fn ssh_files(source: &Element, identity: Option<&Element>, diagnostics: &mut Dia
             )
             .hint("put them there, and leave this out");
     }
+}
+
+/// What the helper takes that logs in with a password: the file of known hosts, but no keys.
+fn ssh_of_helper(
+    source: &Element,
+    identity: Option<&Element>,
+    auth: &Auth,
+    diagnostics: &mut Diagnostics,
+) -> Option<String> {
+    if let Some(user) = identity.and_then(|i| i.attribute("username")).filter(|u| u.value != auth.username) {
+        diagnostics.error(user.span, format!("<auth> has another user, '{}'", auth.username));
+    }
+    for key in ["keyfile", "agentsock"].into_iter().filter_map(|name| identity?.attribute(name)) {
+        diagnostics.error(key.span, "<auth> logs in with a password, not with a key");
+    }
+    let known = source.only_child("knownHosts", diagnostics)?;
+    let path = known.require("path", diagnostics)?;
+    if !path.starts_with('/') {
+        diagnostics.error(place(known, "path"), "the file of known hosts is an absolute path");
+    }
+    Some(path.to_owned())
 }
 
 /// A numeric user or group id; libvirt writes a plus sign in front.

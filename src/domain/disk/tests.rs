@@ -215,7 +215,14 @@ fn authentication() {
     let untyped = disk("rbd", "", "<auth username='u'><secret usage='s'/></auth>");
     assert_eq!(refused(&untyped), "2: <secret> lacks the attribute 'type'");
     assert_eq!(refused(&disk("nbd", "", &auth("iscsi"))), "2: QEMU takes no password for 'nbd'");
-    assert_eq!(refused(&disk("ssh", &auth("iscsi"), "")), "1: QEMU takes no password for 'ssh'");
+    good(&disk("ssh", &auth("iscsi"), "<knownHosts path='/k'/><identity username='u'/>"));
+    let ssh = |inner: &str| refused(&disk("ssh", &auth("iscsi"), inner));
+    assert_eq!(ssh("<identity username='other'/>"), "2: <auth> has another user, 'u'");
+    assert_eq!(
+        ssh("<identity username='u' keyfile='/k'/>"),
+        "2: <auth> logs in with a password, not with a key"
+    );
+    assert_eq!(ssh("<knownHosts path='k'/>"), "2: the file of known hosts is an absolute path");
     let local = format!("<disk>\n{}<source file='/d'/><target dev='vda'/></disk>", auth("ceph"));
     assert_eq!(refused(&local), "2: only network sources authenticate");
 }

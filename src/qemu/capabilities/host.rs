@@ -155,7 +155,7 @@ impl Host {
     }
 
     /// Where a helper listens for a device.
-    fn helper_socket(&self, name: &str, device: &str) -> PathBuf {
+    pub fn helper_socket(&self, name: &str, device: &str) -> PathBuf {
         self.lib_dir(name).join(format!("{HELPER_SOCKET}{device}.sock"))
     }
 

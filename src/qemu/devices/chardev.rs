@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::domain::devices::chardev::{Backend, Chardev, Endpoint, MouseMode, SocketMode};
-use crate::qemu::plan::{SocketPath, comma_escaped};
-use crate::qemu::{CommandLine, Resource};
+use crate::qemu::plan::{SocketPath, comma_escaped, object};
+use crate::qemu::{CommandLine, JsonObject, QemuObject, Resource, SecretObject, SecretSource, Tls};
+use crate::secret::SecretRef;
 
 use super::Context;
 
@@ -34,6 +37,76 @@ fn on_off(value: bool) -> &'static str {
 pub(super) fn reconnecting(context: &Context, seconds: Option<u32>) -> String {
     let option = seconds.map(|s| context.capabilities.reconnect(s));
     option.map(|(name, value)| format!(",{name}={value}")).unwrap_or_default()
+}
+
+/// A character device that listens with certificates, as a running QEMU is told to make it anew.
+#[derive(Debug, Clone)]
+pub struct TlsListener {
+    /// Its id.
+    pub id: String,
+    /// The object with its certificates, without that with the key's passphrase.
+    pub credentials: JsonObject,
+    /// The id of that one, and where its value is.
+    pub secret: Option<(String, SecretRef)>,
+    /// The `backend` of `chardev-change`.
+    pub backend: JsonObject,
+}
+
+impl TlsListener {
+    /// The one of the device `alias`, if it is one. What is written to a log besides is in a descriptor that only the start
+    /// has: that one is none.
+    pub fn of(chardev: &Chardev, alias: &str, tls: &Tls) -> Option<Self> {
+        let Backend::Tcp { mode: SocketMode::Bind, endpoint, telnet, tls: Some(own), .. } = &chardev.backend
+        else {
+            return None;
+        };
+        if chardev.log.is_some() {
+            return None;
+        }
+        let id = format!("char{alias}");
+        let name = credentials_id(&id);
+        let mut secret = None;
+        let mut credentials = JsonObject::new();
+        for object in tls.of_device(own).objects(&name, &key_id(&id), true, chardev.span) {
+            match object {
+                QemuObject::Secret(SecretObject { id, source: SecretSource::Keystore(found) }) => {
+                    secret = Some((id, found));
+                }
+                QemuObject::Secret(_) => {}
+                QemuObject::Plain(properties) => credentials = properties,
+            }
+        }
+        let address = json!({ "host": endpoint.host, "port": endpoint.service });
+        let backend = object(json!({
+            "type": "socket",
+            "data": {
+                "addr": { "type": "inet", "data": address },
+                "server": true,
+                "wait": false,
+                "telnet": telnet,
+                "tls-creds": name,
+            },
+        }));
+        Some(Self { id, credentials, secret, backend })
+    }
+}
+
+/// The id of the certificates of a character device.
+fn credentials_id(id: &str) -> String {
+    format!("obj{id}_tls0")
+}
+
+/// The id of their key's passphrase.
+fn key_id(id: &str) -> String {
+    format!("{id}{KEY_SUFFIX}")
+}
+
+/// What such an id ends with.
+const KEY_SUFFIX: &str = "-secret0";
+
+/// Whether a secret object is one of those.
+pub fn is_chardev_key(id: &str) -> bool {
+    id.starts_with("char") && id.ends_with(KEY_SUFFIX)
 }
 
 fn backend(chardev: &Chardev, id: &str, alias: &str, context: &Context, line: &mut CommandLine) -> String {
@@ -68,10 +141,10 @@ fn backend(chardev: &Chardev, id: &str, alias: &str, context: &Context, line: &m
                 told.push_str(",server=on,wait=off");
             }
             if let Some(tls) = tls {
-                let credentials = format!("obj{id}_tls0");
+                let credentials = credentials_id(&id);
                 let ours = context.capabilities.host.tls.of_device(tls);
                 let server = *mode == SocketMode::Bind;
-                let objects = ours.objects(&credentials, &format!("{id}-secret0"), server, chardev.span);
+                let objects = ours.objects(&credentials, &key_id(&id), server, chardev.span);
                 objects.into_iter().for_each(|o| line.object(o));
                 told.push_str(&format!(",tls-creds={credentials}"));
             }

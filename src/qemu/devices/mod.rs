@@ -31,6 +31,8 @@ mod virtio;
 mod vsock;
 mod watchdog;
 
+pub use chardev::{TlsListener, is_chardev_key};
+
 use crate::domain::devices::Devices;
 use crate::domain::{DeviceInfo, Domain};
 use crate::xml::Diagnostics;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::domain::Domain;
-use crate::domain::disk::{Engine, Format, Image, Source};
+use crate::domain::disk::{Engine, Format, Image, Protocol, Source};
 use crate::domain::firmware::{FirmwareFormat, LoaderType};
 use crate::qemu::plan::object;
 use crate::qemu::storage::LocalImage;
@@ -206,6 +206,12 @@ impl Variables {
                 to: path.into(),
                 span: self.span,
             }),
+            (Source::Network(network), _)
+                if network.auth.is_some() && matches!(network.protocol, Protocol::Ssh { .. }) =>
+            {
+                diagnostics.error(self.span, "a firmware's variables are not behind a password for SSH");
+                return;
+            }
             (Source::File(_) | Source::Block { .. } | Source::Network(_), _) => {}
             _ => {
                 diagnostics.unsupported(

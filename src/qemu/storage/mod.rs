@@ -14,12 +14,14 @@ pub use filter::is_filter;
 pub use local::{Images, LocalImage, RawLuks};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::domain::Domain;
 use crate::domain::disk::{Disk, EncryptionFormat, Image, Source};
 use crate::xml::Diagnostics;
 
-use super::{Capabilities, DiskPlan, Tls};
+use super::properties::Properties;
+use super::{Capabilities, DiskPlan, Helper, Service, Tls};
 
 /// Hands out the numbers of nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,9 +86,28 @@ pub fn plan_disks(
         let socket = capabilities.host.reservations_socket(domain.name(), protocol::MANAGED_HELPER);
         let (object, helper) = protocol::managed_helper(socket, span);
         first.objects.insert(0, object);
-        first.helper = Some(helper);
+        first.helpers.push(helper);
+    }
+    for plan in &mut plans {
+        let alias = plan.device.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        serve(plan, &alias, domain.name(), capabilities);
     }
     plans
+}
+
+/// Has a disk's images that a helper serves be found where that listens. The helpers are numbered from the base image on: what
+/// comes on top does not change their names.
+fn serve(plan: &mut DiskPlan, disk: &str, domain: &str, capabilities: &Capabilities) {
+    for (number, (node, file, span)) in plan.served.drain(..).enumerate() {
+        let device = format!("{disk}-nbdkit{number}");
+        let socket = capabilities.host.helper_socket(domain, &device);
+        if let Some(node) =
+            plan.nodes.iter_mut().find(|n| n.get("node-name").is_some_and(|name| *name == node))
+        {
+            node.put("server", json!({ "type": "unix", "path": socket }));
+        }
+        plan.helpers.push(Helper { device, socket, service: Service::Ssh(file), span });
+    }
 }
 
 /// What QEMU is told of one disk, whose alias and address are assigned before.

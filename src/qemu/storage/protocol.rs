@@ -8,7 +8,9 @@ use crate::domain::disk::{
     Auth, EncryptionFormat, Engine, Host, Kind, Network, Protocol, Reservations, Source, UrlScheme,
 };
 use crate::qemu::plan::{object, unavailable};
-use crate::qemu::{self, DiskPlan, Helper, JsonObject, QemuObject, SecretObject, SecretSource, Service};
+use crate::qemu::{
+    self, DiskPlan, Helper, JsonObject, QemuObject, SecretObject, SecretSource, Service, SshFile,
+};
 use crate::xml::Span;
 
 use super::node::Layer;
@@ -113,7 +115,9 @@ fn put_network(layer: &Layer<'_>, network: &Network, node: &mut JsonObject) {
             node.put_some("timeout", *timeout);
             node.put_some("readahead", *readahead);
         }
-        Protocol::Ssh { path, username } => {
+        // The helper's: see `objects`.
+        Protocol::Ssh { .. } if network.auth.is_some() => node.put("driver", "nbd"),
+        Protocol::Ssh { path, username, .. } => {
             node.put("driver", "ssh");
             node.put("path", path.as_str());
             node.put_some("server", network.hosts.first().map(inet_address));
@@ -202,21 +206,19 @@ fn url(scheme: UrlScheme, host: &Host, path: &str, query: Option<&str>) -> Strin
 /// What a protocol node needs beforehand: reservation helper, credentials, cookies, TLS.
 pub(super) fn objects(layer: &Layer<'_>, plan: &mut DiskPlan) {
     let names = &layer.names;
-    let mut secret = |id, source| plan.objects.push(QemuObject::Secret(SecretObject { id, source }));
+    let secret = |id, source| QemuObject::Secret(SecretObject { id, source });
     match &layer.image.source {
         Source::Network(network) => {
-            if let Some(auth) = &network.auth {
-                secret(names.auth_secret(), SecretSource::Keystore(auth.secret.clone()));
+            if let Some(file) = ssh_file(layer, network) {
+                // The password is its helper's.
+                plan.served.push((names.storage(), file, layer.image.span));
+            } else if let Some(auth) = &network.auth {
+                plan.objects.push(secret(names.auth_secret(), SecretSource::Keystore(auth.secret.clone())));
             }
             if let Protocol::Url { cookies: Some(cookies), .. } = &network.protocol {
-                secret(names.cookie_secret(), SecretSource::Xml(cookies.clone()));
+                plan.objects.push(secret(names.cookie_secret(), SecretSource::Xml(cookies.clone())));
             }
-            let tls = match &network.protocol {
-                Protocol::Nbd { tls: true, .. } => Some(layer.tls.of_nbd()),
-                Protocol::Vxhs { tls: true, .. } => Some(&layer.tls.usual),
-                _ => None,
-            };
-            if let Some(credentials) = tls {
+            if let Some(credentials) = layer.tls.of_image(layer.image) {
                 plan.objects.extend(credentials.objects(
                     &names.tls(),
                     &format!("{}-secret0", names.tls()),
@@ -252,6 +254,23 @@ pub(super) fn managed_helper(socket: PathBuf, span: Span) -> (QemuObject, Helper
     })));
     let service = Service::Reservations(qemu::Reservations);
     (object, Helper { device: MANAGED_HELPER.to_owned(), socket, service, span })
+}
+
+/// What a helper gets from a server, because QEMU's own driver has no passwords.
+fn ssh_file(layer: &Layer<'_>, network: &Network) -> Option<SshFile> {
+    let (Protocol::Ssh { path, known_hosts, .. }, Some(auth)) = (&network.protocol, &network.auth) else {
+        return None;
+    };
+    let Some(Host::Tcp { name, port }) = network.hosts.first() else { return None };
+    Some(SshFile {
+        host: name.clone(),
+        port: *port,
+        user: auth.username.clone(),
+        path: path.clone(),
+        password: auth.secret.clone(),
+        known_hosts: known_hosts.clone(),
+        readonly: layer.image.readonly,
+    })
 }
 
 fn helper_id(layer: &Layer<'_>, reservations: &Reservations) -> String {

@@ -66,12 +66,14 @@ impl From<OperationError> for ControlError {
             E::LongPassword(_) | E::Value(_) => Self::SecretUnusable(failure),
             E::Secret(source) => of_secrets(source.trouble(), failure),
             E::NoPasswords(_) | E::BlockDevice { .. } => Self::QemuRefused(failure),
-            E::Password(source) | E::Certificates(source) | E::Lend(source) | E::Resize { source, .. } => {
-                match source {
-                    QmpError::Refused { .. } => Self::QemuRefused(failure),
-                    _ => Self::QemuUnavailable(failure),
-                }
-            }
+            E::Password(source)
+            | E::Certificates(source)
+            | E::NotListening { source, .. }
+            | E::Lend(source)
+            | E::Resize { source, .. } => match source {
+                QmpError::Refused { .. } => Self::QemuRefused(failure),
+                _ => Self::QemuUnavailable(failure),
+            },
             E::Aborted => Self::Failed(failure),
         }
     }

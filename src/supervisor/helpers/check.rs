@@ -8,6 +8,7 @@ use crate::supervisor::User;
 use crate::xml::{Diagnostics, Element};
 
 use super::find;
+use super::nbdkit::NBDKIT;
 use super::passt::PASST;
 use super::reservations::PR_HELPER;
 use super::swtpm::{SETUP, SWTPM};
@@ -34,6 +35,7 @@ pub fn check_helpers(
             Service::Tpm(tpm) => check_tpm(tpm, root),
             Service::Directory(shared) => check_directory(shared),
             Service::Network(_) => check_network(user),
+            Service::Ssh(_) => installed(NBDKIT, "nbdkit"),
             Service::Reservations(_) => installed(PR_HELPER, "qemu-system-common"),
         };
         if let Err(Missing { what, hint, kind }) = checked {

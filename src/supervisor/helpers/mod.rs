@@ -2,6 +2,7 @@
 //! ended after it. What is particular to a program is in its own file.
 
 mod check;
+mod nbdkit;
 mod passt;
 mod reservations;
 mod swtpm;
@@ -9,7 +10,8 @@ mod virtiofsd;
 
 use std::fs;
 use std::future::pending;
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,8 @@ const END_DEADLINE_MS: u16 = 5000;
 const GRACE: Duration = Duration::from_millis(500);
 /// One that ends sooner than this after its start is not started again: it would end again.
 const WORTH_RESTARTING: Duration = Duration::from_secs(5);
+/// A pipe holds at least so much without a reader (pipe(7)).
+const MAX_PIPED: usize = 4096;
 /// The kernel's list of unix sockets (unix(7)).
 const UNIX_SOCKETS: &str = "/proc/net/unix";
 /// In its column of flags: the socket accepts connections.
@@ -387,6 +391,7 @@ fn program_of(service: &Service) -> &dyn HelperProgram {
         Service::Directory(shared) => shared,
         Service::Network(passt) => passt,
         Service::Reservations(reservations) => reservations,
+        Service::Ssh(file) => file,
     }
 }
 
@@ -408,6 +413,27 @@ fn spawn(
         lib_dir,
         fd_sets: FdSetPaths::default(),
     })
+}
+
+/// A pipe with the value of a secret in it, and nothing else ever. `what` it is is for messages.
+fn piped(
+    secret: &SecretRef,
+    what: &'static str,
+    child_fd: i32,
+    place: &Place<'_>,
+) -> Result<FdMapping, SupervisorError> {
+    let value = (place.secrets)(secret)
+        .ok_or_else(|| SupervisorError::NoSecret(format!("{what} ({})", secret.lookup)))?;
+    if value.expose().len() > MAX_PIPED {
+        return Err(SupervisorError::LongKey { what, max: MAX_PIPED });
+    }
+    let piped = || {
+        let (reader, mut writer) = io::pipe()?;
+        writer.write_all(value.expose())?;
+        Ok(OwnedFd::from(reader))
+    };
+    let parent_fd = piped().map_err(SupervisorError::io("a pipe", "made"))?;
+    Ok(FdMapping { parent_fd, child_fd })
 }
 
 /// Whether somebody listens on a socket. To connect would tell as well, but helpers take one connection.

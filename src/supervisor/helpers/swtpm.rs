@@ -2,8 +2,6 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +15,7 @@ use crate::domain::devices::emulated_tpm::{EmulatedTpm, TpmState, TpmVersion};
 use crate::supervisor::SupervisorError;
 use crate::supervisor::prepare::make_passable;
 
-use super::{HelperFailure, HelperProgram, Invocation, Place, failed, found, spawn};
+use super::{HelperFailure, HelperProgram, Invocation, Place, failed, found, piped, spawn};
 
 /// The program that emulates.
 pub(super) const SWTPM: &str = "swtpm";
@@ -31,8 +29,6 @@ const USER_STATES: &str = "libvirt/qemu/swtpm";
 const SETUP_DEADLINE: Duration = Duration::from_secs(120);
 /// What the helper has the key's pipe as.
 const KEY_FD: i32 = 3;
-/// A pipe holds at least so much without a reader (pipe(7)).
-const MAX_KEY: usize = 4096;
 
 impl HelperProgram for EmulatedTpm {
     fn name(&self) -> &'static str {
@@ -88,18 +84,7 @@ impl EmulatedTpm {
     /// A pipe with the key in it, and nothing else ever.
     fn key(&self, place: &Place<'_>) -> Result<Option<FdMapping>, SupervisorError> {
         let Some(secret) = &self.secret else { return Ok(None) };
-        let value = (place.secrets)(secret)
-            .ok_or_else(|| SupervisorError::NoSecret(format!("the TPM's key ({})", secret.lookup)))?;
-        if value.expose().len() > MAX_KEY {
-            return Err(SupervisorError::LongKey(MAX_KEY));
-        }
-        let piped = || {
-            let (reader, mut writer) = io::pipe()?;
-            writer.write_all(value.expose())?;
-            Ok(OwnedFd::from(reader))
-        };
-        let parent_fd = piped().map_err(SupervisorError::io("a pipe", "made"))?;
-        Ok(Some(FdMapping { parent_fd, child_fd: KEY_FD }))
+        piped(secret, "the TPM's key", KEY_FD, place).map(Some)
     }
 }
 

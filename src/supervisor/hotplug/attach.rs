@@ -164,6 +164,11 @@ fn prepare(running: &Running, source: &str, diagnostics: &mut Diagnostics) -> Op
     if let Some(span) = plan.reservations {
         diagnostics.error(span, "vmward starts no helper for persistent reservations while a guest runs");
     }
+    for (_, _, span) in &plan.served {
+        diagnostics
+            .error(*span, "vmward starts no nbdkit while a guest runs")
+            .hint("log in with a key, or start the guest with this disk");
+    }
     Some(Prepared { disk, element, plan, numbers })
 }
 

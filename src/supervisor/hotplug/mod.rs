@@ -15,6 +15,6 @@ pub use attach::{Attached, attach};
 pub use detach::{DETACH_DEADLINE, detach, watch};
 pub use error::HotplugError;
 pub use media::{Medium, change_media};
-pub(super) use steps::undo;
 pub use steps::{DiskParts, Step, Undone};
+pub(super) use steps::{is_absent, undo};
 pub(super) use tidy::tidy;

@@ -293,7 +293,7 @@ async fn remove(qmp: &Qmp, step: &Step) -> Result<(), QmpError> {
 }
 
 /// Whether QEMU refused because what is to be removed is not there (any more).
-pub(super) fn is_absent(error: &QmpError) -> bool {
+pub(in crate::supervisor) fn is_absent(error: &QmpError) -> bool {
     // `object-del` and `blockdev-del` have no class of their own for this, only their words:
     // "object 'x' not found" (qom/object_interfaces.c), "Failed to find node with node-name='x'" (block.c).
     error.refusal().is_some_and(|(class, desc)| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::qemu::VNC_SECRET;
+use crate::qemu::{VNC_SECRET, is_chardev_key};
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
 use crate::supervisor::{Configuration, FdSet, rekey};
 
@@ -61,7 +61,8 @@ async fn left(qmp: &Qmp, configuration: &Configuration) -> Result<Vec<Step>, Qmp
     // What could not be undone of a disk has such numbers as well, and is known.
     let is_known = |name: &str| configuration.disks.iter().any(|d| d.has(name));
     let is_left = |name: &str| configuration.nodes.is_later(name) && !is_known(name);
-    let is_lent = |name: &str| [rekey::OPENER, rekey::NEW, VNC_SECRET].contains(&name);
+    let is_lent =
+        |name: &str| [rekey::OPENER, rekey::NEW, VNC_SECRET].contains(&name) || is_chardev_key(name);
     let objects = qmp.execute(qapi::qmp::qom_list { path: "/objects".to_owned() }).await?;
     let objects = objects.into_iter().map(|object| object.name);
     let mut left: Vec<Step> =

@@ -37,6 +37,15 @@ pub enum OperationError {
     /// The certificates are of no use, or QEMU may not read them.
     #[error("the guest's certificates were not reloaded, the old ones stay in use")]
     Certificates(#[source] QmpError),
+    /// The port could not be had again.
+    #[error("{id} does not listen any more")]
+    NotListening {
+        /// The character device.
+        id: String,
+        /// What QEMU said.
+        #[source]
+        source: QmpError,
+    },
     /// QEMU did not take a secret.
     #[error("QEMU did not take the passphrase of the certificates' key")]
     Lend(#[from] QmpError),
@@ -95,6 +104,9 @@ impl OperationError {
                 "QEMU's user reads ca-cert.pem, server-cert.pem and server-key.pem in the directory that the \
                  guest's <tls> names; the passphrase of an encrypted key is its <secret>"
                     .into()
+            }
+            Self::NotListening { .. } => {
+                "once nobody else has its port, `vmward reload-tls` has it listen again".into()
             }
             Self::BlockDevice { .. } => {
                 "make the device larger first (lvextend, zfs set volsize, ...); an encrypted one needs room for \

@@ -1,6 +1,7 @@
 //! Making a snapshot: the overlays first, all of them, then one step that switches the guest to them.
 
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::domain::disk::{Disk, Format, Image, Kind, Source};
+use crate::domain::disk::{Disk, Format, Image, Kind, Protocol, Source};
 use crate::keystore::ResolvedSecrets;
 use crate::qemu::storage::NodeNumbers;
 use crate::qemu::storage::image::{Crypt, Kind as Header, sniff};
@@ -21,10 +22,10 @@ use crate::supervisor::opened::{hand_over_to, open_images};
 use crate::supervisor::operate::virtual_size;
 use crate::supervisor::{Checkpoint, Configuration, FdSet, Running, Unlock, live_xml};
 use crate::volume::Kdf;
-use crate::xml::{Diagnostics, Element, Span};
+use crate::xml::{Element, Span};
 
 use super::chain::with_overlay;
-use super::{Snapshot, SnapshotDisk, SnapshotError, list, metadata, node};
+use super::{Snapshot, SnapshotDisk, SnapshotError, Unfinished, list, metadata, node, parsed};
 
 /// A snapshot that is to be made.
 #[derive(Debug, Clone)]
@@ -84,6 +85,14 @@ pub async fn create(running: &Running, request: Request) -> Result<Snapshot, Sna
     let mut overlays = plan(running, &request, &mut numbers)?;
     let secrets = resolve(running, &overlays).await?;
     let sizes = sizes(running, &overlays).await?;
+    let mut begun = running.configuration().clone();
+    begun.unfinished = overlays.iter().map(Overlay::unfinished).collect();
+    for overlay in &overlays {
+        // What is there is not this snapshot's, and must not be taken for it.
+        require_absent(&overlay.path)?;
+    }
+    // Before there is a file: a supervisor that comes back removes it.
+    change.announce(&begun).map_err(|e| SnapshotError::Save(Box::new(e)))?;
     let mut files = Vec::new();
     let mut opened = Vec::new();
     let made = async {
@@ -140,6 +149,17 @@ pub async fn create(running: &Running, request: Request) -> Result<Snapshot, Sna
 }
 
 impl Overlay {
+    fn unfinished(&self) -> Unfinished {
+        let below = Some(self.backing.0.clone());
+        Unfinished {
+            target: self.target.clone(),
+            path: self.path.clone(),
+            below,
+            nodes: Vec::new(),
+            writes: Vec::new(),
+        }
+    }
+
     /// How the guest comes to write to it.
     fn switch(&self) -> Value {
         let top = self.plan.nodes.last().and_then(|n| n.get("node-name")).cloned();
@@ -208,11 +228,7 @@ fn plan(
         let secret = secret(disk, request.secret.as_ref());
         let element = live_xml::disk(&mut configuration, &target).ok_or_else(missing)?;
         let element = with_overlay(element, &path_text, secret.as_ref());
-        let mut said = Diagnostics::new();
-        let mut with = Disk::from_xml(&element, &mut said)
-            .filter(|_| !said.has_hard_errors())
-            .ok_or_else(|| refuse("its XML does not say enough"))?;
-        with.info = disk.info.clone();
+        let with = parsed(&element, disk).ok_or_else(|| refuse("its XML does not say enough"))?;
         let plan = storage::plan_overlay(&with, numbers, &running.capabilities.host.tls);
         let descriptors = Vec::new();
         overlays.push(Overlay {
@@ -241,8 +257,13 @@ fn backing(disk: &Disk, image: &Image) -> Result<(String, &'static str), &'stati
     if image.slice.is_some() || image.data_store.is_some() {
         return Err("its image is in a part of a file, or in two files");
     }
-    let (Source::File(path) | Source::Block { path, .. }) = &image.source else {
-        return Err("its image is not on this host");
+    let path = match &image.source {
+        Source::File(path) | Source::Block { path, .. } => path,
+        Source::Network(network) if matches!(network.protocol, Protocol::Rbd { .. }) => {
+            return Err("its image is in a Ceph cluster, where `rbd snap create` makes snapshots");
+        }
+        Source::Network(_) => return Err("its image is on a server, where its snapshots are made"),
+        _ => return Err("its image is no file or block device"),
     };
     let format = match image.format {
         Format::Raw if image.encryption.is_some() => "luks",
@@ -288,6 +309,15 @@ async fn sizes(running: &Running, overlays: &[Overlay]) -> Result<Vec<u64>, Snap
         virtual_size(&nodes, &overlay.below).ok_or_else(|| SnapshotError::Unknown(overlay.target.clone()))
     };
     overlays.iter().map(size).collect()
+}
+
+fn require_absent(path: &Path) -> Result<(), SnapshotError> {
+    let failed = |source| SnapshotError::File { path: path.to_owned(), what: "made", source };
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(failed(io::ErrorKind::AlreadyExists.into())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed(e)),
+    }
 }
 
 /// An empty file, where there was none.
@@ -376,10 +406,7 @@ async fn switch(qmp: &Qmp, actions: Vec<Value>) -> Result<(), QmpError> {
 }
 
 /// Has the guest write to overlays that a supervisor which was killed had opened and announced.
-pub(in crate::supervisor) async fn complete(
-    qmp: &Qmp,
-    configuration: &Configuration,
-) -> Result<(), QmpError> {
+pub(super) async fn complete(qmp: &Qmp, configuration: &Configuration) -> Result<(), QmpError> {
     let disks = &configuration.domain.devices.disks;
     let with_overlays: Vec<_> = configuration
         .disks

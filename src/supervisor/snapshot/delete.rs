@@ -1,40 +1,34 @@
 //! Deleting a snapshot: what was written since goes into the images below, and the overlays go.
 
-use std::fs;
 use std::iter;
+
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::domain::disk::Disk;
 use crate::qemu::JsonObject;
 use crate::qmp::COMMAND_DEADLINE;
-use crate::supervisor::hotplug::{Step, undo};
+use crate::supervisor::hotplug::undo;
 use crate::supervisor::opened::Writable;
-use crate::supervisor::{Change, FdSet, Running, live_xml};
-use crate::volume::{self, VolumeError};
-use crate::xml::{Diagnostics, Element};
+use crate::supervisor::{Change, Checkpoint, Configuration, FdSet, Running, SupervisorError};
 
-use super::chain::without;
-use super::{Snapshot, SnapshotDisk, SnapshotError, list, metadata, node};
+use super::unfinished::{destroy, shortened};
+use super::{SnapshotDisk, SnapshotError, Unfinished, list, node};
 
+/// What the ids of the jobs that merge begin with; the disk's target follows.
+pub(super) const COMMIT_JOB: &str = "vmward-commit-";
 /// Copying a disk takes as long as it takes.
 const NO_DEADLINE: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// What is to be merged on one disk.
 struct Merge {
-    /// The disk without the overlay.
-    element: Element,
-    disk: Disk,
     /// The arguments of `block-commit`.
     arguments: JsonObject,
     /// The sets of images that QEMU can only read, and writes to now.
     written: Vec<FdSet>,
-    /// It is the image that the guest writes to.
-    is_topmost: bool,
-    /// The nodes of the overlay, the lower one first.
-    nodes: [String; 2],
+    /// What a supervisor that comes back is told.
+    unfinished: Unfinished,
     encrypted: bool,
 }
 
@@ -49,7 +43,7 @@ pub async fn delete(running: &Running, name: &str) -> Result<Vec<String>, Snapsh
     let snapshot = snapshot.ok_or_else(|| SnapshotError::NoSuchSnapshot(name.to_owned()))?;
     let mut kept = Vec::new();
     for disk in &snapshot.disks {
-        if let Some(file) = merge(running, &change, &snapshot, disk).await? {
+        if let Some(file) = merge(running, &change, disk).await? {
             kept.push(file);
         }
     }
@@ -60,7 +54,6 @@ pub async fn delete(running: &Running, name: &str) -> Result<Vec<String>, Snapsh
 async fn merge(
     running: &Running,
     change: &Change<'_>,
-    snapshot: &Snapshot,
     overlay: &SnapshotDisk,
 ) -> Result<Option<String>, SnapshotError> {
     let target = &overlay.target;
@@ -68,53 +61,49 @@ async fn merge(
     let flat = json!({ "flat": true });
     let nodes = running.qmp.execute_json("query-named-block-nodes", Some(&flat), COMMAND_DEADLINE);
     let nodes = nodes.await.map_err(failed)?;
-    let merge = plan(running, overlay, &nodes).ok_or_else(|| SnapshotError::Unknown(target.clone()))?;
-    let job = format!("vmward-commit-{target}");
+    let merge = plan(&running.configuration(), overlay, &nodes)
+        .ok_or_else(|| SnapshotError::Unknown(target.clone()))?;
+    let save = |saved: Result<(), SupervisorError>| saved.map_err(|e| SnapshotError::Save(Box::new(e)));
+    let Merge { arguments, written, unfinished, encrypted } = merge;
+    let mut begun = running.configuration().clone();
+    begun.unfinished = vec![unfinished.clone()];
+    save(change.announce(&begun))?;
+    Checkpoint::MergeAnnounced.passed();
+    let job = format!("{COMMIT_JOB}{target}");
     let mut lent = Vec::new();
     let merged = async {
-        for set in &merge.written {
+        for set in &written {
             if let Some(image) = &set.image {
                 lent.push(Writable::begin::<SnapshotError>(&running.qmp, set, image).await?);
             }
         }
-        running.qmp.run_job("block-commit", &job, &merge.arguments, NO_DEADLINE).await.map_err(failed)
+        running.qmp.run_job("block-commit", &job, &arguments, NO_DEADLINE).await.map_err(failed)
     };
     let merged = merged.await;
-    let written_on = merge.is_topmost && merged.is_ok();
     for writable in lent {
-        writable.end(written_on).await;
+        let writes = merged.is_ok() && unfinished.writes.contains(&writable.number());
+        writable.end(writes).await;
     }
-    merged?;
-
-    let Merge { element, disk, nodes, encrypted, written, .. } = merge;
-    let sets =
-        running.configuration().disks.iter().find(|d| d.target == *target).map(|d| d.descriptors.clone());
-    let (gone, mut sets): (Vec<_>, Vec<_>) =
-        sets.unwrap_or_default().into_iter().partition(|set| nodes.contains(&set.node));
-    if written_on {
-        sets.iter_mut().filter(|set| written.contains(set)).for_each(FdSet::note_written);
+    if let Err(e) = merged {
+        if let Err(e) = change.commit(|_| {}) {
+            tracing::warn!("{e}");
+        }
+        return Err(e);
     }
-    let made = gone.iter().map(|set| Step::FdSet(set.number)).chain(nodes.iter().cloned().map(Step::Node));
-    let left = undo(&running.qmp, made.collect()).await.left;
-    for (step, why) in &left {
+    Checkpoint::Merged.passed();
+    let made = super::unfinished::made(&running.configuration(), &unfinished);
+    for (step, why) in &undo(&running.qmp, made).await.left {
         tracing::warn!("{step} stays until the guest ends: {why}");
     }
-    let mut snapshots = list(running);
-    for other in snapshots.iter_mut().filter(|s| s.name == snapshot.name) {
-        other.disks.retain(|d| d != overlay);
-    }
-    snapshots.retain(|s| !s.disks.is_empty());
-    let saved = change.commit(|configuration| {
-        if let Some(parts) = configuration.disks.iter_mut().find(|d| d.target == *target) {
-            parts.nodes.retain(|n| !nodes.contains(n));
-            parts.descriptors = sets;
-        }
-        super::replace_disk(configuration, target, element, disk);
-        metadata::write(&mut configuration.xml, &snapshots);
-    });
-    saved.map_err(|e| SnapshotError::Save(Box::new(e)))?;
+    save(change.commit(|configuration| {
+        super::unfinished::forget(configuration, &unfinished);
+        configuration.unfinished = vec![unfinished];
+    }))?;
+    Checkpoint::MergeSaved.passed();
     let path = overlay.overlay.clone();
-    let removed = tokio::task::spawn_blocking(move || remove(Path::new(&path), encrypted)).await;
+    let removed = tokio::task::spawn_blocking(move || destroy(Path::new(&path), encrypted)).await;
+    Checkpoint::OverlayRemoved.passed();
+    save(change.commit(|configuration| configuration.unfinished.clear()))?;
     match removed {
         Ok(Ok(())) => Ok(None),
         failed => {
@@ -126,9 +115,8 @@ async fn merge(
     }
 }
 
-fn plan(running: &Running, overlay: &SnapshotDisk, nodes: &Value) -> Option<Merge> {
+fn plan(configuration: &Configuration, overlay: &SnapshotDisk, nodes: &Value) -> Option<Merge> {
     let target = &overlay.target;
-    let configuration = running.configuration();
     let parts = configuration.disks.iter().find(|d| d.target == *target)?;
     let disk = configuration.domain.devices.disks.iter().find(|d| d.target == *target)?;
     let is_it = |path: Option<&str>| path == Some(overlay.overlay.as_str());
@@ -159,26 +147,18 @@ fn plan(running: &Running, overlay: &SnapshotDisk, nodes: &Value) -> Option<Merg
     // So that its error can be read.
     arguments.insert("auto-dismiss".to_owned(), false.into());
 
-    let mut xml = configuration.xml.clone();
-    let element = without(live_xml::disk(&mut xml, target)?, index)?;
-    let mut said = Diagnostics::new();
-    let mut without = Disk::from_xml(&element, &mut said).filter(|_| !said.has_hard_errors())?;
-    without.info = disk.info.clone();
-    let nodes = [parts.nodes[storage].clone(), top.clone()];
+    // The guest can be described without it.
+    shortened(configuration, target, &overlay.overlay)?;
+    let nodes = vec![parts.nodes[storage].clone(), top.clone()];
     // What is below gets the data, and the image above another name of what is below it.
     let changed = disk.chain().enumerate().filter(|(i, _)| *i == index + 1 || *i + 1 == index);
     let changed = changed.flat_map(|(_, image)| iter::once(image).chain(image.data_store.as_deref()));
     let paths: Vec<_> = changed.filter_map(|image| image.source.local_path()).collect();
     let is_changed = |set: &FdSet| set.is_read_only() && set.path().is_some_and(|path| paths.contains(&path));
-    let written = parts.descriptors.iter().filter(|set| is_changed(set)).cloned().collect();
-    let encrypted = image.encryption.is_some();
-    Some(Merge { element, disk: without, arguments, written, is_topmost: index == 0, nodes, encrypted })
-}
-
-/// Of an encrypted overlay the keys go first.
-fn remove(path: &Path, encrypted: bool) -> Result<(), VolumeError> {
-    if encrypted {
-        return volume::destroy(path).map(drop);
-    }
-    fs::remove_file(path).map_err(|source| VolumeError::Io { path: path.to_owned(), what: "removed", source })
+    let written: Vec<_> = parts.descriptors.iter().filter(|set| is_changed(set)).cloned().collect();
+    // What is below becomes the image that the guest writes to, if there is none above.
+    let writes = written.iter().filter(|_| index == 0).map(|set| set.number).collect();
+    let path = overlay.overlay.clone().into();
+    let unfinished = Unfinished { target: target.clone(), path, below: None, nodes, writes };
+    Some(Merge { arguments, written, unfinished, encrypted: image.encryption.is_some() })
 }

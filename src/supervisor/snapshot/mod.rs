@@ -11,23 +11,37 @@ mod create;
 mod delete;
 mod error;
 mod metadata;
+mod unfinished;
 
-pub(super) use create::complete;
 pub use create::{Request, create};
 pub use delete::delete;
 pub use error::SnapshotError;
 pub use metadata::{Snapshot, SnapshotDisk};
+pub use unfinished::Unfinished;
+pub(super) use unfinished::remove_unfinished;
 
 use serde_json::Value;
 
 use crate::domain::disk::Disk;
 use crate::xml::Element;
 
+use crate::qmp::{Qmp, QmpError};
+use crate::xml::Diagnostics;
+
 use super::{Configuration, Running, live_xml};
 
 /// The snapshots whose overlays are in the guest's disks, the oldest first.
 pub fn list(running: &Running) -> Vec<Snapshot> {
-    let configuration = running.configuration();
+    list_of(&running.configuration())
+}
+
+/// Completes what an earlier supervisor was killed in the middle of.
+pub(super) async fn complete(qmp: &Qmp, configuration: &mut Configuration) -> Result<(), QmpError> {
+    unfinished::finish_merges(qmp, configuration).await?;
+    create::complete(qmp, configuration).await
+}
+
+fn list_of(configuration: &Configuration) -> Vec<Snapshot> {
     let mut snapshots = metadata::read(&configuration.xml);
     for snapshot in &mut snapshots {
         snapshot.disks.retain(|wanted| {
@@ -37,6 +51,14 @@ pub fn list(running: &Running) -> Vec<Snapshot> {
     }
     snapshots.retain(|snapshot| !snapshot.disks.is_empty());
     snapshots
+}
+
+/// What a disk's new XML says, with what is not in it.
+fn parsed(element: &Element, before: &Disk) -> Option<Disk> {
+    let mut said = Diagnostics::new();
+    let mut disk = Disk::from_xml(element, &mut said).filter(|_| !said.has_hard_errors())?;
+    disk.info = before.info.clone();
+    Some(disk)
 }
 
 /// Puts another chain of images into a disk of what is known of the guest.

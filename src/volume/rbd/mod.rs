@@ -1,6 +1,8 @@
 //! Volumes in a Ceph cluster. librbd encrypts them itself (luks, luks2), or QEMU does with LUKS1 in an image. qemu-img makes
 //! and reads them; what it cannot do, rbd does. Neither gets a secret but through a pipe.
 
+mod held;
+mod luks2;
 mod new;
 
 use std::fs::File;
@@ -18,7 +20,9 @@ use crate::secret::SecretValue;
 use super::delete::overwrite;
 use super::image::PROBE_LEN;
 use super::qemu_img::{Call, Program};
-use super::{Destroyed, Image, ImageEncryption, ImageFormat, Interrupts, QemuImg, VolumeError};
+use super::{Destroyed, Image, ImageEncryption, ImageFormat, Interrupts, QemuImg, Source, VolumeError};
+pub(super) use held::Held;
+pub(super) use luks2::Luks2Keys;
 use new::LUKS2_SECTOR;
 pub use new::{Cluster, NewRbd, RbdFormat, RbdName};
 
@@ -53,6 +57,29 @@ impl Rbd {
         passphrase: &SecretValue,
         interrupts: &mut Interrupts,
     ) -> Result<(), VolumeError> {
+        self.bring(new, None, Some(passphrase), interrupts, &mut |_| {}).await
+    }
+
+    /// The same with what the guest sees of an image in it; without a passphrase it is plain.
+    pub async fn convert(
+        &self,
+        source: &Source,
+        new: &NewRbd,
+        passphrase: Option<&SecretValue>,
+        interrupts: &mut Interrupts,
+        progress: &mut dyn FnMut(Option<f64>),
+    ) -> Result<(), VolumeError> {
+        self.bring(new, Some(source), passphrase, interrupts, progress).await
+    }
+
+    async fn bring(
+        &self,
+        new: &NewRbd,
+        source: Option<&Source>,
+        passphrase: Option<&SecretValue>,
+        interrupts: &mut Interrupts,
+        progress: &mut dyn FnMut(Option<f64>),
+    ) -> Result<(), VolumeError> {
         new.check()?;
         match self.length(&new.name, interrupts).await {
             Err(VolumeError::NoImage(_)) => {}
@@ -61,6 +88,9 @@ impl Rbd {
         }
         let unfinished = new.name.unfinished();
         let mut made = self.make(new, &unfinished, passphrase, interrupts).await;
+        if let (Ok(()), Some(source)) = (&made, source) {
+            made = self.fill(new, &unfinished, source, passphrase, interrupts, progress).await;
+        }
         if made.is_ok() {
             // The cluster does not rename to a name that is taken.
             made = self
@@ -79,9 +109,16 @@ impl Rbd {
         &self,
         new: &NewRbd,
         unfinished: &RbdName,
-        passphrase: &SecretValue,
+        passphrase: Option<&SecretValue>,
         interrupts: &mut Interrupts,
     ) -> Result<(), VolumeError> {
+        let Some(passphrase) = passphrase else {
+            self.allocate(unfinished, new.size, &[], None, interrupts).await?;
+            return match self.length(unfinished, interrupts).await? {
+                now if now == new.size => Ok(()),
+                _ => Err(VolumeError::CameOutPlain),
+            };
+        };
         if new.format == RbdFormat::Raw {
             let container = self.container(new, passphrase, interrupts).await?;
             let header = Image::read(&container, &new.name.path())?;
@@ -109,6 +146,44 @@ impl Rbd {
             true => Ok(()),
             false => Err(VolumeError::CameOutPlain),
         }
+    }
+
+    /// Copies what the guest sees of an image into one that is there, through its encryption.
+    async fn fill(
+        &self,
+        new: &NewRbd,
+        unfinished: &RbdName,
+        source: &Source,
+        passphrase: Option<&SecretValue>,
+        interrupts: &mut Interrupts,
+        progress: &mut dyn FnMut(Option<f64>),
+    ) -> Result<(), VolumeError> {
+        let call = || {
+            let mut call = Call::new("convert");
+            // -n: into what is there; -t none: it is in the cluster when this ends.
+            call.arg("-p").arg("-n").arg("-t").arg("none");
+            let mut to = self.node(unfinished, &mut call)?;
+            let mut driver = "raw";
+            if let Some(passphrase) = passphrase {
+                call.secret(PASSPHRASE_ID, passphrase)?;
+                match new.format {
+                    RbdFormat::Raw => driver = "luks",
+                    format => {
+                        to["encrypt"] = json!({ "format": format.as_str(), "key-secret": PASSPHRASE_ID });
+                    }
+                }
+            }
+            to = json!({ "driver": driver, "file": to });
+            if driver == "luks" {
+                to["key-secret"] = json!(PASSPHRASE_ID);
+            }
+            let from = source.name(&mut call)?;
+            call.arg("-O").arg(driver).arg(from).arg(format!("json:{to}"));
+            call.remote();
+            Ok(call)
+        };
+        let copied = self.qemu_img.run(call, interrupts, progress).await;
+        copied.map_err(|e| told(unfinished, source.failure(e)))
     }
 
     /// A LUKS1 container with nothing in it, as QEMU makes it.
@@ -304,20 +379,25 @@ impl Rbd {
 
     /// An encrypted image that nobody has open. Unlike a file it cannot be kept from being opened right afterwards.
     async fn at_rest(&self, name: &RbdName, interrupts: &mut Interrupts) -> Result<Image, VolumeError> {
-        #[derive(Deserialize)]
-        struct Status {
-            watchers: Vec<Value>,
-        }
         let image = self.look(name, interrupts).await?;
         let luks = matches!(image.encryption, Some(ImageEncryption::Luks1(_) | ImageEncryption::Luks2(_)));
         if !luks || image.format != ImageFormat::Raw {
             return Err(VolumeError::NotEncrypted(name.path()));
         }
-        let status: Status = self.list(name, &[], "status", interrupts).await?;
-        match status.watchers.is_empty() {
-            true => Ok(image),
-            false => Err(VolumeError::InUse(name.path())),
+        match self.watchers(name, interrupts).await? {
+            0 => Ok(image),
+            _ => Err(VolumeError::InUse(name.path())),
         }
+    }
+
+    /// How many clients have an image open.
+    async fn watchers(&self, name: &RbdName, interrupts: &mut Interrupts) -> Result<usize, VolumeError> {
+        #[derive(Deserialize)]
+        struct Status {
+            watchers: Vec<Value>,
+        }
+        let status: Status = self.list(name, &[], "status", interrupts).await?;
+        Ok(status.watchers.len())
     }
 
     /// The bytes of an image.
@@ -350,7 +430,7 @@ impl Rbd {
     }
 
     /// QEMU's node of an image, whose key the call takes along.
-    fn node(&self, name: &RbdName, call: &mut Call) -> Result<Value, VolumeError> {
+    pub(super) fn node(&self, name: &RbdName, call: &mut Call) -> Result<Value, VolumeError> {
         let mut node = json!({ "driver": "rbd", "pool": name.pool, "image": name.image });
         let Cluster { conf, user, key } = &self.cluster;
         if let Some(conf) = conf {
@@ -360,7 +440,9 @@ impl Rbd {
             node["user"] = json!(user);
         }
         if let Some(key) = key {
-            call.any_secret(KEY_ID, key)?;
+            if !call.has_secret(KEY_ID) {
+                call.any_secret(KEY_ID, key)?;
+            }
             node["key-secret"] = json!(KEY_ID);
         }
         Ok(node)
@@ -426,7 +508,7 @@ impl Rbd {
 }
 
 /// A failure as what it is. Ceph's codes are the system's.
-fn told(name: &RbdName, error: VolumeError) -> VolumeError {
+pub(super) fn told(name: &RbdName, error: VolumeError) -> VolumeError {
     let VolumeError::Program { status, message, .. } = &error else { return error };
     let says = |words: &str| message.contains(words);
     // rbd says that it could not connect, and why by its exit code.

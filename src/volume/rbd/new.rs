@@ -52,7 +52,8 @@ impl RbdName {
         Self { pool: self.pool.clone(), image: format!("{}.vmward-{}", self.image, Uuid::new_v4()) }
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    /// As messages and the usages of secrets name it.
+    pub fn path(&self) -> PathBuf {
         self.to_string().into()
     }
 }
