@@ -21,6 +21,7 @@ pub use capabilities::{Capabilities, HELPER_SOCKET, Host, ProbeError};
 pub use helper::{Helper, Reservations, Service, SharedDirectory};
 pub use launch::{LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, launch_arguments};
 pub use machine::FIRMWARE_VARIABLES;
+pub(crate) use plan::object;
 pub use plan::{
     Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Macvtap, Preparation, QemuObject, Resource,
     SecretObject, SecretSource, SocketChardev, SocketPath, Tap,

@@ -26,6 +26,19 @@ pub enum SecretSource {
     Once(Arc<SecretValue>),
 }
 
+impl SecretSource {
+    /// The value; `find` knows those of the keystores.
+    pub fn value<'a>(
+        &'a self,
+        find: impl FnOnce(&SecretRef) -> Option<&'a SecretValue>,
+    ) -> Option<&'a SecretValue> {
+        match self {
+            Self::Keystore(reference) => find(reference),
+            Self::Xml(value) | Self::Once(value) => Some(value),
+        }
+    }
+}
+
 /// A `secret` object that QEMU is to have. Its value is encrypted only when it is printed or sent, each
 /// time under a fresh IV.
 #[derive(Debug, Clone)]

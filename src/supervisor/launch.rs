@@ -16,7 +16,7 @@ use crate::domain::Domain;
 use crate::keystore::{Keystores, ResolvedSecrets};
 use crate::qemu::{
     Capabilities, CommandLine, FIRMWARE_VARIABLES, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, SecretObject,
-    SecretSource, launch_arguments, storage,
+    launch_arguments, storage,
 };
 use crate::qmp::{COMMAND_DEADLINE, Events, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{MasterKey, SealedSecret, os_random};
@@ -34,8 +34,9 @@ use super::prepare::{Prepared, prepare};
 use super::process::{Process, Program, QEMU};
 use super::recovery::boot_id;
 use super::running::Parts;
+use super::server_header::{DEADLINE as READ_DEADLINE, Reader};
 use super::state::{Phase, State, StateFile};
-use super::unlock::{Opening, Unlocked, unlock};
+use super::unlock::{Opening, Unlocked, finish, unlock};
 use super::user::User;
 use super::{Configuration, Order, Running, SupervisorError, Unlock, manager, vcpus};
 
@@ -149,7 +150,15 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     };
     manager::status("disks are unlocked");
     manager::more_time(GREETING_DEADLINE);
-    let unlocking = async { Ok(unlock(&line.luks, how, &capabilities, &secrets).await?) };
+    let environment = line.environment.clone();
+    let reader = Reader {
+        lib_dir: lib_dir.path(),
+        user: user.as_ref(),
+        environment: &environment,
+        qmp: None,
+        deadline: READ_DEADLINE,
+    };
+    let unlocking = async { Ok(unlock(&line.luks, how, &capabilities, &secrets, &reader).await?) };
     let (helpers, unlocked) = tokio::try_join!(Helpers::start(&line.helpers, &place), unlocking)?;
     let mut configuration = Configuration::at_start(domain, xml, &capabilities);
     let (mut descriptors, openings) = hand_over(unlocked, &mut line, &mut configuration);
@@ -197,7 +206,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     );
     state_file.save_phase(Phase::Starting)?;
     Checkpoint::StartSaved.passed();
-    let begun = begin(&process, &line, &configuration.domain, &state_file, openings).await;
+    let begun = begin(&process, &line, &configuration.domain, &state_file, openings, &reader).await;
     let (qmp, events) = match begun {
         Ok(begun) => begun,
         // What ended QEMU may have been said by a helper.
@@ -230,13 +239,12 @@ async fn begin(
     domain: &Domain,
     state_file: &StateFile,
     openings: Vec<Opening>,
+    reader: &Reader<'_>,
 ) -> Result<(Qmp, Events), SupervisorError> {
     let ids = line.secrets().map(|s| s.id.clone()).collect();
     let monitor = state_file.lib_dir().join(MONITOR_SOCKET);
     let (qmp, events) = while_alive(process, hand_shake(&monitor, ids)).await?;
-    // All of them are wiped now, whatever is wrong with one.
-    let opened: Vec<_> = openings.into_iter().map(Opening::finish).collect();
-    opened.into_iter().collect::<Result<(), _>>()?;
+    while_alive(process, finish(openings, &qmp, reader)).await??;
     for limits in &line.throttles {
         let set = qmp.execute_json("block_set_io_throttle", Some(limits), COMMAND_DEADLINE);
         while_alive(process, async { set.await.map(drop) }).await?;
@@ -260,7 +268,8 @@ fn hand_over(
     let (mut descriptors, mut openings) = (Vec::new(), Vec::new());
     for Unlocked { luks, passphrase, image, header, opening } in unlocked {
         let inherited = line.open_with_header(&luks, &passphrase);
-        descriptors.push(FdMapping { parent_fd: image, child_fd: inherited.image });
+        let image = image.zip(inherited.image);
+        descriptors.extend(image.map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }));
         descriptors.push(FdMapping { parent_fd: header, child_fd: inherited.header });
         openings.push(opening);
         let disk = configuration.disks.iter_mut().find(|disk| disk.nodes.contains(&luks.format));
@@ -298,10 +307,7 @@ fn seal(
     secrets: &ResolvedSecrets,
     master_key: &MasterKey,
 ) -> Result<SealedSecret, SupervisorError> {
-    let value = match &secret.source {
-        SecretSource::Keystore(reference) => secrets.get(reference),
-        SecretSource::Xml(value) | SecretSource::Once(value) => Some(value.as_ref()),
-    };
+    let value = secret.source.value(|reference| secrets.get(reference));
     let value = value.ok_or_else(|| SupervisorError::NoSecret(secret.id.clone()))?;
     Ok(master_key.seal(value, &mut os_random()))
 }

@@ -139,6 +139,11 @@ impl Running {
         self.configuration().domain.general.uuid
     }
 
+    /// Its private directory.
+    pub(super) fn lib_dir(&self) -> PathBuf {
+        self.state_file.lib_dir().to_owned()
+    }
+
     /// Where systemd's tools connect.
     pub(super) fn machine_socket(&self) -> PathBuf {
         self.state_file.lib_dir().join(MACHINE_SOCKET)

@@ -1,7 +1,8 @@
 //! Raw LUKS1 images unlocked here instead of in QEMU, whose main loop stands still while it derives a key.
 //!
 //! The image's header is read, its volume key is derived and verified, and QEMU gets two descriptors: the image, and a
-//! header of one opening for the same volume key. What is unusual is left to QEMU, which knows what to say about it.
+//! header of one opening for the same volume key. An image on a server QEMU opens by itself. What is unusual is left to
+//! QEMU, which knows what to say about it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,14 +14,18 @@ use std::thread;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::oneshot;
+use zlink::futures_util::future::join_all;
 
 use crate::keystore::ResolvedSecrets;
-use crate::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader, UnlockError};
+use crate::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader, ReadAt, UnlockError};
 use crate::parallel::all_at_once;
 use crate::qemu::Capabilities;
 use crate::qemu::storage::RawLuks;
+use crate::qmp::{Qmp, QmpError};
 use crate::secret::{SecretValue, ValueError, os_random, wiping_stack};
 use crate::xml::keywords;
+
+use super::server_header::{ReadError, Reader};
 
 /// How many iterations a header asks for before it is unlocked here: those of 50 ms or so of QEMU's main loop. Below, the
 /// image that `volume create` makes for a generated key among them, there is nothing to win.
@@ -53,6 +58,15 @@ pub enum LockedImage {
         /// The image.
         path: String,
     },
+    /// The header of an image on a server was not read.
+    #[error("the LUKS header of {path} could not be read")]
+    Unread {
+        /// The image.
+        path: String,
+        /// Why.
+        #[source]
+        source: Box<ReadError>,
+    },
 }
 
 /// An image whose volume key is known, on its way to QEMU.
@@ -61,8 +75,9 @@ pub(super) struct Unlocked {
     pub(super) luks: RawLuks,
     /// What opens the header beside it.
     pub(super) passphrase: Arc<SecretValue>,
-    /// Open as QEMU is to have it. To be let go of once QEMU has it: locks on the image last as long as any copy.
-    pub(super) image: OwnedFd,
+    /// Open as QEMU is to have it, unless it is on a server. To be let go of once QEMU has it: locks on the image last as
+    /// long as any copy.
+    pub(super) image: Option<OwnedFd>,
     /// The header beside it.
     pub(super) header: OwnedFd,
     pub(super) opening: Opening,
@@ -70,9 +85,9 @@ pub(super) struct Unlocked {
 
 /// An image that QEMU is opening.
 pub(super) struct Opening {
-    path: String,
-    /// The image, open for this alone.
-    image: File,
+    luks: RawLuks,
+    /// The image, open for this alone, unless it is on a server.
+    image: Option<File>,
     /// What its header said.
     header: Luks1Header,
     beside: Beside,
@@ -84,8 +99,25 @@ struct Beside(File);
 /// An image that is to be unlocked here.
 struct Slow {
     luks: RawLuks,
-    image: File,
+    image: Image,
     header: Luks1Header,
+}
+
+/// Where its key material is.
+enum Image {
+    /// In a file or on a block device.
+    Here(File),
+    /// In memory: what was read from a server.
+    Read(Vec<u8>),
+}
+
+impl ReadAt for Image {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::Here(file) => ReadAt::read_exact_at(file, buffer, offset),
+            Self::Read(bytes) => bytes[..].read_exact_at(buffer, offset),
+        }
+    }
 }
 
 /// Unlocks those of the images for which that pays, all at once. QEMU opens the others by itself.
@@ -94,11 +126,15 @@ pub(super) async fn unlock(
     how: Unlock,
     capabilities: &Capabilities,
     secrets: &Arc<ResolvedSecrets>,
+    reader: &Reader<'_>,
 ) -> Result<Vec<Unlocked>, LockedImage> {
     if how == Unlock::Qemu || !capabilities.has_detached_luks_headers() {
         return Ok(Vec::new());
     }
-    let slow: Vec<Slow> = images.iter().filter_map(Slow::look).collect();
+    let mut slow: Vec<Slow> = images.iter().filter_map(Slow::look).collect();
+    for found in look_on_servers(images, secrets, reader).await {
+        slow.extend(found?);
+    }
     if slow.is_empty() {
         return Ok(Vec::new());
     }
@@ -120,6 +156,23 @@ pub(super) async fn unlock(
     }
 }
 
+/// Those of the images on servers that are worth it; all are looked at at once.
+async fn look_on_servers(
+    images: &[RawLuks],
+    secrets: &ResolvedSecrets,
+    reader: &Reader<'_>,
+) -> Vec<Result<Option<Slow>, LockedImage>> {
+    let images: Vec<_> = images.iter().filter_map(|luks| Some((luks, luks.server.as_ref()?))).collect();
+    if images.is_empty() || !reader.can_compare().await {
+        return Vec::new();
+    }
+    let looks = images.into_iter().map(async |(luks, server)| {
+        let found = reader.look(luks, server, secrets).await?;
+        Ok(found.map(|(header, read)| Slow { luks: luks.clone(), image: Image::Read(read), header }))
+    });
+    join_all(looks).await
+}
+
 /// On all processors: as many images at once as there are, and several blocks of each key where there are fewer images.
 fn derive(slow: &[Slow], secrets: &ResolvedSecrets) -> Result<Vec<Unlocked>, LockedImage> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -132,8 +185,11 @@ fn derive(slow: &[Slow], secrets: &ResolvedSecrets) -> Result<Vec<Unlocked>, Loc
 }
 
 impl Slow {
-    /// Reads an image's header. `None`: QEMU is to open it.
+    /// Reads the header of an image on this host. `None`: QEMU is to open it.
     fn look(luks: &RawLuks) -> Option<Self> {
+        if luks.server.is_some() {
+            return None;
+        }
         let image = OpenOptions::new()
             .read(true)
             // A pipe in its place must hold up nobody.
@@ -144,15 +200,8 @@ impl Slow {
         if !kind.is_file() && !kind.is_block_device() {
             return None;
         }
-        let header = header_of(&image)?;
-        if header.opening_cost() < WORTHWHILE {
-            return None;
-        }
-        if let Err(e) = header.suite() {
-            tracing::debug!("QEMU unlocks {}: {e}", luks.path);
-            return None;
-        }
-        Some(Self { luks: luks.clone(), image, header })
+        let header = header_of(&image).filter(is_worthwhile)?;
+        Some(Self { luks: luks.clone(), image: Image::Here(image), header })
     }
 
     /// Derives the key. `None`: QEMU is to open it.
@@ -176,14 +225,18 @@ impl Slow {
         let header = self.header.ephemeral(&key, &once, &mut os_random())?;
         drop(key);
         let beside = Beside::new(&header)?;
+        let image = match &self.image {
+            Image::Here(image) => Some(image),
+            Image::Read(_) => None,
+        };
         Ok(Unlocked {
             luks: self.luks.clone(),
             passphrase: Arc::new(once),
-            image: self.reopen()?,
+            image: image.map(|image| self.reopen(image)).transpose()?,
             header: beside.0.try_clone()?.into(),
             opening: Opening {
-                path: self.luks.path.clone(),
-                image: self.image.try_clone()?,
+                luks: self.luks.clone(),
+                image: image.map(File::try_clone).transpose()?,
                 header: self.header.clone(),
                 beside,
             },
@@ -191,13 +244,13 @@ impl Slow {
     }
 
     /// The very image whose header was read, whatever is at its path by now.
-    fn reopen(&self) -> io::Result<OwnedFd> {
+    fn reopen(&self, image: &File) -> io::Result<OwnedFd> {
         let direct = if self.luks.direct { OFlag::O_DIRECT } else { OFlag::empty() };
         let file = OpenOptions::new()
             .read(true)
             .write(!self.luks.read_only)
             .custom_flags((direct | OFlag::O_CLOEXEC).bits())
-            .open(format!("/proc/self/fd/{}", self.image.as_raw_fd()))?;
+            .open(format!("/proc/self/fd/{}", image.as_raw_fd()))?;
         Ok(file.into())
     }
 }
@@ -213,16 +266,39 @@ enum Failed {
     Io(#[from] io::Error),
 }
 
-impl Opening {
-    /// QEMU has opened the image: makes sure that it is still the one that was unlocked. QEMU itself cannot notice a wrong volume
-    /// key. The header beside the image is wiped, whatever comes of it.
-    pub(super) fn finish(self) -> Result<(), LockedImage> {
-        let Self { path, image, header, beside } = self;
+/// QEMU has opened the images: makes sure that each is still the one that was unlocked. QEMU itself cannot notice a wrong
+/// volume key. The headers beside the images are wiped, whatever comes of it.
+pub(super) async fn finish(
+    openings: Vec<Opening>,
+    qmp: &Qmp,
+    reader: &Reader<'_>,
+) -> Result<Result<(), LockedImage>, QmpError> {
+    let (mut here, mut on_servers) = (Vec::new(), Vec::new());
+    for Opening { luks, image, header, beside } in openings {
         drop(beside);
-        // Other key slots open the same data.
-        let now = header_of(&image).map(|now| Luks1Header { slots: header.slots, ..now });
-        if now.as_ref() == Some(&header) { Ok(()) } else { Err(LockedImage::Changed { path }) }
+        match image {
+            Some(image) => here.push((luks, header, header_of(&image))),
+            None => on_servers.push((luks, header)),
+        }
     }
+    if let Some((luks, ..)) = here.iter().find(|(_, header, now)| !header.is_same(now.as_ref())) {
+        return Ok(Err(LockedImage::Changed { path: luks.path.clone() }));
+    }
+    if on_servers.is_empty() {
+        return Ok(Ok(()));
+    }
+    // By QEMU's own node: another connection may lead to another image, and servers need not take a second one.
+    let nodes: Vec<_> = on_servers.iter().map(|(luks, _)| luks.storage.as_str()).collect();
+    let shown = reader.shown(qmp, &nodes).await?;
+    for ((luks, header), shown) in on_servers.iter().zip(shown) {
+        let path = luks.path.clone();
+        match shown {
+            Ok(bytes) if header.is_same(header_of(&bytes[..]).as_ref()) => {}
+            Ok(_) => return Ok(Err(LockedImage::Changed { path })),
+            Err(e) => return Ok(Err(LockedImage::Unread { path, source: Box::new(e) })),
+        }
+    }
+    Ok(Ok(()))
 }
 
 impl Beside {
@@ -254,7 +330,20 @@ impl Drop for Beside {
     }
 }
 
-fn header_of(image: &File) -> Option<Luks1Header> {
+/// Whether it pays, and nothing about it is unusual.
+pub(super) fn is_worthwhile(header: &Luks1Header) -> bool {
+    if header.opening_cost() < WORTHWHILE {
+        return false;
+    }
+    let suite = header.suite();
+    if let Err(e) = &suite {
+        tracing::debug!("QEMU unlocks the LUKS container {}: {e}", header.uuid);
+    }
+    suite.is_ok()
+}
+
+/// The LUKS1 header at the start of an image.
+pub(super) fn header_of(image: &(impl ReadAt + ?Sized)) -> Option<Luks1Header> {
     let mut bytes = [0; LUKS1_HEADER_LEN];
     image.read_exact_at(&mut bytes, 0).ok()?;
     match LuksHeader::parse(&bytes).ok()? {

@@ -11,11 +11,15 @@ use crate::qemu::{Argument, CommandLine, DiskPlan, JsonObject, QemuObject, Resou
 use crate::secret::{SecretRef, SecretValue};
 use crate::xml::Span;
 
-/// A raw LUKS image in a file or on a block device of this host, as the nodes of a plan open it.
+use super::Server;
+
+/// A raw LUKS image, as the nodes of a plan open it.
 #[derive(Debug, Clone)]
 pub struct RawLuks {
-    /// The file or device.
+    /// The file or block device of this host, or what an image on a server is called in messages.
     pub path: String,
+    /// The server that it is on, if it is on one.
+    pub server: Option<Server>,
     /// Whether it is read only.
     pub read_only: bool,
     /// Whether it is opened with `O_DIRECT`.
@@ -36,8 +40,9 @@ pub struct RawLuks {
 /// on a file belong to an open file, and those of a second one would be somebody else's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FdSets {
-    /// The set with the image: opened for writing unless it is [`RawLuks::read_only`], and as [`RawLuks::direct`] says.
-    pub image: u32,
+    /// The set with the image, if it is on this host: opened for writing unless it is [`RawLuks::read_only`], and as
+    /// [`RawLuks::direct`] says.
+    pub image: Option<u32>,
     /// The set with the header, opened for reading and writing.
     pub header: u32,
 }
@@ -47,8 +52,8 @@ pub struct FdSets {
 pub struct Inherited {
     /// The sets.
     pub sets: FdSets,
-    /// The image.
-    pub image: i32,
+    /// The image, if it is on this host.
+    pub image: Option<i32>,
     /// The header.
     pub header: i32,
 }
@@ -63,7 +68,9 @@ impl RawLuks {
         for node in nodes {
             let name = node.get("node-name").and_then(Value::as_str).unwrap_or_default();
             if name == self.storage {
-                node.put("filename", fd_set_path(sets.image));
+                // QEMU opens one on a server by itself.
+                let Some(image) = sets.image else { continue };
+                node.put("filename", fd_set_path(image));
                 // There is no other descriptor in the set to change over to.
                 node.put("auto-read-only", false);
                 node.put("read-only", self.read_only);
@@ -110,9 +117,10 @@ impl DiskPlan {
 impl CommandLine {
     /// Has an image opened with a header beside it, which opens with `passphrase`; what QEMU is to inherit.
     pub fn open_with_header(&mut self, luks: &RawLuks, passphrase: &Arc<SecretValue>) -> Inherited {
-        let (image_set, image) = self.add_fd_set(Resource::Open, &luks.storage, luks.span);
+        let local = luks.server.is_none();
+        let image = local.then(|| self.add_fd_set(Resource::Open, &luks.storage, luks.span));
         let (header_set, header) = self.add_fd_set(Resource::Open, &luks.header_node(), luks.span);
-        let sets = FdSets { image: image_set, header: header_set };
+        let sets = FdSets { image: image.map(|(set, _)| set), header: header_set };
         let nodes = self.arguments.iter_mut().filter_map(|argument| match argument {
             Argument::Json("-blockdev", node) => Some(node),
             _ => None,
@@ -123,6 +131,6 @@ impl CommandLine {
             _ => None,
         });
         luks.change_secret(secrets, passphrase);
-        Inherited { sets, image, header }
+        Inherited { sets, image: image.map(|(_, fd)| fd), header }
     }
 }

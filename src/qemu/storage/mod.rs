@@ -9,9 +9,11 @@ pub mod image;
 mod luks;
 mod node;
 mod protocol;
+mod server;
 
 pub use filter::is_filter;
 pub use luks::{FdSets, Inherited, RawLuks};
+pub use server::Server;
 
 use serde::{Deserialize, Serialize};
 

@@ -8,7 +8,7 @@ use crate::domain::disk::{
 use crate::qemu::plan::object;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, Tls};
 
-use super::{RawLuks, protocol};
+use super::{RawLuks, Server, protocol, server};
 use crate::qemu::properties::Properties;
 
 /// Adds the nodes of all images of a disk to the plan; the name of the topmost is the result.
@@ -161,17 +161,22 @@ impl Layer<'_> {
         self.image.encryption.as_ref().filter(|e| e.engine == Engine::Qemu)
     }
 
-    /// What is to be known of a raw LUKS image on this host to open it with another header.
+    /// What is to be known of a raw LUKS image to open it with another header.
     fn raw_luks(&self) -> Option<RawLuks> {
         let encryption = self.qemu_encryption().filter(|_| self.image.format == Format::Raw)?;
-        let (Source::File(path) | Source::Block { path, .. }) = &self.image.source else { return None };
+        let (path, server) = match &self.image.source {
+            Source::File(path) | Source::Block { path, .. } => (path.clone(), None),
+            Source::Network(network) => (server::name(network), Some(Server::of(self))),
+            _ => return None,
+        };
         // The header of a slice is where the slice begins. What is behind an overlay is opened for writing only when the
         // overlay is committed, and cannot be if it is opened once and for all; media of drives come and go.
         if self.image.slice.is_some() || !self.is_top || self.kind != Kind::Disk {
             return None;
         }
         Some(RawLuks {
-            path: path.clone(),
+            path,
+            server,
             read_only: self.image.readonly,
             direct: self.cache.is_some_and(|cache| cache.direct),
             storage: self.names.storage(),
@@ -191,7 +196,7 @@ impl Layer<'_> {
         }
     }
 
-    fn put_cache(&self, node: &mut JsonObject) {
+    pub(super) fn put_cache(&self, node: &mut JsonObject) {
         let flags = self.cache;
         node.put_some("cache", flags.map(|f| json!({ "direct": f.direct, "no-flush": f.no_flush })));
     }

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use crate::keystore::{Trouble, Unresolved};
 use crate::qemu::refusal::Cause;
 use crate::qmp::QmpError;
+use crate::supervisor::LockedImage;
 use crate::supervisor::hotplug::HotplugError;
 use crate::supervisor::operate::OperationError;
 use crate::supervisor::snapshot::SnapshotError;
@@ -41,8 +42,11 @@ impl From<HotplugError> for ControlError {
                 }
             }
             E::Ended { .. } | E::Descriptors(_) => Self::QemuUnavailable(failure),
-            E::Locked(_) => Self::WrongKey(failure),
-            E::Changed { .. } => Self::ImageInUse(failure),
+            E::Locked(locked) | E::Changed { source: locked, .. } => match locked {
+                LockedImage::WrongPassphrase { .. } => Self::WrongKey(failure),
+                LockedImage::Changed { .. } => Self::ImageInUse(failure),
+                LockedImage::Unread { .. } => Self::StorageNotReady(failure),
+            },
             E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
             E::NotRemovable(_) => Self::InvalidRequest(failure),
             E::GuestRefused(_) | E::TrayLocked(_) => Self::GuestRefused(failure),

@@ -11,7 +11,8 @@ use crate::qemu::storage::FdSets;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, addresses, storage};
 use crate::qmp::QmpError;
 use crate::secret::{SecretRef, os_random};
-use crate::supervisor::unlock::{Opening, Unlocked, unlock};
+use crate::supervisor::server_header::{DEADLINE as READ_DEADLINE, Reader};
+use crate::supervisor::unlock::{Opening, Unlocked, finish, unlock};
 use crate::supervisor::{Checkpoint, Running, SupervisorError, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
@@ -110,7 +111,16 @@ pub(super) async fn open<'a>(
     parts: &mut DiskParts,
 ) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
     let secrets = Arc::new(resolve(running, plan).await?);
-    let unlocked = unlock(&plan.luks, running.unlock, &running.capabilities, &secrets).await?;
+    let (lib_dir, user) = (running.lib_dir(), running.user());
+    let environment = running.configuration().domain.passed_through.environment.clone();
+    let reader = Reader {
+        lib_dir: &lib_dir,
+        user: user.as_ref(),
+        environment: &environment,
+        qmp: Some(&running.qmp),
+        deadline: READ_DEADLINE,
+    };
+    let unlocked = unlock(&plan.luks, running.unlock, &running.capabilities, &secrets, &reader).await?;
     Checkpoint::Unlocked.passed();
     let (descriptors, openings) = hand_over(running, unlocked, plan, parts).await?;
     // An object that a disk before this one brought (a helper, a throttle group) serves both.
@@ -118,14 +128,19 @@ pub(super) async fn open<'a>(
     let objects = plan.objects.iter().filter(|o| !shared(o.id()));
     let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<Vec<_>, _>>()?;
     let mut making = Making::new(&running.qmp);
-    let made = making.backend(&objects, descriptors, plan).await;
+    let mut made = making.backend(&objects, descriptors, plan).await;
     drop((secrets, objects));
-    // All of them are wiped now, whatever is wrong with one.
-    let opened: Vec<_> = openings.into_iter().map(Opening::finish).collect();
-    if made.is_ok()
-        && let Err(source) = opened.into_iter().collect::<Result<(), _>>()
-    {
-        return Err(HotplugError::Changed { undone: making.undo().await, source });
+    if made.is_ok() {
+        match finish(openings, &running.qmp, &reader).await {
+            Ok(Ok(())) => {}
+            Ok(Err(source)) => {
+                return Err(HotplugError::Changed { undone: making.undo().await, source });
+            }
+            Err(source) => {
+                let step = Step::Node(parts.unlocked_outside.clone().unwrap_or_default());
+                made = Err(Failed { step, undone: making.undo().await, source });
+            }
+        }
     }
     Ok((making, made))
 }
@@ -198,11 +213,12 @@ async fn hand_over(
     }
     let mut free = steps::free_fd_sets(&running.qmp).await.map_err(HotplugError::Descriptors)?;
     for Unlocked { luks, passphrase, image, header, opening } in unlocked {
-        let (Some(image_set), Some(header_set)) = (free.next(), free.next()) else { continue };
-        let sets = FdSets { image: image_set, header: header_set };
+        let image = image.zip(free.next());
+        let Some(header_set) = free.next() else { continue };
+        let sets = FdSets { image: image.as_ref().map(|(_, set)| *set), header: header_set };
         plan.open_with_header(&luks, sets, &passphrase);
         parts.note_unlocked(&luks, sets);
-        descriptors.push(Descriptor { set: sets.image, name: luks.storage.clone(), fd: image });
+        descriptors.extend(image.map(|(fd, set)| Descriptor { set, name: luks.storage.clone(), fd }));
         descriptors.push(Descriptor { set: sets.header, name: luks.header_node(), fd: header });
         openings.push(opening);
     }
@@ -219,9 +235,6 @@ fn properties(
         QemuObject::Plain(properties) => return Ok(properties.clone()),
         QemuObject::Secret(secret) => secret,
     };
-    let value = match &secret.source {
-        SecretSource::Keystore(reference) => secrets.get(reference).ok_or(HotplugError::Aborted)?,
-        SecretSource::Xml(value) | SecretSource::Once(value) => value,
-    };
+    let value = secret.source.value(|reference| secrets.get(reference)).ok_or(HotplugError::Aborted)?;
     Ok(secret.properties(&running.master_key.seal(value, &mut os_random())))
 }

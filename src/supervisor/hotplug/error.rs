@@ -143,8 +143,11 @@ impl HotplugError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Locked(_) => refusal::PASSPHRASE.into(),
-            Self::Changed { .. } => CHANGED.into(),
+            Self::Locked(locked) | Self::Changed { source: locked, .. } => match locked {
+                LockedImage::WrongPassphrase { .. } => refusal::PASSPHRASE.into(),
+                LockedImage::Changed { .. } => CHANGED.into(),
+                LockedImage::Unread { .. } => refusal::SERVER.into(),
+            },
             Self::Step { wrong: Some(wrong), .. } => format!("{wrong}: {}", wrong.hint()),
             Self::Step { .. } => self.refusal()?.hint.into(),
             Self::GuestRefused(_) => "unmount it in the guest first".into(),

@@ -60,7 +60,7 @@ impl DiskParts {
 
     /// Notes that one of the images was unlocked outside QEMU.
     pub fn note_unlocked(&mut self, luks: &RawLuks, sets: FdSets) {
-        self.fd_sets.extend([sets.image, sets.header]);
+        self.fd_sets.extend(sets.image.into_iter().chain([sets.header]));
         self.unlocked_outside = Some(luks.format.clone());
     }
 

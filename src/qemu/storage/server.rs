@@ -1,0 +1,47 @@
+//! Raw LUKS images on servers, whose header is read before QEMU opens them.
+
+use crate::domain::disk::{Network, Protocol};
+use crate::qemu::properties::Properties;
+use crate::qemu::{DiskPlan, JsonObject, QemuObject};
+
+use super::node::Layer;
+use super::protocol;
+
+/// An image on a server, as another program than the guest's QEMU opens it for reading.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// The protocol node, which is that of the guest's QEMU but for that it is read only.
+    pub node: JsonObject,
+    /// What the node refers to: passwords, cookies, TLS credentials.
+    pub objects: Vec<QemuObject>,
+}
+
+impl Server {
+    pub(super) fn of(layer: &Layer<'_>) -> Self {
+        let mut plan = DiskPlan::default();
+        protocol::objects(layer, &mut plan);
+        let mut node = protocol::properties(layer);
+        node.put("read-only", true);
+        layer.put_cache(&mut node);
+        Self { node, objects: plan.objects }
+    }
+}
+
+/// What an image on a server is called in messages. No query, and no user: credentials may be there.
+pub(super) fn name(network: &Network) -> String {
+    let host = network.hosts.first().map(|host| host.authority()).unwrap_or_default();
+    match &network.protocol {
+        Protocol::Rbd { pool, image, .. } => format!("rbd:{pool}/{image}"),
+        Protocol::Iscsi { target, lun, .. } => format!("iscsi://{host}/{target}/{lun}"),
+        Protocol::Nbd { export, .. } => format!("nbd://{host}/{}", export.as_deref().unwrap_or_default()),
+        Protocol::Url { scheme, path, .. } => {
+            format!("{}://{host}/{}", scheme.as_str(), path.trim_start_matches('/'))
+        }
+        Protocol::Ssh { path, .. } => format!("ssh://{host}/{}", path.trim_start_matches('/')),
+        Protocol::Gluster { volume, path } => {
+            format!("gluster://{host}/{volume}/{}", path.trim_start_matches('/'))
+        }
+        Protocol::Nfs { path, .. } => format!("nfs://{host}/{}", path.trim_start_matches('/')),
+        Protocol::Vxhs { id, .. } => format!("vxhs://{host}/{id}"),
+    }
+}
