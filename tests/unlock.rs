@@ -71,7 +71,8 @@ fn read_in_guest(host: &Host, guest: &str, node: &str) -> Vec<u8> {
 /// What qemu-img decrypts of an image with its own header and passphrase.
 fn read_outside(host: &Host, image: &Path) -> Vec<u8> {
     let out = host.path("outside");
-    let options = format!("driver=luks,key-secret=s,file.driver=file,file.filename={}", image.display());
+    let driver = if image.starts_with("/dev") { "host_device" } else { "file" };
+    let options = format!("driver=luks,key-secret=s,file.driver={driver},file.filename={}", image.display());
     let done = Command::new("qemu-img")
         .args(["convert", "--object", &format!("secret,id=s,data={PASSPHRASE}"), "--image-opts", &options])
         .args(["-O", "raw"])
@@ -249,7 +250,7 @@ fn images_on_servers_are_unlocked_outside() {
     assert!(!headers_in_qemu.is_empty() && headers_in_qemu.concat().iter().all(|byte| *byte == 0));
     assert!(headers_beside(run.supervisor()).is_empty());
     // The key slots are out of reach, and QEMU, which knows others, is not asked.
-    let said = host.user.fails(77, &["volume", "rekey", "--domain", "net", "vda"], b"");
+    let said = host.user.fails(77, &["volume", "rekey", "--force", "--domain", "net", "vda"], b"");
     assert!(said.contains("its image is not on this host"), "{said}");
     // Another supervisor knows it as well.
     run.signal(Signal::SIGKILL);
