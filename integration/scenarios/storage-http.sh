@@ -96,7 +96,8 @@ disk_xml vdf network "$(web http slow.luks "$http" "$login")" '<readonly/>' >"$W
 promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdf.xml"
 promise "its key was derived by vmward" unlocked web1 vdf
 promise "QEMU keeps no secret of it" keeps_only web1
-promise "the guest reads what is there" eval 'guest_sees vdf && guest_reads vdf A'
+# For the guest it has the name that was free again.
+promise "the guest reads what is there" eval 'guest_sees vdb && guest_reads vdb A'
 promise "the guest ends" guest_end web1
 
 if [ -n "${VMWARD_NAMESPACE:-}" ]; then

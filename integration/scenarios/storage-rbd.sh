@@ -106,8 +106,9 @@ promise "as volume info says" eval 'unlocked web1 vde | grep -q skipped ||
     "$vmward" volume info rbd:rbd/five --ceph-conf "$WORK/ceph/client.conf" --ceph-user vm --ceph-secret client.vm |
     grep "web1 as vde, unlocked by vmward"'
 promise "QEMU keeps no secret of it" keeps_only web1
-promise "the guest sees it and writes" eval 'guest_sees vde && guest_writes vde C'
-promise "and reads it" guest_reads vde C
+# For the guest it has the name that was free again.
+promise "the guest sees it and writes" eval 'guest_sees vdb && guest_writes vdb C'
+promise "and reads it" guest_reads vdb C
 promise "the guest ends" guest_end web1
 
 # What is in the cluster, without librbd's or QEMU's decryption.

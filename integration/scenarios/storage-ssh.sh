@@ -96,8 +96,9 @@ disk_xml vdc network "$(remote 3)" >"$WORK/vdc.xml"
 promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdc.xml"
 promise "its key was derived by vmward" unlocked web1 vdc
 promise "QEMU keeps no secret of it" keeps_only web1
-promise "the guest sees it and writes" eval 'guest_sees vdc && guest_writes vdc C'
-promise "and reads it" guest_reads vdc C
+# For the guest it has the name that was free again.
+promise "the guest sees it and writes" eval 'guest_sees vdb && guest_writes vdb C'
+promise "and reads it" guest_reads vdb C
 promise "the guest ends" guest_end web1
 
 # The agent's keys, with none in a file.
