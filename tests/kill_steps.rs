@@ -43,6 +43,8 @@ const ATTACH: Steps = &[
     (Undone, 1),
     (AttachSaved, 1),
 ];
+/// The same with an image on a server, whose header QEMU shows.
+const ATTACH_SERVED: Steps = &[(HeaderShown, 1)];
 const DETACH: Steps = &[(Unplugged, 1), (Undone, 2), (DetachSaved, 1)];
 /// The material, the activation and the proof of the new slot; the deactivation and the material of the old one.
 const REKEY_RAW: Steps = &[(KeyArea, 5)];
@@ -75,6 +77,7 @@ fn no_step_is_left_out() {
         HALF_STARTED,
         STARTED,
         ATTACH,
+        ATTACH_SERVED,
         DETACH,
         REKEY_RAW,
         REKEY_QCOW2,
@@ -347,6 +350,48 @@ fn attach_killed() {
         comes_to(&scene, run, &before, at);
     };
     scene.at_each(steps, &["attach-device", "guest", "-"], &disk, again, || {});
+    is_intact(&other, "raw", PASSPHRASE, "in the end");
+}
+
+#[test]
+fn attach_of_an_image_on_a_server_killed() {
+    if !can_stop() {
+        return;
+    }
+    let scene = Scene::new("qcow2");
+    if !slow::can_unlock(&scene.host) {
+        return;
+    }
+    let other = slow::image(&scene.host, "other", slow::WORTHWHILE);
+    let server = slow::NbdServer::of(&other);
+    let disk = server.disk("sdb").replace("bus='virtio'", "bus='scsi'");
+    let run = scene.host.running(&scene.guest);
+    let before = scene.inventory(&run);
+    ends(run);
+    let attach = ["attach-device", "guest", "-"];
+    let again = |run: &Run, at: &str| {
+        // Nobody is shown anything any more, by what served it.
+        let address = json!({ "type": "unix", "data": { "path": scene.host.path("own.sock") } });
+        slow::qmp(&scene.host, "guest", "nbd-server-start", json!({ "addr": address }));
+        slow::qmp(&scene.host, "guest", "nbd-server-stop", json!({}));
+        comes_to(&scene, run, &before, at);
+        scene.host.user.ok(&attach, disk.as_bytes());
+        scene.host.user.ok(&["detach-device", "guest", "sdb"], b"");
+        comes_to(&scene, run, &before, at);
+    };
+    scene.at_each(ATTACH_SERVED, &attach, &disk, again, || {});
+    // At a start QEMU has not run the guest by then, and is ended.
+    let guest = scene.host.guest("served", &server.disk("vda"));
+    for killed in [true, false] {
+        let run = start(&scene.host, &guest, "HeaderShown:1");
+        run.stopped("HeaderShown:1");
+        match killed {
+            true => bereave(run),
+            false => orphan(run, "HeaderShown:1"),
+        }
+        ends(scene.host.running(&guest));
+    }
+    drop(server);
     is_intact(&other, "raw", PASSPHRASE, "in the end");
 }
 

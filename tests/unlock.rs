@@ -3,20 +3,23 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod bare;
+mod images;
 mod slow;
 mod user;
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use vmward_crypt::{Cipher, Direction};
 
 use bare::{Host, PASSPHRASE, SECRET};
 use slow::{
-    WORTHWHILE, can_unlock, deriving, disk, headers_beside, image, inventory, qmp, unlocked, wait_until,
+    NbdServer, WORTHWHILE, can_unlock, deriving, disk, headers_beside, image, image_of_cryptsetup, inventory,
+    qmp, unlocked, wait_until,
 };
 
 /// qemu-io on an encrypted image that no guest has open.
@@ -68,7 +71,8 @@ fn read_in_guest(host: &Host, guest: &str, node: &str) -> Vec<u8> {
 /// What qemu-img decrypts of an image with its own header and passphrase.
 fn read_outside(host: &Host, image: &Path) -> Vec<u8> {
     let out = host.path("outside");
-    let options = format!("driver=luks,key-secret=s,file.driver=file,file.filename={}", image.display());
+    let driver = if image.starts_with("/dev") { "host_device" } else { "file" };
+    let options = format!("driver=luks,key-secret=s,file.driver={driver},file.filename={}", image.display());
     let done = Command::new("qemu-img")
         .args(["convert", "--object", &format!("secret,id=s,data={PASSPHRASE}"), "--image-opts", &options])
         .args(["-O", "raw"])
@@ -100,6 +104,16 @@ fn read_by_cryptsetup(host: &Host, image: &Path) -> Option<Vec<u8>> {
     assert!(Command::new("cryptsetup").args(["close", &name]).status().unwrap().success());
     read.unwrap();
     Some(fs::read(copy).unwrap())
+}
+
+/// What the volume key that cryptsetup derives opens, without the kernel's help.
+fn read_with_key_of_cryptsetup(image: &Path) -> Option<Vec<u8>> {
+    let key = slow::volume_key(image)?;
+    let header = slow::header(image);
+    let cipher = Cipher::from_names(&header.cipher, &header.mode).unwrap();
+    let mut data = fs::read(image).unwrap().split_off(header.payload_offset as usize);
+    cipher.apply(&key, Direction::Decrypt, &mut data).unwrap();
+    Some(data)
 }
 
 fn attach(host: &Host, guest: &str, disk: &str) {
@@ -176,7 +190,7 @@ fn the_data_is_what_others_write_and_read() {
     if !can_unlock(&host) {
         return;
     }
-    let (cold, hot) = (image(&host, "cold", WORTHWHILE), image(&host, "hot", WORTHWHILE));
+    let (cold, hot) = (image(&host, "cold", WORTHWHILE), image_of_cryptsetup(&host, "hot", WORTHWHILE));
     for image in [&cold, &hot] {
         qemu_io(image, "write -P 0x11 0 1M");
     }
@@ -198,10 +212,180 @@ fn the_data_is_what_others_write_and_read() {
     for (image, inside) in [&cold, &hot].into_iter().zip(inside) {
         assert_eq!((inside[0], inside[600 << 10], inside[(4 << 20) - 1]), (0x11, 0x22, 0x33));
         assert!(read_outside(&host, image) == inside, "qemu-img reads something else");
+        if let Some(read) = read_with_key_of_cryptsetup(image) {
+            assert!(read == inside, "cryptsetup's key opens something else");
+        }
         if let Some(read) = read_by_cryptsetup(&host, image) {
             assert!(read == inside, "cryptsetup reads something else");
         }
     }
+}
+
+#[test]
+fn images_on_servers_are_unlocked_outside() {
+    let host = Host::new();
+    if !can_unlock(&host) {
+        return;
+    }
+    let images =
+        [image(&host, "cold", WORTHWHILE), host.image("cheap", "raw", true), image(&host, "hot", WORTHWHILE)];
+    for image in &images {
+        qemu_io(image, "write -P 0x11 0 1M");
+    }
+    let before = images.each_ref().map(|image| read_outside(&host, image));
+    let header =
+        |image: &Path| fs::read(image).unwrap()[..slow::header(image).payload_offset as usize].to_vec();
+    let headers = images.each_ref().map(|image| header(image));
+    let servers = images.each_ref().map(|image| NbdServer::of(image));
+    let [cold, cheap, hot] = &servers;
+    let disks = [cold.disk("vda"), cheap.disk("vdb").replace("</disk>", "<readonly/></disk>")].concat();
+    let run = host.running(&host.guest("net", &disks));
+    let at_start = inventory(&host, &run, "net");
+    attach(&host, "net", &hot.disk("vdc"));
+    let by = [("vda", true), ("vdb", false), ("vdc", true)].map(|(target, by)| (target.to_owned(), by));
+    assert_eq!(unlocked(&host, "net"), by);
+    let shown = String::from_utf8(host.user.ok(&["status", "net"], b"")).unwrap();
+    assert!(shown.contains("vda (virtio-disk0), encrypted, unlocked by vmward\n"), "{shown}");
+    let headers_in_qemu = headers_beside(run.qemu());
+    assert!(!headers_in_qemu.is_empty() && headers_in_qemu.concat().iter().all(|byte| *byte == 0));
+    assert!(headers_beside(run.supervisor()).is_empty());
+    // The key slots are out of reach, and QEMU, which knows others, is not asked.
+    let said = host.user.fails(77, &["volume", "rekey", "--force", "--domain", "net", "vda"], b"");
+    assert!(said.contains("its image is not on this host"), "{said}");
+    // Another supervisor knows it as well.
+    run.signal(Signal::SIGKILL);
+    run.ended();
+    let run = host.running(&host.path("net.xml"));
+    assert_eq!(unlocked(&host, "net"), by);
+    let mut inside = Vec::new();
+    for (alias, node, before) in
+        [("virtio-disk0", "libvirt-2-format", &before[0]), ("virtio-disk2", "libvirt-3-format", &before[2])]
+    {
+        assert!(read_in_guest(&host, "net", node) == *before, "{node} reads something else");
+        write_in_guest(&host, "net", alias, "write -P 0x22 512k 2M");
+        inside.push(read_in_guest(&host, "net", node));
+    }
+    // The bare machine's firmware lets go of no PCI device: the disk stays until the end.
+    assert_ne!(inventory(&host, &run, "net"), at_start);
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+    drop(servers);
+    for ((image, header_before), inside) in
+        [(&images[0], &headers[0]), (&images[2], &headers[2])].into_iter().zip(inside)
+    {
+        assert!(read_outside(&host, image) == inside, "qemu-img reads something else");
+        assert_eq!((inside[0], inside[600 << 10]), (0x11, 0x22));
+        assert!(header(image) == *header_before, "the header has changed");
+    }
+}
+
+#[test]
+fn a_guest_goes_on_while_a_server_does_not_answer() {
+    let host = Host::new();
+    if !can_unlock(&host) {
+        return;
+    }
+    let server = NbdServer::of(&image(&host, "a", WORTHWHILE));
+    let run = host.running(&host.guest("stopped", "<controller type='usb' model='qemu-xhci'/>"));
+    let before = inventory(&host, &run, "stopped");
+    server.signal(Signal::SIGSTOP);
+    let disk = server.disk("sda").replace("'virtio'", "'usb'");
+    let mut attach = host.user.start(&["attach-device", "stopped", "-"], disk.as_bytes());
+    wait_until("nobody reads from the server", || !server.readers().is_empty());
+    // It is asked while the server is waited for.
+    qmp(&host, "stopped", "query-status", json!({}));
+    assert!(attach.try_wait().unwrap().is_none());
+    server.signal(Signal::SIGCONT);
+    let attached = attach.wait_with_output().unwrap();
+    assert!(attached.status.success(), "{}", String::from_utf8_lossy(&attached.stderr));
+    assert_eq!(unlocked(&host, "stopped"), [("sda".to_owned(), true)]);
+    host.user.ok(&["detach-device", "stopped", "sda"], b"");
+    assert_eq!(inventory(&host, &run, "stopped"), before);
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+}
+
+/// A loop device, which is a block device as any other.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn on(file: &Path) -> Option<Self> {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
+        match made {
+            Ok(made) if made.status.success() => {
+                Some(Self(String::from_utf8(made.stdout).unwrap().trim_end().into()))
+            }
+            _ => {
+                println!(
+                    "skipped: no loop devices can be made here (that takes root, and a kernel that has them)"
+                );
+                None
+            }
+        }
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn block_devices_are_unlocked_outside_and_rekeyed() {
+    let host = Host::new();
+    if !can_unlock(&host) {
+        return;
+    }
+    let images = [image(&host, "cold", WORTHWHILE), image(&host, "hot", WORTHWHILE)];
+    for image in &images {
+        qemu_io(image, "write -P 0x11 0 1M");
+    }
+    let Some(devices) = images.iter().map(|image| LoopDevice::on(image)).collect::<Option<Vec<_>>>() else {
+        return;
+    };
+    let block = |device: &LoopDevice, target: &str| {
+        disk(&device.0, target).replace("type='file'", "type='block'").replace("file='", "dev='")
+    };
+    // The cold one past the cache. The hot one has a secret of its own, whose value changes alone.
+    let cold = block(&devices[0], "vda").replace("type='raw'/>", "type='raw' cache='none'/>");
+    let other = "3f0c2a55-5d43-4c6a-9a8e-5a1d1f0f7c21";
+    host.secret(other, PASSPHRASE);
+    let hot = block(&devices[1], "sda").replace("'virtio'", "'usb'").replace(SECRET, other);
+    let guest = host.guest("block", &format!("<controller type='usb' model='qemu-xhci'/>{cold}"));
+    let run = host.running(&guest);
+    let before = inventory(&host, &run, "block");
+    attach(&host, "block", &hot);
+    assert_eq!(unlocked(&host, "block"), [("vda".to_owned(), true), ("sda".to_owned(), true)]);
+    write_in_guest(&host, "block", "virtio-disk0", "write -P 0x22 512k 2M");
+    let inside = read_in_guest(&host, "block", "libvirt-1-format");
+    assert_eq!((inside[0], inside[600 << 10]), (0x11, 0x22));
+    assert_eq!(read_in_guest(&host, "block", "libvirt-2-format")[0], 0x11);
+    // In use.
+    host.user.ok(&["volume", "rekey", "--domain", "block", "sda"], b"");
+    host.user.ok(&["detach-device", "block", "sda"], b"");
+    assert_eq!(inventory(&host, &run, "block"), before);
+    attach(&host, "block", &hot);
+    // With a generated key it is QEMU's again.
+    assert_eq!(unlocked(&host, "block"), [("vda".to_owned(), true), ("sda".to_owned(), false)]);
+    assert_eq!(read_in_guest(&host, "block", "libvirt-3-format")[0], 0x11);
+    host.user.ok(&["detach-device", "block", "sda"], b"");
+    assert_eq!(inventory(&host, &run, "block"), before);
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+    // At rest.
+    assert!(read_outside(&host, &devices[0].0) == inside, "qemu-img reads something else");
+    host.user.ok(&["volume", "rekey", "--secret", SECRET, devices[0].0.to_str().unwrap()], b"");
+    let run = host.running(&guest);
+    assert_eq!(unlocked(&host, "block"), [("vda".to_owned(), false)]);
+    assert!(read_in_guest(&host, "block", "libvirt-1-format") == inside);
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+    // The file below has it, without the device.
+    drop(devices);
+    let value = String::from_utf8(host.user.ok(&["secret", "get-value", SECRET], b"")).unwrap();
+    assert_ne!(value, PASSPHRASE);
+    assert_eq!(images::opens(images[0].to_str().unwrap(), "raw", &value), Ok(()));
 }
 
 #[test]

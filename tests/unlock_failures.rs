@@ -8,14 +8,18 @@ mod user;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use vmward::supervisor::STOP_AT;
 
 use bare::{Host, PASSPHRASE, Run, SECRET, nothing_left};
-use slow::{LONG, WORTHWHILE, can_unlock, deriving, disk, image, inventory, qmp, unlocked, wait_until};
+use slow::{
+    LONG, NbdServer, WORTHWHILE, can_unlock, deriving, disk, image, inventory, qmp, unlocked, volume_key,
+    wait_until,
+};
 
 /// Where the salt of the volume key's digest is ("LUKS1 On-Disk Format Specification 1.2.3").
 const DIGEST_SALT: u64 = 132;
@@ -94,6 +98,81 @@ fn an_image_that_gets_another_header_meanwhile_is_not_opened() {
     assert_eq!(inventory(&host, &run, "hot"), before);
     run.signal(Signal::SIGTERM);
     run.ends(0);
+}
+
+#[test]
+fn an_image_on_a_server_is_opened_with_its_own_key_or_not_at_all() {
+    let host = Host::new();
+    if !can_unlock(&host) {
+        return;
+    }
+    if !cfg!(debug_assertions) {
+        println!("skipped: only a debug build can be stopped at a step");
+        return;
+    }
+    let path = image(&host, "image", WORTHWHILE);
+    let server = NbdServer::of(&path);
+    let (cold, hot) = (server.disk("vda"), server.disk("sda").replace("'virtio'", "'usb'"));
+    host.user.ok(&["secret", "set-value", SECRET], b"another passphrase");
+    let wrong = format!("{} cannot be unlocked: no key slot opens", server.name());
+    let said_cold = host.fails(77, &host.guest("cold", &cold));
+    assert!(said_cold.contains(&wrong), "{said_cold}");
+    let run = host.running(&host.guest("hot", USB));
+    let said_hot = refused(&host, &run, "hot", 77, &hot);
+    assert!(said_hot.contains(&wrong), "{said_hot}");
+    host.user.ok(&["secret", "set-value", SECRET], PASSPHRASE.as_bytes());
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+
+    // Another volume key comes there, before QEMU opens it or after that.
+    let right = fs::read(&path).unwrap();
+    let put =
+        |bytes: &[u8], at| File::options().write(true).open(&path).unwrap().write_all_at(bytes, at).unwrap();
+    let changed = format!("{} is not the image any more", server.name());
+    let stopping = |guest: &str, devices: &str, at: &str| {
+        host.start_with(&host.guest(guest, devices), &[], |command| {
+            command.env(STOP_AT, at);
+        })
+    };
+    let run = stopping("cold", &cold, "HeaderShown");
+    run.stopped("HeaderShown");
+    put(&[0x55; 32], DIGEST_SALT);
+    run.signal(Signal::SIGCONT);
+    let said_cold = run.ends(75);
+    assert!(said_cold.contains(&changed), "{said_cold}");
+    put(&right[..4096], 0);
+
+    let mut run = stopping("hot", USB, "Unlocked");
+    run.ready();
+    let attach = host.user.start(&["attach-device", "hot", "-"], hot.as_bytes());
+    run.stopped("Unlocked");
+    put(&[0x55; 32], DIGEST_SALT);
+    run.signal(Signal::SIGCONT);
+    let (exit, said) = said(attach);
+    assert_eq!(exit, Some(75), "{said}");
+    assert!(said.contains(&changed), "{said}");
+    put(&right[..4096], 0);
+    // Nothing of all that is left, and nothing is in the way.
+    host.user.ok(&["attach-device", "hot", "-"], hot.as_bytes());
+    assert_eq!(unlocked(&host, "hot"), [("sda".to_owned(), true)]);
+    host.user.ok(&["detach-device", "hot", "sda"], b"");
+    assert_eq!(slow::headers_beside(run.qemu()).len(), 0);
+
+    // QEMU has one NBD server. Whoever uses it goes on doing so, and QEMU opens the image by itself.
+    let address = json!({ "type": "unix", "data": { "path": host.path("own.sock") } });
+    qmp(&host, "hot", "nbd-server-start", json!({ "addr": address }));
+    host.user.ok(&["attach-device", "hot", "-"], hot.as_bytes());
+    assert_eq!(unlocked(&host, "hot"), [("sda".to_owned(), false)]);
+    qmp(&host, "hot", "nbd-server-stop", json!({}));
+    host.user.ok(&["detach-device", "hot", "sda"], b"");
+
+    drop(server);
+    let said_hot = refused(&host, &run, "hot", 69, &hot);
+    assert!(said_hot.contains("Connection refused"), "{said_hot}");
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+    let said_cold = host.fails(69, &host.guest("cold", &cold));
+    assert!(said_cold.contains("Connection refused"), "{said_cold}");
 }
 
 #[test]
@@ -299,17 +378,22 @@ fn neither_key_nor_passphrase_stays_in_the_supervisor() {
     if !can_unlock(&host) {
         return;
     }
-    let (cold, hot) = (image(&host, "cold", WORTHWHILE), image(&host, "hot", WORTHWHILE));
-    let keys: Option<Vec<_>> = [&cold, &hot].into_iter().map(|image| volume_key(image)).collect();
+    let images = ["cold", "hot", "served"].map(|name| image(&host, name, WORTHWHILE));
+    let keys: Option<Vec<_>> = images.iter().map(|image| volume_key(image)).collect();
     let Some(keys) = keys else { return };
-    let run = host.running(&host.guest("memory", &disk(&cold, "vda")));
-    host.user.ok(&["attach-device", "memory", "-"], disk(&hot, "vdb").as_bytes());
-    assert_eq!(unlocked(&host, "memory"), [("vda".to_owned(), true), ("vdb".to_owned(), true)]);
+    let [cold, hot, served] = &images;
+    let server = NbdServer::of(served);
+    let run = host.running(&host.guest("memory", &disk(cold, "vda")));
+    for disk in [disk(hot, "vdb"), server.disk("vdc")] {
+        host.user.ok(&["attach-device", "memory", "-"], disk.as_bytes());
+    }
+    let by = ["vda", "vdb", "vdc"].map(|target| (target.to_owned(), true));
+    assert_eq!(unlocked(&host, "memory"), by);
     let Some(memory) = memory_of(run.supervisor()) else { return };
     // The reader sees what is there.
     let master_key = fs::read(run.lib_dir().join("master-key.aes")).unwrap();
     assert_eq!(count(&memory, &master_key), 1);
-    for (key, name) in keys.iter().zip(["cold", "hot"]) {
+    for (key, name) in keys.iter().zip(["cold", "hot", "served"]) {
         assert_eq!(key.len(), 64);
         for half in key.chunks(32) {
             assert_eq!(count(&memory, half), 0, "the volume key of {name}");
@@ -321,27 +405,6 @@ fn neither_key_nor_passphrase_stays_in_the_supervisor() {
     }
     run.signal(Signal::SIGTERM);
     run.ends(0);
-}
-
-/// An image's volume key, from another program.
-fn volume_key(image: &std::path::Path) -> Option<Vec<u8>> {
-    use std::io::Write;
-    let dump = Command::new("cryptsetup")
-        .args(["luksDump", "--dump-volume-key", "--batch-mode", "--key-file", "-"])
-        .arg(image)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn();
-    let Ok(mut dump) = dump else {
-        println!("skipped: there is no cryptsetup in PATH");
-        return None;
-    };
-    dump.stdin.take().unwrap().write_all(PASSPHRASE.as_bytes()).unwrap();
-    let output = dump.wait_with_output().unwrap();
-    assert!(output.status.success());
-    let text = String::from_utf8(output.stdout).unwrap();
-    let hex: String = text.split("MK dump:").nth(1).unwrap().split_whitespace().collect();
-    Some((0..hex.len()).step_by(2).map(|n| u8::from_str_radix(&hex[n..n + 2], 16).unwrap()).collect())
 }
 
 /// All that a process could have written a value to.

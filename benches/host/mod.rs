@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -36,14 +37,26 @@ impl Host {
 
     /// Writes the guest `bench` with these disks.
     pub fn guest(&self, disks: &str) {
+        self.guest_with("", disks);
+    }
+
+    /// The same with elements of `<os>`.
+    pub fn guest_with(&self, os: &str, devices: &str) {
         let emulator = env::var("VMWARD_TEST_EMULATOR")
             .map_or_else(|_| String::new(), |path| format!("<emulator>{path}</emulator>"));
+        // A system needs more than firmware that finds nothing to boot.
+        let memory = if os.is_empty() { 128 } else { 192 };
         let xml = format!(
-            "<domain type='qemu'><name>bench</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>\
-             <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>\
-             <devices>{emulator}{disks}</devices></domain>"
+            "<domain type='qemu'><name>bench</name><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
+             <os><type arch='x86_64' machine='q35'>hvm</type>{os}</os><features><acpi/></features>\
+             <devices>{emulator}{devices}</devices></domain>"
         );
         fs::write(self.path("guest.xml"), xml).expect("a guest");
+    }
+
+    /// Where everything of his is.
+    pub fn home(&self) -> &Path {
+        self.dir.path()
     }
 
     /// A file of his.

@@ -13,9 +13,12 @@ cookie=$(openssl rand -hex 12)
 certificates "$WORK/pki"
 mkdir "$WORK/www" "$WORK/tmp"
 luks_image "$WORK/www/disk.luks" files
+slow_image "$WORK/www/slow.luks" files
 # Nobody writes through http: the pattern is there before.
-qemu-io --object "secret,id=k,file=$WORK/right/files" --image-opts "driver=luks,key-secret=k,file.driver=file,file.filename=$WORK/www/disk.luks" \
-    -c "write -P 0x41 0 ${WRITTEN_MIB}M" >/dev/null
+for disk in disk slow; do
+    qemu-io --object "secret,id=k,file=$WORK/right/files" -c "write -P 0x41 0 ${WRITTEN_MIB}M" >/dev/null \
+        --image-opts "driver=luks,key-secret=k,file.driver=file,file.filename=$WORK/www/$disk.luks"
+done
 printf 'vm:%s\n' "$(openssl passwd -apr1 -stdin <"$WORK/right/http-login")" >"$WORK/htpasswd"
 http=$(free_port) https=$(free_port)
 cat >"$WORK/nginx.conf" <<CONF
@@ -89,6 +92,12 @@ promise "one is over https, unverified" "$vmward" attach-device web1 "$WORK/vdc.
 promise "QEMU keeps no secret of them" keeps_only web1
 promise "the guest sees and reads both" eval 'guest_sees vdb && guest_sees vdc && guest_reads vdb A && guest_reads vdc A'
 promise "one is taken out" "$vmward" detach-device web1 vdb
+disk_xml vdf network "$(web http slow.luks "$http" "$login")" '<readonly/>' >"$WORK/vdf.xml"
+promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdf.xml"
+promise "its key was derived by vmward" unlocked web1 vdf
+promise "QEMU keeps no secret of it" keeps_only web1
+# For the guest it has the name that was free again.
+promise "the guest reads what is there" eval 'guest_sees vdb && guest_reads vdb A'
 promise "the guest ends" guest_end web1
 
 if [ -n "${VMWARD_NAMESPACE:-}" ]; then

@@ -10,6 +10,7 @@ secret volume luns "$(openssl rand -hex 24)"
 for lun in 1 2; do
     luks_image "$WORK/lun$lun" luns
 done
+slow_image "$WORK/lun3" luns
 
 export TGT_IPC_SOCKET=$WORK/tgtd.sock
 target() { tgtadm --lld iscsi "$@"; }
@@ -18,7 +19,7 @@ tidy_more() { target --mode target --op delete --force --tid 1 2>/dev/null; targ
 server tgtd -f --iscsi "portal=127.0.0.1:$port"
 until_true 20 target --mode system --op show
 target --mode target --op new --tid 1 --targetname "$iqn"
-for lun in 1 2; do
+for lun in 1 2 3; do
     target --mode logicalunit --op new --tid 1 --lun $lun --backing-store "$WORK/lun$lun"
 done
 target --mode target --op bind --tid 1 --initiator-address 127.0.0.1
@@ -58,15 +59,23 @@ promise "the guest sees it" guest_sees vdb
 promise "and writes" guest_writes vdb B
 promise "and reads both" eval 'guest_reads vda A && guest_reads vdb B'
 promise "it is taken out" "$vmward" detach-device web1 vdb
+disk_xml vdc network "$(unit 3)" >"$WORK/vdc.xml"
+promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdc.xml"
+promise "its key was derived by vmward" unlocked web1 vdc
+promise "QEMU keeps no secret of it" keeps_only web1
+# For the guest it has the name that was free again.
+promise "the guest sees it and writes" eval 'guest_sees vdb && guest_writes vdb C'
+promise "and reads it" guest_reads vdb C
 promise "the guest ends" guest_end web1
 
-for lun in 1 2; do
+for lun in 1 2 3; do
     promise "cryptsetup opens unit $lun with the passphrase" cryptsetup open --test-passphrase --type luks1 \
         --key-file "$WORK/right/luns" "$WORK/lun$lun"
 done
 promise "unit 1 holds what the guest wrote" holds A luns "file.driver=file,file.filename=$WORK/lun1"
 promise "so does unit 2" holds B luns "file.driver=file,file.filename=$WORK/lun2"
-promise "neither in the clear" unreadable "$WORK"/lun?
+promise "and unit 3" holds C luns "file.driver=file,file.filename=$WORK/lun3"
+promise "none in the clear" unreadable "$WORK"/lun?
 promise "nor on the wire, where much went over" eval 'unreadable "$WORK/wire" && [ $(stat -c %s "$WORK/wire") -gt 4000000 ]'
 promise "neither the password" not grep -qaF "$(cat "$WORK/right/$iqn")" "$WORK/wire"
 done_well

@@ -22,6 +22,7 @@ done
 for disk in 1 2; do
     luks_image "$WORK/disk$disk" exports
 done
+slow_image "$WORK/disk3" exports
 
 x509="tls-creds-x509,id=t,dir=$WORK/server,endpoint=server,verify-peer=on"
 psk="tls-creds-psk,id=t,dir=$WORK/psk,endpoint=server"
@@ -37,6 +38,8 @@ first=$RECORDED
 nbd_server "$WORK/disk2" "$x509"
 recorder "$WORK/wire2" "$NBD_PORT"
 second=$RECORDED
+nbd_server "$WORK/disk3" "$x509"
+third=$NBD_PORT
 
 # export_of PORT [TLS]: a <source>.
 export_of() {
@@ -89,13 +92,24 @@ promise "and writes" guest_writes vdb B
 promise "and reads both" eval 'guest_reads vda A && guest_reads vdb B'
 promise "it is taken out" "$vmward" detach-device web1 vdb
 promise "its certificates as well" keeps_only web1 objlibvirt-1-storage_tls0
+disk_xml vdc network "$(export_of "$third")" >"$WORK/vdc.xml"
+promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdc.xml"
+promise "its key was derived by vmward" unlocked web1 vdc
+promise "QEMU keeps no secret of it" eval '[ $(objects web1 | wc -l) = 3 ] && ! objects web1 | grep -q secret'
+# For the guest it has the name that was free again.
+promise "the guest sees it and writes" eval 'guest_sees vdb && guest_writes vdb C'
+promise "and reads it" guest_reads vdb C
 promise "the guest ends" guest_end web1
 
 # Pre-shared keys, on the first disk's image.
 kill "${SERVERS[0]}"
 ends_within 20 "${SERVERS[0]}" || die "qemu-nbd did not end"
 nbd_server "$WORK/disk1" "$psk"
-linux_xml web2 "$(disk_xml vda network "$(export_of "$NBD_PORT")")" >"$WORK/web2.xml"
+psk_first=$NBD_PORT
+kill "${SERVERS[4]}"
+ends_within 20 "${SERVERS[4]}" || die "qemu-nbd did not end"
+nbd_server "$WORK/disk3" "$psk"
+linux_xml web2 "$(disk_xml vda network "$(export_of "$psk_first")")$(disk_xml vdb network "$(export_of "$NBD_PORT")")" >"$WORK/web2.xml"
 tls "directory = \"$WORK/otherpsk\"" 'psk-user = "vm"'
 refused "a start with another pre-shared key" 69 'TLS handshake failed' run_guest "$WORK/web2.xml"
 tls "directory = \"$WORK/psk\"" 'psk-user = "nobody"'
@@ -105,15 +119,17 @@ refused "with a secret beside it" 78 'not both' run_guest "$WORK/web2.xml"
 tls "directory = \"$WORK/psk\"" 'psk-user = "vm"'
 linux_start web2 "$WORK/web2.xml"
 promise "with the right one it starts, and finds what was written" eval 'guest_sees vda && guest_reads vda A'
+promise "also on the disk whose key vmward has derived" eval 'unlocked web2 vdb && guest_reads vdb C'
 promise "the guest ends" guest_end web2
 
-for disk in 1 2; do
+for disk in 1 2 3; do
     promise "cryptsetup opens disk $disk with the passphrase" cryptsetup open --test-passphrase --type luks1 \
         --key-file "$WORK/right/exports" "$WORK/disk$disk"
 done
 promise "disk 1 holds what the guest wrote" holds A exports "file.driver=file,file.filename=$WORK/disk1"
 promise "so does disk 2" holds B exports "file.driver=file,file.filename=$WORK/disk2"
-promise "neither in the clear" unreadable "$WORK"/disk?
+promise "and disk 3" holds C exports "file.driver=file,file.filename=$WORK/disk3"
+promise "none in the clear" unreadable "$WORK"/disk?
 promise "nor on the wire, where much went over" eval 'unreadable "$WORK"/wire? && [ $(stat -c %s "$WORK/wire1") -gt 4000000 ]'
 # LUKS1's header has its cipher in the clear: that TLS was there is seen by its absence.
 promise "where TLS hides the header as well" not grep -qaF xts-plain64 "$WORK"/wire1 "$WORK"/wire2

@@ -29,6 +29,8 @@ luks_image "$WORK/three.img" images
 rbd import --no-progress "$WORK/three.img" rbd/three
 luks_image "$WORK/four.img" images qcow2
 rbd import --no-progress "$WORK/four.img" rbd/four
+slow_image "$WORK/five.img" images
+rbd import --no-progress "$WORK/five.img" rbd/five
 rbd create --size ${DISK_MIB}M rbd/plain
 
 # image NAME [ENCRYPTION]: a <source>. Where it has its login from is the secret alone, so the configuration has none.
@@ -97,18 +99,29 @@ done
 promise "QEMU keeps no secret of them" keeps_only web1
 promise "the first is as it was" guest_reads vda A
 promise "one is taken out" "$vmward" detach-device web1 vdb
+disk_xml vde network "$(image five "$(encrypted images)")" >"$WORK/vde.xml"
+promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vde.xml"
+promise "its key was derived by vmward" unlocked web1 vde
+promise "as volume info says" eval 'unlocked web1 vde | grep -q skipped ||
+    "$vmward" volume info rbd:rbd/five --ceph-conf "$WORK/ceph/client.conf" --ceph-user vm --ceph-secret client.vm |
+    grep "web1 as vde, unlocked by vmward"'
+promise "QEMU keeps no secret of it" keeps_only web1
+# For the guest it has the name that was free again.
+promise "the guest sees it and writes" eval 'guest_sees vdb && guest_writes vdb C'
+promise "and reads it" guest_reads vdb C
 promise "the guest ends" guest_end web1
 
 # What is in the cluster, without librbd's or QEMU's decryption.
-for image in one two three four; do
+for image in one two three four five; do
     rbd export --no-progress "rbd/$image" "$WORK/$image.raw"
 done
 promise "in the cluster nothing is in the clear" unreadable "$WORK"/*.raw
-for image in one two three; do
+for image in one two three five; do
     promise "cryptsetup opens '$image' with the passphrase" cryptsetup open --test-passphrase --key-file "$WORK/right/images" "$WORK/$image.raw"
 done
 promise "QEMU's own driver reads what librbd's luks wrote" holds A images "file.driver=file,file.filename=$WORK/one.raw"
 promise "and what QEMU's wrote" holds C images "file.driver=file,file.filename=$WORK/three.raw"
+promise "also where vmward derived the key" holds C images "file.driver=file,file.filename=$WORK/five.raw"
 promise "also in qcow2" qemu-io -r --object "secret,id=k,file=$WORK/right/images" \
     --image-opts "driver=qcow2,encrypt.key-secret=k,file.driver=file,file.filename=$WORK/four.raw" -c "read -P 0x42 0 ${WRITTEN_MIB}M"
 ceph-authtool -p -n client.vm "$WORK/ceph/vm.keyring" | tr -d '\n' >"$WORK/vm.base64"

@@ -24,6 +24,7 @@ secret volume remote "$(openssl rand -hex 24)"
 for disk in 1 2; do
     luks_image "$WORK/disk$disk" remote
 done
+slow_image "$WORK/disk3" remote
 ssh=$VMWARD_HOME/.ssh
 mkdir -m 700 "$ssh"
 for key in host mine other; do
@@ -72,7 +73,7 @@ key mine
 secret_wrong remote
 refused "with the wrong passphrase" 77 "usage 'remote' is not the passphrase of the disk 'vda'" run_guest "$WORK/web1.xml"
 secret_right remote
-linux_xml web1 "$(disk_xml vda network "$(remote 3)")" >"$WORK/none.xml"
+linux_xml web1 "$(disk_xml vda network "$(remote 4)")" >"$WORK/none.xml"
 refused "of a file that is not there" 66 'No such file|no such file' run_guest "$WORK/none.xml"
 
 linux_start web1 "$WORK/web1.xml"
@@ -91,6 +92,13 @@ promise "the guest sees it" guest_sees vdb
 promise "and writes" guest_writes vdb B
 promise "and reads both" eval 'guest_reads vda A && guest_reads vdb B'
 promise "it is taken out" "$vmward" detach-device web1 vdb
+disk_xml vdc network "$(remote 3)" >"$WORK/vdc.xml"
+promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdc.xml"
+promise "its key was derived by vmward" unlocked web1 vdc
+promise "QEMU keeps no secret of it" keeps_only web1
+# For the guest it has the name that was free again.
+promise "the guest sees it and writes" eval 'guest_sees vdb && guest_writes vdb C'
+promise "and reads it" guest_reads vdb C
 promise "the guest ends" guest_end web1
 
 # The agent's keys, with none in a file.
@@ -137,13 +145,14 @@ not_attached "another disk with a password" 65 'starts no nbdkit while a guest r
 promise "the guest ends" guest_end web2
 promise "and nbdkit with it" ends_within 10 "$nbdkit"
 
-for disk in 1 2; do
+for disk in 1 2 3; do
     promise "cryptsetup opens disk $disk with the passphrase" cryptsetup open --test-passphrase --type luks1 \
         --key-file "$WORK/right/remote" "$WORK/disk$disk"
 done
 promise "disk 1 holds what the guest wrote" holds A remote "file.driver=file,file.filename=$WORK/disk1"
 promise "so does disk 2" holds B remote "file.driver=file,file.filename=$WORK/disk2"
-promise "neither in the clear" unreadable "$WORK"/disk?
+promise "and disk 3" holds C remote "file.driver=file,file.filename=$WORK/disk3"
+promise "none in the clear" unreadable "$WORK"/disk?
 promise "nor on the wire, nor the header, where much went over" eval \
     'unreadable "$WORK/wire" && ! grep -qaF xts-plain64 "$WORK/wire" && [ $(stat -c %s "$WORK/wire") -gt 4000000 ]'
 done_well

@@ -225,6 +225,7 @@ fn refused(error: &ControlError, input: Option<&Input>) -> CliError {
         E::DeviceStillThere(_)
         | E::ImageInUse(_)
         | E::StillInUse(_)
+        | E::StorageNotReady(_)
         | E::KeystoreNotReady(_)
         | E::Busy(_) => Exit::TryAgain,
         E::WrongKey(_) | E::NotAllowed(_) | E::SecretForbidden(_) | E::StorageForbidden(_) => {

@@ -99,6 +99,7 @@ pub(crate) fn check(
         supervisor::check_helpers(&line.helpers, root, user, diagnostics);
         supervisor::warn_of_slow_images(&domain.devices.disks, diagnostics);
     }
+    supervisor::warn_of_large_images(&domain.devices.disks, diagnostics);
     Some(secrets(&domain, &line))
 }
 

@@ -14,7 +14,7 @@ use crate::supervisor::control::DomainProxy;
 use crate::supervisor::control::api::Status;
 use crate::supervisor::live_xml;
 use crate::volume;
-use crate::xml::{self, Diagnostics};
+use crate::xml::{self, Diagnostics, Element};
 
 use super::config::Paths;
 use super::control::{Guest, GuestArgs, block_on, block_on_briefly};
@@ -109,7 +109,7 @@ pub(crate) struct DiskInUse {
     pub unlocked_outside: bool,
 }
 
-/// The disks of running guests on an image, whose path is canonical.
+/// The disks of running guests on an image, whose path is canonical, or `rbd:POOL/IMAGE`.
 pub(crate) fn disks_on(image: &Path) -> Result<Vec<DiskInUse>, CliError> {
     let names = names()?;
     block_on(async {
@@ -133,10 +133,14 @@ pub(crate) fn disks_on(image: &Path) -> Result<Vec<DiskInUse>, CliError> {
 fn targets_on(xml: &str, image: &Path) -> Vec<String> {
     let Some(mut root) = xml::parse(xml, &mut Diagnostics::new()) else { return Vec::new() };
     let Some(devices) = live_xml::devices(&mut root) else { return Vec::new() };
-    let disks = devices.children.iter().filter(|e| {
-        let path = e.child("source").and_then(|source| source.get("file").or(source.get("dev")));
-        e.name == "disk" && path.is_some_and(|path| volume::canonical(Path::new(path)) == image)
-    });
+    let is_on = |source: &Element| match source.get("protocol") {
+        Some("rbd") => source.get("name").is_some_and(|name| Path::new(&format!("rbd:{name}")) == image),
+        _ => source
+            .get("file")
+            .or(source.get("dev"))
+            .is_some_and(|path| volume::canonical(Path::new(path)) == image),
+    };
+    let disks = devices.children.iter().filter(|e| e.name == "disk" && e.child("source").is_some_and(is_on));
     disks.filter_map(live_xml::target).map(str::to_owned).collect()
 }
 

@@ -56,6 +56,7 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
                 "another program has written a LUKS header there just now: try again when it is done".into(),
             ),
         ),
+        E::Image(ImageError::Unread { .. }) => (Exit::TryAgain, Some(refusal::SERVER.into())),
         E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
         E::NotRoot(_) => (Exit::NoPermission, None),
         E::NoHelper(_) => (Exit::Unavailable, None),

@@ -193,6 +193,12 @@ impl Luks1Header {
         bytes
     }
 
+    /// Whether another header is one of the same container: the same volume key opens the same data. Key slots come and
+    /// go.
+    pub fn is_same(&self, other: Option<&Self>) -> bool {
+        other.is_some_and(|other| Self { slots: self.slots, ..other.clone() } == *self)
+    }
+
     /// The active slots with their numbers.
     pub fn active_slots(&self) -> impl Iterator<Item = (usize, &KeySlot)> {
         self.slots.iter().enumerate().filter(|(_, s)| s.active)

@@ -22,6 +22,7 @@ pub use devices::{TlsListener, is_chardev_key};
 pub use helper::{Helper, Reservations, Service, SharedDirectory, SshFile};
 pub use launch::{LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, launch_arguments};
 pub use machine::FIRMWARE_VARIABLES;
+pub(crate) use plan::object;
 pub use plan::{
     Argument, CommandLine, Descriptor, DiskPlan, JsonObject, Macvtap, Preparation, QemuObject, Resource,
     SecretObject, SecretSource, SocketChardev, SocketPath, Tap,

@@ -9,7 +9,7 @@ use crate::domain::devices::interface::DirectMode;
 use crate::secret::{MASTER_KEY_ID, SealedSecret, SecretRef, SecretValue};
 use crate::xml::{Diagnostics, Span};
 
-use super::storage::LocalImage;
+use super::storage::{LocalImage, ServerImage};
 use super::{Helper, SshFile};
 
 /// A JSON object in the order in which it is printed.
@@ -24,6 +24,19 @@ pub enum SecretSource {
     Xml(Arc<SecretValue>),
     /// Made for one opening: see [`Images::open_with_header`](super::storage::Images::open_with_header).
     Once(Arc<SecretValue>),
+}
+
+impl SecretSource {
+    /// The value; `find` knows those of the keystores.
+    pub fn value<'a>(
+        &'a self,
+        find: impl FnOnce(&SecretRef) -> Option<&'a SecretValue>,
+    ) -> Option<&'a SecretValue> {
+        match self {
+            Self::Keystore(reference) => find(reference),
+            Self::Xml(value) | Self::Once(value) => Some(value),
+        }
+    }
 }
 
 /// A `secret` object that QEMU is to have. Its value is encrypted only when it is printed or sent, each
@@ -97,6 +110,8 @@ pub struct DiskPlan {
     pub served: Vec<(String, SshFile, Span)>,
     /// The images among `nodes` that QEMU can have opened.
     pub images: Vec<LocalImage>,
+    /// The raw LUKS images on servers among them.
+    pub servers: Vec<ServerImage>,
     /// A device of the host that a node has as its `path`, with the place in the XML. At a start QEMU gets it opened.
     pub opened: Option<(String, Span)>,
 }
@@ -325,6 +340,8 @@ pub struct CommandLine {
     pub helpers: Vec<Helper>,
     /// The images among its nodes that QEMU can have opened.
     pub images: Vec<LocalImage>,
+    /// The raw LUKS images on servers among them.
+    pub servers: Vec<ServerImage>,
 }
 
 impl CommandLine {
@@ -369,6 +386,7 @@ impl CommandLine {
         self.descriptors.extend(plan.descriptors);
         self.helpers.extend(plan.helpers);
         self.images.extend(plan.images);
+        self.servers.extend(plan.servers);
     }
 
     /// Has QEMU inherit something; its number.

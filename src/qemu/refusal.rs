@@ -48,6 +48,8 @@ pub struct Meaning {
 
 /// What to do about an image that the value of its secret does not open.
 pub const PASSPHRASE: &str = "the value of the disk's secret is not the passphrase of its image: set the right one with `vmward secret set-value`";
+/// What to do about a server that does not send what it has.
+pub const SERVER: &str = "try again when the server answers: the guest could not read its disk either";
 const LOGIN: &str = "the server does not accept the user and the secret of <auth>, or the cookies, or asks for some: set the right \
                      value with `vmward secret set-value`";
 const TLS_KEY: &str = "the private key for TLS is encrypted, and the value of the secret that <tls> in the XML or [tls] in vmward.toml names for \

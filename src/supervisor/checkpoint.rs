@@ -33,6 +33,8 @@ pub enum Checkpoint {
     DescriptorAdded,
     /// Attach: a node is open.
     NodeAdded,
+    /// Start, attach: QEMU shows the header of an image on a server, to be compared.
+    HeaderShown,
     /// Attach: the guest has the device.
     DeviceAdded,
     /// Attach: the disk is saved.
@@ -81,7 +83,7 @@ pub enum Checkpoint {
 
 impl Checkpoint {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::LibDirClaimed,
         Self::KeyWritten,
         Self::Spawned,
@@ -95,6 +97,7 @@ impl Checkpoint {
         Self::ObjectAdded,
         Self::DescriptorAdded,
         Self::NodeAdded,
+        Self::HeaderShown,
         Self::DeviceAdded,
         Self::AttachSaved,
         Self::Unplugged,

@@ -16,7 +16,7 @@ use crate::domain::Domain;
 use crate::keystore::{Keystores, ResolvedSecrets};
 use crate::qemu::{
     Capabilities, CommandLine, FIRMWARE_VARIABLES, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, Resource,
-    SecretObject, SecretSource, launch_arguments, storage,
+    SecretObject, launch_arguments, storage,
 };
 use crate::qmp::{COMMAND_DEADLINE, Events, FdSetPaths, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{MasterKey, SealedSecret, os_random};
@@ -35,8 +35,9 @@ use super::prepare::{Prepared, prepare};
 use super::process::{Process, Program, QEMU};
 use super::recovery::boot_id;
 use super::running::Parts;
+use super::server_header::{DEADLINE as READ_DEADLINE, Reader};
 use super::state::{Phase, State, StateFile};
-use super::unlock::Opening;
+use super::unlock::{Opening, finish};
 use super::user::User;
 use super::{Configuration, Order, Running, SupervisorError, Unlock, manager, vcpus};
 
@@ -152,7 +153,16 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     manager::more_time(GREETING_DEADLINE);
     // A firmware's variables are among the images.
     let mut prepared = prepare(&line.preparations, user.as_ref())?;
-    let opening = async { Ok(open_images(&line.images, how, &capabilities, &secrets).await?) };
+    let environment = line.environment.clone();
+    let reader = Reader {
+        lib_dir: lib_dir.path(),
+        user: user.as_ref(),
+        environment: &environment,
+        qmp: None,
+        deadline: READ_DEADLINE,
+    };
+    let opening = open_images(&line.images, &line.servers, how, &capabilities, &secrets, &reader);
+    let opening = async { Ok(opening.await?) };
     let (helpers, opened) = tokio::try_join!(Helpers::start(&line.helpers, &place), opening)?;
     let mut configuration = Configuration::at_start(domain, xml, &capabilities);
     let mut numbers = Vec::new();
@@ -217,7 +227,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     );
     state_file.save_phase(Phase::Starting)?;
     Checkpoint::StartSaved.passed();
-    let begun = begin(&process, &line, &configuration.domain, &state_file, openings, fd_sets).await;
+    let begun = begin(&process, &line, &configuration.domain, &state_file, openings, &reader, fd_sets).await;
     let (qmp, events) = match begun {
         Ok(begun) => begun,
         // What ended QEMU may have been said by a helper.
@@ -250,14 +260,13 @@ async fn begin(
     domain: &Domain,
     state_file: &StateFile,
     openings: Vec<Opening>,
+    reader: &Reader<'_>,
     fd_sets: FdSetPaths,
 ) -> Result<(Qmp, Events), SupervisorError> {
     let ids = line.secrets().map(|s| s.id.clone()).collect();
     let monitor = state_file.lib_dir().join(MONITOR_SOCKET);
     let (qmp, events) = while_alive(process, hand_shake(&monitor, ids, fd_sets)).await?;
-    // All of them are wiped now, whatever is wrong with one.
-    let opened: Vec<_> = openings.into_iter().map(Opening::finish).collect();
-    opened.into_iter().collect::<Result<(), _>>()?;
+    while_alive(process, finish(openings, &qmp, reader)).await??;
     for limits in &line.throttles {
         let set = qmp.execute_json("block_set_io_throttle", Some(limits), COMMAND_DEADLINE);
         while_alive(process, async { set.await.map(drop) }).await?;
@@ -299,10 +308,7 @@ fn seal(
     secrets: &ResolvedSecrets,
     master_key: &MasterKey,
 ) -> Result<SealedSecret, SupervisorError> {
-    let value = match &secret.source {
-        SecretSource::Keystore(reference) => secrets.get(reference),
-        SecretSource::Xml(value) | SecretSource::Once(value) => Some(value.as_ref()),
-    };
+    let value = secret.source.value(|reference| secrets.get(reference));
     let value = value.ok_or_else(|| SupervisorError::NoSecret(secret.id.clone()))?;
     Ok(master_key.seal(value, &mut os_random()))
 }

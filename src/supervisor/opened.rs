@@ -14,12 +14,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::keystore::ResolvedSecrets;
-use crate::qemu::storage::{Images, LocalImage};
+use crate::qemu::storage::{Images, LocalImage, RawLuks, ServerImage};
 use crate::qemu::{Capabilities, DiskPlan};
 use crate::qmp::{COMMAND_DEADLINE, FdSetPaths, Qmp, QmpError};
 use crate::volume;
 use crate::xml::Span;
 
+use super::server_header::{ReadError, Reader};
 use super::unlock::{HeaderBeside, Opening, Unlock, Unlocked, unlock};
 
 /// Why QEMU does not get an image.
@@ -36,6 +37,15 @@ pub enum ImageError {
     Changed {
         /// The image.
         path: String,
+    },
+    /// The header of an image on a server was not read.
+    #[error("the LUKS header of {path} could not be read")]
+    Unread {
+        /// The image.
+        path: String,
+        /// Why.
+        #[source]
+        source: Box<ReadError>,
     },
     /// It could not be opened.
     #[error("the image {path} could not be opened for {}{}", purpose(*read_only), uncached(*direct))]
@@ -91,11 +101,18 @@ pub struct OpenImage {
 
 /// An image on its way to QEMU.
 pub(super) struct Opened {
+    /// `None`: it is on a server, and QEMU opens it.
+    local: Option<Local>,
+    header: Option<(RawLuks, HeaderBeside)>,
+    span: Span,
+}
+
+/// An image of this host.
+struct Local {
     image: LocalImage,
     /// Open as QEMU is to have it. To be let go of once QEMU has it: locks on the image last as long as any copy.
     file: File,
     open: OpenImage,
-    header: Option<HeaderBeside>,
 }
 
 /// What QEMU is to get.
@@ -109,29 +126,54 @@ pub(super) struct HandedOver {
 /// Opens images, and unlocks those for which that pays. Those that QEMU has to open by itself are left out.
 pub(super) async fn open_images(
     images: &[LocalImage],
+    servers: &[ServerImage],
     how: Unlock,
     capabilities: &Capabilities,
     secrets: &Arc<ResolvedSecrets>,
+    reader: &Reader<'_>,
 ) -> Result<Vec<Opened>, ImageError> {
-    let mut unlocked = unlock(images, how, capabilities, secrets).await?;
+    let mut unlocked = unlock(images, servers, how, capabilities, secrets, reader).await?;
     let mut opened = Vec::new();
     for image in images {
         let (file, header) = match unlocked.iter().position(|unlocked| unlocked.node == image.node) {
-            Some(place) => {
-                let Unlocked { image: file, header, .. } = unlocked.swap_remove(place);
-                (file, Some(header))
-            }
+            Some(place) => match unlocked.swap_remove(place) {
+                Unlocked { image: Some(file), luks, header, .. } => (file, Some((luks, header))),
+                Unlocked { image: None, .. } => continue,
+            },
             None => match open(image)? {
                 Some(file) => (file, None),
                 None => continue,
             },
         };
+        opened.push(Opened { local: Some(Local::new(image, file)?), header, span: image.span });
+    }
+    let on_servers = unlocked.into_iter().map(|Unlocked { luks, header, span, .. }| Opened {
+        local: None,
+        header: Some((luks, header)),
+        span,
+    });
+    opened.extend(on_servers);
+    Ok(opened)
+}
+
+/// Opens images that QEMU is to unlock by itself.
+pub(super) fn open_locked(images: &[LocalImage]) -> Result<Vec<Opened>, ImageError> {
+    let mut opened = Vec::new();
+    for image in images {
+        if let Some(file) = open(image)? {
+            opened.push(Opened { local: Some(Local::new(image, file)?), header: None, span: image.span });
+        }
+    }
+    Ok(opened)
+}
+
+impl Local {
+    fn new(image: &LocalImage, file: File) -> Result<Self, ImageError> {
         let LocalImage { path, read_only, direct, .. } = image;
         let open = OpenImage::of(&file, path, *read_only, *direct)
             .map_err(|source| not_opened(path, *read_only, *direct, source))?;
-        opened.push(Opened { image: image.clone(), file, open, header });
+        Ok(Self { image: image.clone(), file, open })
     }
-    Ok(opened)
 }
 
 /// Opens an image as QEMU is to have it. `None`: its header names another file, which QEMU looks for from the image's path.
@@ -180,12 +222,16 @@ pub(super) fn hand_over<T: Images>(
     mut number: impl FnMut(&mut T, &str, Span) -> u32,
 ) -> HandedOver {
     let mut handed = HandedOver { descriptors: Vec::new(), openings: Vec::new() };
-    for Opened { image, file, open, header } in opened {
-        let set = number(told, &image.node, image.span);
-        told.open_in_set(&image, set);
-        handed.descriptors.push((FdSet { number: set, node: image.node, image: Some(open) }, file.into()));
-        if let (Some(header), Some(luks)) = (header, image.luks) {
-            let set = number(told, &luks.format, image.span);
+    for Opened { local, header, span } in opened {
+        if let Some(Local { image, file, open }) = local {
+            let set = number(told, &image.node, span);
+            told.open_in_set(&image, set);
+            handed
+                .descriptors
+                .push((FdSet { number: set, node: image.node, image: Some(open) }, file.into()));
+        }
+        if let Some((luks, header)) = header {
+            let set = number(told, &luks.format, span);
             told.open_with_header(&luks, set, &header.passphrase);
             handed.descriptors.push((FdSet { number: set, node: luks.format, image: None }, header.memory));
             handed.openings.push(header.opening);

@@ -26,6 +26,7 @@ use super::lib_dir::{LibDir, MONITOR_SOCKET};
 use super::prepare::Prepared;
 use super::process::{Ending, Process, ProcessId, QEMU};
 use super::running::Parts;
+use super::server_header::stop_showing;
 use super::state::{Phase, State, StateFile};
 use super::{Configuration, Running, SupervisorError, Unlock, hotplug, key, live_xml, snapshot};
 
@@ -252,6 +253,7 @@ async fn take_back(
         return Err(format!("it has the UUID {uuid} instead of {}", state.uuid));
     }
     snapshot::complete(&qmp, &mut configuration).await.map_err(say)?;
+    stop_showing(&qmp, lib_dir.path()).await.map_err(say)?;
     hotplug::tidy(&qmp, &mut configuration).await.map_err(say)?;
     let over = match qmp.execute(query_status {}).await.map_err(say)?.status {
         RunState::shutdown => Some(ShutdownCause::guest_shutdown),

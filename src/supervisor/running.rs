@@ -22,7 +22,7 @@ use super::hotplug::DiskParts;
 use super::rekey::RekeyTurn;
 use super::snapshot::Unfinished;
 use super::state::StateFile;
-use super::{HelperStatus, SupervisorError, Unlock, live_xml};
+use super::{HelperStatus, SupervisorError, Unlock, User, live_xml};
 
 /// What somebody wants of the guest as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +142,11 @@ impl Running {
         self.configuration().domain.general.uuid
     }
 
+    /// Its private directory.
+    pub(super) fn lib_dir(&self) -> PathBuf {
+        self.state_file.lib_dir().to_owned()
+    }
+
     /// Where systemd's tools connect.
     pub(super) fn machine_socket(&self) -> PathBuf {
         self.state_file.lib_dir().join(MACHINE_SOCKET)
@@ -157,6 +162,11 @@ impl Running {
     pub fn is_unlocked_outside(&self, target: &str) -> bool {
         let configuration = self.configuration();
         configuration.disks.iter().any(|disk| disk.target == target && disk.unlocked_outside.is_some())
+    }
+
+    /// The user that QEMU runs as, if not as this one.
+    pub(super) fn user(&self) -> Option<User> {
+        self.state_file.user()
     }
 
     /// How the programs beside QEMU are.

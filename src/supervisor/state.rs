@@ -15,7 +15,7 @@ use super::lib_dir::LibDir;
 use super::prepare::Made;
 use super::process::ProcessId;
 use super::snapshot::Unfinished;
-use super::{Configuration, SupervisorError};
+use super::{Configuration, SupervisorError, User};
 
 /// The file's name in the lib dir.
 pub(super) const STATE_FILE: &str = "state.json";
@@ -72,6 +72,11 @@ impl StateFile {
     /// The directory that it is in.
     pub(super) fn lib_dir(&self) -> &Path {
         self.lib_dir.path()
+    }
+
+    /// The user that QEMU runs as, if not as this one.
+    pub(super) fn user(&self) -> Option<User> {
+        self.lib_dir.user()
     }
 
     /// Reads the state that an earlier supervisor left.

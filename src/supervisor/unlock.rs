@@ -1,7 +1,8 @@
 //! Raw LUKS1 images unlocked here instead of in QEMU, whose main loop stands still while it derives a key.
 //!
 //! The image's header is read, its volume key is derived and verified, and QEMU gets two descriptors: the image, and a
-//! header of one opening for the same volume key. What is unusual is left to QEMU, which knows what to say about it.
+//! header of one opening for the same volume key. An image on a server QEMU opens by itself. What is unusual is left to
+//! QEMU, which knows what to say about it.
 
 use std::fs::File;
 use std::io;
@@ -13,16 +14,19 @@ use std::thread;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::oneshot;
+use zlink::futures_util::future::join_all;
 
 use crate::keystore::ResolvedSecrets;
-use crate::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader, UnlockError};
+use crate::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader, ReadAt, UnlockError};
 use crate::parallel::all_at_once;
 use crate::qemu::Capabilities;
-use crate::qemu::storage::{LocalImage, RawLuks};
+use crate::qemu::storage::{LocalImage, RawLuks, ServerImage};
+use crate::qmp::{Qmp, QmpError};
 use crate::secret::{SecretValue, ValueError, os_random, wiping_stack};
-use crate::xml::keywords;
+use crate::xml::{Span, keywords};
 
 use super::opened::{ImageError, look_at, reopen};
+use super::server_header::Reader;
 
 /// How many iterations a header asks for before it is unlocked here: those of 50 ms or so of QEMU's main loop. Below, the
 /// image that `volume create` makes for a generated key among them, there is nothing to win.
@@ -44,9 +48,13 @@ keywords! {
 pub(super) struct Unlocked {
     /// The name of its protocol node.
     pub(super) node: String,
-    /// Open as QEMU is to have it.
-    pub(super) image: File,
+    /// Open as QEMU is to have it, unless it is on a server.
+    pub(super) image: Option<File>,
+    /// How it is unlocked.
+    pub(super) luks: RawLuks,
     pub(super) header: HeaderBeside,
+    /// Where the XML has it.
+    pub(super) span: Span,
 }
 
 /// The header of one opening, on its way to QEMU.
@@ -60,9 +68,12 @@ pub(super) struct HeaderBeside {
 
 /// An image that QEMU is opening.
 pub(super) struct Opening {
-    path: String,
-    /// The image, open for this alone.
-    image: File,
+    /// What it is called.
+    name: String,
+    /// The name of its protocol node.
+    node: String,
+    /// The image, open for this alone, unless it is on a server.
+    image: Option<File>,
     /// What its header said.
     header: Luks1Header,
     beside: Beside,
@@ -73,23 +84,49 @@ struct Beside(File);
 
 /// An image that is to be unlocked here.
 struct Slow {
-    local: LocalImage,
+    /// What it is called.
+    name: String,
+    /// The name of its protocol node.
+    node: String,
     luks: RawLuks,
-    image: File,
+    span: Span,
+    image: Image,
     header: Luks1Header,
+}
+
+/// Where its key material is.
+enum Image {
+    /// In a file or on a block device, which QEMU has in this way.
+    Here { file: File, read_only: bool, direct: bool },
+    /// In memory: what was read from a server.
+    Read(Vec<u8>),
+}
+
+impl ReadAt for Image {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::Here { file, .. } => ReadAt::read_exact_at(file, buffer, offset),
+            Self::Read(bytes) => bytes[..].read_exact_at(buffer, offset),
+        }
+    }
 }
 
 /// Unlocks those of the images for which that pays, all at once. QEMU opens the others by itself.
 pub(super) async fn unlock(
     images: &[LocalImage],
+    servers: &[ServerImage],
     how: Unlock,
     capabilities: &Capabilities,
     secrets: &Arc<ResolvedSecrets>,
+    reader: &Reader<'_>,
 ) -> Result<Vec<Unlocked>, ImageError> {
     if how == Unlock::Qemu || !capabilities.has_detached_luks_headers() {
         return Ok(Vec::new());
     }
-    let slow: Vec<Slow> = images.iter().filter_map(Slow::look).collect();
+    let mut slow: Vec<Slow> = images.iter().filter_map(Slow::look).collect();
+    for found in look_on_servers(servers, secrets, reader).await {
+        slow.extend(found?);
+    }
     if slow.is_empty() {
         return Ok(Vec::new());
     }
@@ -111,6 +148,29 @@ pub(super) async fn unlock(
     }
 }
 
+/// Those of the images on servers that are worth it; all are looked at at once.
+async fn look_on_servers(
+    images: &[ServerImage],
+    secrets: &ResolvedSecrets,
+    reader: &Reader<'_>,
+) -> Vec<Result<Option<Slow>, ImageError>> {
+    if images.is_empty() || !reader.can_compare().await {
+        return Vec::new();
+    }
+    let looks = images.iter().map(async |image| {
+        let found = reader.look(image, secrets).await?;
+        Ok(found.map(|(header, read)| Slow {
+            name: image.name.clone(),
+            node: image.node.clone(),
+            luks: image.luks.clone(),
+            span: image.span,
+            image: Image::Read(read),
+            header,
+        }))
+    });
+    join_all(looks).await
+}
+
 /// On all processors: as many images at once as there are, and several blocks of each key where there are fewer images.
 fn derive(slow: &[Slow], secrets: &ResolvedSecrets) -> Result<Vec<Unlocked>, ImageError> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -123,28 +183,28 @@ fn derive(slow: &[Slow], secrets: &ResolvedSecrets) -> Result<Vec<Unlocked>, Ima
 }
 
 impl Slow {
-    /// Reads an image's header. `None`: QEMU is to open it.
+    /// Reads the header of an image on this host. `None`: QEMU is to open it.
     fn look(local: &LocalImage) -> Option<Self> {
         let luks = local.luks.as_ref()?;
-        let image = look_at(&local.path).ok()?;
-        let kind = image.metadata().ok()?.file_type();
+        let file = look_at(&local.path).ok()?;
+        let kind = file.metadata().ok()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return None;
         }
-        let header = header_of(&image)?;
-        if header.opening_cost() < WORTHWHILE {
-            return None;
-        }
-        if let Err(e) = header.suite() {
-            tracing::debug!("QEMU unlocks {}: {e}", local.path);
-            return None;
-        }
-        Some(Self { local: local.clone(), luks: luks.clone(), image, header })
+        let header = header_of(&file).filter(is_worthwhile)?;
+        Some(Self {
+            name: local.path.clone(),
+            node: local.node.clone(),
+            luks: luks.clone(),
+            span: local.span,
+            image: Image::Here { file, read_only: local.read_only, direct: local.direct },
+            header,
+        })
     }
 
     /// Derives the key. `None`: QEMU is to open it.
     fn unlock(&self, passphrase: &SecretValue, threads: usize) -> Result<Option<Unlocked>, ImageError> {
-        let path = &self.local.path;
+        let path = &self.name;
         match self.try_unlock(passphrase, threads) {
             Ok(unlocked) => Ok(Some(unlocked)),
             Err(Failed::Luks(UnlockError::WrongPassphrase)) => {
@@ -163,18 +223,24 @@ impl Slow {
         let header = self.header.ephemeral(&key, &once, &mut os_random())?;
         drop(key);
         let beside = Beside::new(&header)?;
-        let LocalImage { path, node, read_only, direct, .. } = &self.local;
+        let (image, own) = match &self.image {
+            Image::Here { file, read_only, direct } => {
+                (Some(reopen(file, *read_only, *direct)?), Some(file.try_clone()?))
+            }
+            Image::Read(_) => (None, None),
+        };
         let header = HeaderBeside {
             passphrase: Arc::new(once),
             memory: beside.0.try_clone()?.into(),
             opening: Opening {
-                path: path.clone(),
-                image: self.image.try_clone()?,
+                name: self.name.clone(),
+                node: self.node.clone(),
+                image: own,
                 header: self.header.clone(),
                 beside,
             },
         };
-        Ok(Unlocked { node: node.clone(), image: reopen(&self.image, *read_only, *direct)?, header })
+        Ok(Unlocked { node: self.node.clone(), image, luks: self.luks.clone(), header, span: self.span })
     }
 }
 
@@ -189,16 +255,38 @@ enum Failed {
     Io(#[from] io::Error),
 }
 
-impl Opening {
-    /// QEMU has opened the image: makes sure that it is still the one that was unlocked. QEMU itself cannot notice a wrong volume
-    /// key. The header beside the image is wiped, whatever comes of it.
-    pub(super) fn finish(self) -> Result<(), ImageError> {
-        let Self { path, image, header, beside } = self;
+/// QEMU has opened the images: makes sure that each is still the one that was unlocked. QEMU itself cannot notice a wrong
+/// volume key. The headers beside the images are wiped, whatever comes of it.
+pub(super) async fn finish(
+    openings: Vec<Opening>,
+    qmp: &Qmp,
+    reader: &Reader<'_>,
+) -> Result<Result<(), ImageError>, QmpError> {
+    let (mut here, mut on_servers) = (Vec::new(), Vec::new());
+    for Opening { name, node, image, header, beside } in openings {
         drop(beside);
-        // Other key slots open the same data.
-        let now = header_of(&image).map(|now| Luks1Header { slots: header.slots, ..now });
-        if now.as_ref() == Some(&header) { Ok(()) } else { Err(ImageError::Changed { path }) }
+        match image {
+            Some(image) => here.push((name, header, header_of(&image))),
+            None => on_servers.push((name, node, header)),
+        }
     }
+    if let Some((path, ..)) = here.iter().find(|(_, header, now)| !header.is_same(now.as_ref())) {
+        return Ok(Err(ImageError::Changed { path: path.clone() }));
+    }
+    if on_servers.is_empty() {
+        return Ok(Ok(()));
+    }
+    // By QEMU's own node: another connection may lead to another image, and servers need not take a second one.
+    let nodes: Vec<_> = on_servers.iter().map(|(_, node, _)| node.as_str()).collect();
+    let shown = reader.shown(qmp, &nodes).await?;
+    for ((path, _, header), shown) in on_servers.into_iter().zip(shown) {
+        match shown {
+            Ok(bytes) if header.is_same(header_of(&bytes[..]).as_ref()) => {}
+            Ok(_) => return Ok(Err(ImageError::Changed { path })),
+            Err(e) => return Ok(Err(ImageError::Unread { path, source: Box::new(e) })),
+        }
+    }
+    Ok(Ok(()))
 }
 
 impl Beside {
@@ -230,7 +318,20 @@ impl Drop for Beside {
     }
 }
 
-fn header_of(image: &File) -> Option<Luks1Header> {
+/// Whether it pays, and nothing about it is unusual.
+pub(super) fn is_worthwhile(header: &Luks1Header) -> bool {
+    if header.opening_cost() < WORTHWHILE {
+        return false;
+    }
+    let suite = header.suite();
+    if let Err(e) = &suite {
+        tracing::debug!("QEMU unlocks the LUKS container {}: {e}", header.uuid);
+    }
+    suite.is_ok()
+}
+
+/// The LUKS1 header at the start of an image.
+pub(super) fn header_of(image: &(impl ReadAt + ?Sized)) -> Option<Luks1Header> {
     let mut bytes = [0; LUKS1_HEADER_LEN];
     image.read_exact_at(&mut bytes, 0).ok()?;
     match LuksHeader::parse(&bytes).ok()? {

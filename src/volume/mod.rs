@@ -34,6 +34,7 @@ pub use kdf::Kdf;
 pub use key_area::KeyArea;
 pub use lock::ImageLock;
 pub use qcow2::Qcow2Error;
+pub(crate) use qemu_img::piped;
 pub use qemu_img::{BAD_CLOCK, Interrupts, QemuImg};
 pub use rbd::{Cluster, NewRbd, Rbd, RbdFormat, RbdName};
 pub use rekey::{KeySlots, Rekeyed, is_unfinished, rekey};

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command as StdCommand, Stdio};
 use std::time::Duration;
 
@@ -175,7 +175,7 @@ impl Call {
 }
 
 /// The reading end of a pipe that has these bytes in it, and no more to come.
-fn piped(bytes: &[u8]) -> Result<OwnedFd, VolumeError> {
+pub(crate) fn piped(bytes: &[u8]) -> Result<OwnedFd, VolumeError> {
     if bytes.len() > LONGEST_PASSPHRASE {
         return Err(VolumeError::PassphraseTooLong(LONGEST_PASSPHRASE));
     }
@@ -199,6 +199,11 @@ impl QemuImg {
     /// The one that `PATH` finds.
     pub fn find() -> Result<Self, VolumeError> {
         Program::find("qemu-img").map(Self)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0.path
     }
 
     /// Whether it was built with LUKS.

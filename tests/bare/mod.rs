@@ -193,7 +193,7 @@ pub fn helpers_of(lib_dir: &Path) -> Vec<i32> {
 }
 
 /// The processes that have that in their arguments.
-fn processes_with(needle: &str) -> Vec<i32> {
+pub fn processes_with(needle: &str) -> Vec<i32> {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
     pids.filter(|pid| {
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -3,11 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use vmward::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader};
 use vmward::secret::{SecretValue, os_random};
@@ -38,6 +43,65 @@ pub fn image(host: &Host, name: &str, iterations: u32) -> PathBuf {
     image.write_all_at(material.expose(), header.material(&header.slots[0]).start).unwrap();
     image.write_all_at(&header.encode(), 0).unwrap();
     path
+}
+
+/// A server of an image, which serves one client at a time, as qemu-nbd does if nothing else is said.
+pub struct NbdServer {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl NbdServer {
+    /// With the image as its export `disk`.
+    pub fn of(image: &Path) -> Self {
+        let socket = image.with_extension("sock");
+        let process = Command::new("qemu-nbd")
+            .args(["--persistent", "--format=raw", "--export-name=disk"])
+            .arg(format!("--socket={}", socket.display()))
+            .arg(image)
+            .spawn()
+            .unwrap();
+        let server = Self { process, socket };
+        wait_until("qemu-nbd does not listen", || UnixStream::connect(&server.socket).is_ok());
+        server
+    }
+
+    /// The XML of a virtio disk on it.
+    pub fn disk(&self, target: &str) -> String {
+        format!(
+            "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='disk'>\
+             <host transport='unix' socket='{}'/><encryption format='luks'><secret type='passphrase' uuid='{SECRET}'/>\
+             </encryption></source><target dev='{target}' bus='virtio'/></disk>",
+            self.socket.display()
+        )
+    }
+
+    /// What it is called in messages.
+    pub fn name(&self) -> String {
+        format!("nbd://{}/disk", self.socket.display())
+    }
+
+    /// The processes that have been told of it, but for itself and QEMU.
+    pub fn readers(&self) -> Vec<i32> {
+        let readers = crate::bare::processes_with(&self.socket.display().to_string()).into_iter();
+        readers
+            .filter(|pid| {
+                fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "qemu-img\n")
+            })
+            .collect()
+    }
+
+    /// Stops it, or has it go on.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for NbdServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// The XML of a virtio disk on such an image.
@@ -75,6 +139,52 @@ pub fn unlocked(host: &Host, guest: &str) -> Vec<(String, bool)> {
     disks
         .map(|d| (d["target"].as_str().unwrap().to_owned(), d["unlocked_outside"].as_bool().unwrap()))
         .collect()
+}
+
+/// An image's volume key, from another program.
+pub fn volume_key(image: &Path) -> Option<Vec<u8>> {
+    let dump = Command::new("cryptsetup")
+        .args(["luksDump", "--dump-volume-key", "--batch-mode", "--key-file", "-"])
+        .arg(image)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut dump) = dump else {
+        println!("skipped: there is no cryptsetup in PATH");
+        return None;
+    };
+    dump.stdin.take().unwrap().write_all(PASSPHRASE.as_bytes()).unwrap();
+    let output = dump.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let hex: String = text.split("MK dump:").nth(1).unwrap().split_whitespace().collect();
+    Some((0..hex.len()).step_by(2).map(|n| u8::from_str_radix(&hex[n..n + 2], 16).unwrap()).collect())
+}
+
+/// An image that cryptsetup makes, whose passphrase takes that many iterations. Without cryptsetup it is qemu-img's.
+pub fn image_of_cryptsetup(host: &Host, name: &str, iterations: u32) -> PathBuf {
+    let path = host.path(name);
+    File::create(&path).unwrap().set_len(6 << 20).unwrap();
+    let format = Command::new("cryptsetup")
+        .args([
+            "luksFormat",
+            "--batch-mode",
+            "--type",
+            "luks1",
+            "--pbkdf-force-iterations",
+            &iterations.to_string(),
+        ])
+        .args(["--key-file", "-"])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .spawn();
+    let Ok(mut format) = format else {
+        println!("skipped: there is no cryptsetup in PATH: qemu-img makes the image instead");
+        return image(host, name, iterations);
+    };
+    format.stdin.take().unwrap().write_all(PASSPHRASE.as_bytes()).unwrap();
+    assert!(format.wait().unwrap().success());
+    path
 }
 
 /// The headers of one opening that a process has open, by what is in them.

@@ -9,9 +9,11 @@ pub mod image;
 mod local;
 mod node;
 mod protocol;
+mod server;
 
 pub use filter::is_filter;
 pub use local::{Images, LocalImage, RawLuks};
+pub use server::{Server, ServerImage};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@ use crate::domain::disk::{
 use crate::qemu::plan::object;
 use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, Tls};
 
-use super::{LocalImage, RawLuks, protocol};
+use super::{LocalImage, RawLuks, ServerImage, protocol};
 use crate::qemu::properties::Properties;
 
 /// Adds the nodes of all images of a disk to the plan; the name of the topmost is the result.
@@ -118,6 +118,7 @@ impl Layer<'_> {
     fn add(&self, behind: Option<&str>, data: Option<String>, plan: &mut DiskPlan) -> String {
         self.add_objects(plan);
         plan.images.extend(self.local_image());
+        plan.servers.extend(ServerImage::of(self));
         let effective = !self.needs_format_node();
         let mut storage = protocol::properties(self);
         storage.put("node-name", self.names.storage());
@@ -189,7 +190,7 @@ impl Layer<'_> {
     }
 
     /// What is to be known of a raw LUKS image to open it with another header.
-    fn raw_luks(&self) -> Option<RawLuks> {
+    pub(super) fn raw_luks(&self) -> Option<RawLuks> {
         let encryption = self.qemu_encryption().filter(|_| self.image.format == Format::Raw)?;
         // The header of a slice is where the slice begins. What is behind an overlay is opened for writing only when the
         // overlay is committed, and cannot be if it is opened once and for all; media of drives come and go.
@@ -212,7 +213,7 @@ impl Layer<'_> {
         }
     }
 
-    fn put_cache(&self, node: &mut JsonObject) {
+    pub(super) fn put_cache(&self, node: &mut JsonObject) {
         let flags = self.cache;
         node.put_some("cache", flags.map(|f| json!({ "direct": f.direct, "no-flush": f.no_flush })));
     }

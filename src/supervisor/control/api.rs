@@ -263,6 +263,8 @@ errors! {
     StorageMissing = "org.vmward.Domain.StorageMissing",
     /// What the disk is on is not what its XML says.
     StorageMismatch = "org.vmward.Domain.StorageMismatch",
+    /// The server that the disk is on does not answer: the same again may help.
+    StorageNotReady = "org.vmward.Domain.StorageNotReady",
     /// The guest has let go of the device, but something in QEMU still holds what is behind it.
     StillInUse = "org.vmward.Domain.StillInUse",
     /// QEMU refused; what had been done was undone.

@@ -122,6 +122,7 @@ fn of_image(error: &ImageError, failure: Failure) -> ControlError {
     match error {
         ImageError::WrongPassphrase { .. } => ControlError::WrongKey(failure),
         ImageError::Changed { .. } => ControlError::ImageInUse(failure),
+        ImageError::Unread { .. } => ControlError::StorageNotReady(failure),
         ImageError::NotOpened { source, .. } => match source.kind() {
             ErrorKind::NotFound => ControlError::StorageMissing(failure),
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {

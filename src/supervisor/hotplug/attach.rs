@@ -11,7 +11,8 @@ use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, 
 use crate::qmp::QmpError;
 use crate::secret::{SecretRef, os_random};
 use crate::supervisor::opened::{hand_over_to, open_images};
-use crate::supervisor::unlock::Opening;
+use crate::supervisor::server_header::{DEADLINE as READ_DEADLINE, Reader};
+use crate::supervisor::unlock::finish;
 use crate::supervisor::{Checkpoint, Running, SupervisorError, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
@@ -110,7 +111,18 @@ pub(super) async fn open<'a>(
     parts: &mut DiskParts,
 ) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
     let secrets = Arc::new(resolve(running, plan).await?);
-    let opened = open_images(&plan.images, running.unlock, &running.capabilities, &secrets).await?;
+    let (lib_dir, user) = (running.lib_dir(), running.user());
+    let environment = running.configuration().domain.passed_through.environment.clone();
+    let reader = Reader {
+        lib_dir: &lib_dir,
+        user: user.as_ref(),
+        environment: &environment,
+        qmp: Some(&running.qmp),
+        deadline: READ_DEADLINE,
+    };
+    let (images, servers) = (&plan.images, &plan.servers);
+    let opened =
+        open_images(images, servers, running.unlock, &running.capabilities, &secrets, &reader).await?;
     Checkpoint::Unlocked.passed();
     let handed = hand_over_to(&running.qmp, opened, plan).await.map_err(HotplugError::Descriptors)?;
     handed.descriptors.iter().for_each(|(set, _)| parts.note(set));
@@ -119,14 +131,19 @@ pub(super) async fn open<'a>(
     let objects = plan.objects.iter().filter(|o| !shared(o.id()));
     let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<Vec<_>, _>>()?;
     let mut making = Making::new(&running.qmp);
-    let made = making.backend(&objects, handed.descriptors, plan).await;
+    let mut made = making.backend(&objects, handed.descriptors, plan).await;
     drop((secrets, objects));
-    // All of them are wiped now, whatever is wrong with one.
-    let opened: Vec<_> = handed.openings.into_iter().map(Opening::finish).collect();
-    if made.is_ok()
-        && let Err(source) = opened.into_iter().collect::<Result<(), _>>()
-    {
-        return Err(HotplugError::Changed { undone: making.undo().await, source });
+    if made.is_ok() {
+        match finish(handed.openings, &running.qmp, &reader).await {
+            Ok(Ok(())) => {}
+            Ok(Err(source)) => {
+                return Err(HotplugError::Changed { undone: making.undo().await, source });
+            }
+            Err(source) => {
+                let step = Step::Node(parts.unlocked_outside.clone().unwrap_or_default());
+                made = Err(Failed { step, undone: making.undo().await, source });
+            }
+        }
     }
     Ok((making, made))
 }
@@ -201,9 +218,6 @@ fn properties(
         QemuObject::Plain(properties) => return Ok(properties.clone()),
         QemuObject::Secret(secret) => secret,
     };
-    let value = match &secret.source {
-        SecretSource::Keystore(reference) => secrets.get(reference).ok_or(HotplugError::Aborted)?,
-        SecretSource::Xml(value) | SecretSource::Once(value) => value,
-    };
+    let value = secret.source.value(|reference| secrets.get(reference)).ok_or(HotplugError::Aborted)?;
     Ok(secret.properties(&running.master_key.seal(value, &mut os_random())))
 }

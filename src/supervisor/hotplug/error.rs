@@ -144,6 +144,9 @@ impl HotplugError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Image(ImageError::WrongPassphrase { .. }) => refusal::PASSPHRASE.into(),
+            Self::Image(ImageError::Unread { .. }) | Self::Changed { source: ImageError::Unread { .. }, .. } => {
+                refusal::SERVER.into()
+            }
             Self::Changed { .. } => CHANGED.into(),
             Self::Step { wrong: Some(wrong), .. } => format!("{wrong}: {}", wrong.hint()),
             Self::Step { .. } => self.refusal()?.hint.into(),

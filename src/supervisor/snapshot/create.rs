@@ -18,9 +18,9 @@ use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{SecretLookup, SecretRef, SecretValue, UsageKind};
 use crate::supervisor::hotplug::{Step, undo};
 use crate::supervisor::images::first_bytes;
-use crate::supervisor::opened::{hand_over_to, open_images};
+use crate::supervisor::opened::{hand_over_to, open_locked};
 use crate::supervisor::operate::virtual_size;
-use crate::supervisor::{Checkpoint, Configuration, FdSet, Running, Unlock, live_xml};
+use crate::supervisor::{Checkpoint, Configuration, FdSet, Running, live_xml};
 use crate::volume::Kdf;
 use crate::xml::{Element, Span};
 
@@ -338,8 +338,7 @@ async fn open(
     let text =
         |node: &JsonObject| node.get("node-name").and_then(Value::as_str).unwrap_or_default().to_owned();
     // It is empty yet, and unlocked by QEMU, which makes it.
-    let none = Arc::new(ResolvedSecrets::default());
-    let file = open_images(&overlay.plan.images, Unlock::Qemu, &running.capabilities, &none).await?;
+    let file = open_locked(&overlay.plan.images)?;
     for (set, descriptor) in hand_over_to(&running.qmp, file, &mut overlay.plan).await?.descriptors {
         set.add(&running.qmp, descriptor).await?;
         opened.push(Step::FdSet(set.number));
