@@ -6,6 +6,7 @@ mod machine;
 mod user;
 
 use std::fs;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -83,7 +84,9 @@ fn a_wrong_passphrase_is_said_to_be_one() {
     let said = refused(&guest, 77, &disk);
     assert!(said.contains("Invalid password") && said.contains("vmward secret set-value"), "{said}");
     assert!(
-        said.contains("undone: block node libvirt-1-storage, object libvirt-1-format-encryption-secret0"),
+        said.contains(
+            "undone: block node libvirt-1-storage, descriptor set 0, object libvirt-1-format-encryption-secret0"
+        ),
         "{said}"
     );
     assert!(!said.contains("another"), "{said}");
@@ -115,6 +118,32 @@ fn an_image_that_is_in_use_or_not_there() {
     let missing = disk.replace("a.luks", "b.luks");
     let said = refused(&guest, 65, &missing);
     assert!(said.contains("there is no image"), "{said}");
+    // That of the data that is elsewhere is missed when it is opened.
+    let path = guest.user.home.path().join("data");
+    let store = format!(
+        "<dataStore type='file'><format type='raw'/><source file='{}'/></dataStore></source>",
+        path.display()
+    );
+    let plain = guest.user.home.path().join("plain.qcow2");
+    let options = format!("data_file={},data_file_raw=on", path.display());
+    let mut create = Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "qcow2", "-o", &options]).arg(&plain).arg("1M");
+    assert!(create.status().unwrap().success());
+    fs::remove_file(&path).unwrap();
+    let in_two = format!(
+        "<disk type='file'><driver type='qcow2'/><source file='{}'>{store}<target dev='sda' bus='scsi'/></disk>",
+        plain.display()
+    );
+    let said = refused(&guest, 66, &in_two);
+    assert!(said.contains(path.to_str().unwrap()) && said.contains("could not be opened"), "{said}");
+    // QEMU's words have the path, and not what QEMU knows it by.
+    let device = format!(
+        "<disk type='block'><driver type='raw'/><source dev='{}'/><target dev='sda' bus='scsi'/></disk>",
+        path.display()
+    );
+    fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    let said = refused(&guest, 69, &device);
+    assert!(said.contains(&format!("requires '{}'", path.display())), "{said}");
     guest.attach(&disk);
     let said = refused(&guest, 75, &disk.replace("'sda'", "'sdb'"));
     assert!(said.contains("lock") && said.contains("<shareable/>"), "{said}");
@@ -181,7 +210,7 @@ fn each_step_that_fails_is_undone_and_named() {
         guest.qmp("blockdev-add", &json!({ "driver": "null-co", "node-name": node }));
         let said = refused(&guest, 69, &disk);
         assert!(said.contains(&format!("block node {node} could not be made")), "{said}");
-        assert!(said.contains(&format!("undone: {undone}object {secret}")), "{said}");
+        assert!(said.contains(&format!("undone: {undone}descriptor set 0, object {secret}")), "{said}");
         guest.qmp("blockdev-del", &json!({ "node-name": node }));
     }
 

@@ -167,6 +167,44 @@ fn an_image_that_is_not_what_the_xml_says_is_refused_at_its_line() {
     }
     let said = host.fails(66, &host.guest("missing", &disk(&host.path("none"), "raw", None)));
     assert!(said.contains("there is no image"), "{said}");
+    let file = host.guest("firmware", "");
+    let xml = fs::read_to_string(&file).unwrap();
+    fs::write(&file, xml.replace("</os>", "<loader type='pflash'>/nowhere/code.fd</loader></os>")).unwrap();
+    let said = host.fails(66, &file);
+    assert!(said.contains("the image /nowhere/code.fd could not be opened for reading"), "{said}");
+    // QEMU's words have the path, and not what QEMU knows it by.
+    let plain = disk(&host.image("plain", "raw", false), "raw", None);
+    let device = plain.replace("type='file'", "type='block'").replace("source file=", "source dev=");
+    let said = host.fails(69, &host.guest("device", &device));
+    assert!(said.contains(&format!("requires '{}'", host.path("plain").display())), "{said}");
+}
+
+#[test]
+fn an_image_that_cannot_be_written_is_refused_at_its_line() {
+    let host = Host::new();
+    fs::create_dir(host.path("images")).unwrap();
+    let image = host.path("images/plain.raw");
+    fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let guest = host.guest("unwritable", &disk(&image, "raw", None));
+    let run = host.user.command(&["run", guest.to_str().unwrap()]);
+    let mut shell = Command::new("unshare");
+    shell
+        .args(["--mount", "sh", "-c"])
+        .arg("mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" || exit 99; exec \"$@\"")
+        .arg(host.path("images"))
+        .arg(run.get_program())
+        .args(run.get_args())
+        .env_clear()
+        .envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = shell.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if output.status.code() == Some(99) || said.starts_with("unshare:") {
+        println!("skipped: nothing can be mounted here ({said})");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(77), "{said}");
+    assert!(said.contains("unwritable.xml:") && said.contains("cannot be written"), "{said}");
+    assert!(said.contains("<readonly/>"), "{said}");
 }
 
 #[test]

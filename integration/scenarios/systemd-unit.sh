@@ -52,9 +52,9 @@ restarted() {
 image=/var/lib/vmward/web1.luks hot=/var/lib/vmward/hot.luks
 systemd_run vmward secret generate --usage-volume $image >/dev/null
 systemd_run vmward secret generate --usage-volume $hot >/dev/null
-systemd_run vmward volume create $image --kdf fast --format raw --size 16M --secret $image --owner vmward-qemu
+systemd_run vmward volume create $image --kdf fast --format raw --size 16M --secret $image
 # As qemu-img makes them: the key takes its time.
-systemd_run vmward volume create $hot --kdf slow --format raw --size 16M --secret $hot --owner vmward-qemu
+systemd_run vmward volume create $hot --kdf slow --format raw --size 16M --secret $hot
 guest_xml web1 $image "usage='$image'" | systemd_run sh -c 'cat >/etc/vmward/guests/web1.xml'
 systemd_run sh -c 'cat >/run/hot.xml' < <(guest_xml web1 $hot "usage='$hot'" | sed -n '/<disk/,/<.disk>/s/vda/vdb/;/<disk/,/<.disk>/p')
 
@@ -133,7 +133,6 @@ late=/var/lib/vmward/late.luks
 systemd_run vmward secret generate --usage-volume $late >/dev/null
 systemd_run sh -c "umask 077; vmward secret get-value $late >/run/late"
 systemd_run qemu-img create -q -f luks --object secret,id=s,file=/run/late -o key-secret=s,iter-time=9000 $late 16M
-systemd_run chown vmward-qemu $late
 systemd_run sh -c 'cat >/run/late.xml' < <(guest_xml web1 $late "usage='$late'" | sed -n '/<disk/,/<.disk>/s/vda/vdb/;/<disk/,/<.disk>/p')
 drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 8"
 TimeoutStartSec=3

@@ -104,7 +104,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
             exit: match unreadable.or(unconnected).or(without).or(unserved) {
                 None | Some(ErrorKind::InvalidInput) => e.exit,
                 Some(ErrorKind::NotFound) => Exit::NoInput,
-                Some(ErrorKind::PermissionDenied) => Exit::NoPermission,
+                Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => Exit::NoPermission,
                 Some(_) => Exit::Unavailable,
             },
             ..e

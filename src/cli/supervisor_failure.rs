@@ -47,7 +47,8 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::NoPermission,
                 _ => Exit::Unavailable,
             },
-            None,
+            Some("check the path in the guest's XML".into())
+                .filter(|_| source.kind() == io::ErrorKind::NotFound),
         ),
         E::Image(ImageError::Replaced { .. }) => (Exit::Data, None),
         E::Image(ImageError::Changed { .. }) => (

@@ -29,7 +29,7 @@ pub enum Checkpoint {
     Unlocked,
     /// Attach: an object is made.
     ObjectAdded,
-    /// Attach: QEMU has a descriptor.
+    /// Attach, snapshot: QEMU has a descriptor.
     DescriptorAdded,
     /// Attach: a node is open.
     NodeAdded,

@@ -20,6 +20,7 @@ use crate::qmp::{COMMAND_DEADLINE, FdSetPaths, Qmp, QmpError};
 use crate::volume;
 use crate::xml::Span;
 
+use super::checkpoint::Checkpoint;
 use super::server_header::{ReadError, Reader};
 use super::unlock::{HeaderBeside, Opening, Unlock, Unlocked, unlock};
 
@@ -301,7 +302,9 @@ impl FdSet {
     /// Gives QEMU what is in it. The descriptor's number in QEMU.
     pub(super) async fn add(&self, qmp: &Qmp, descriptor: OwnedFd) -> Result<i64, QmpError> {
         self.name_in(qmp.fd_sets());
-        qmp.add_fd(self.number, &self.node, descriptor).await
+        let added = qmp.add_fd(self.number, &self.node, descriptor).await?;
+        Checkpoint::DescriptorAdded.passed();
+        Ok(added)
     }
 
     async fn remove(&self, qmp: &Qmp, descriptor: i64) -> Result<(), QmpError> {

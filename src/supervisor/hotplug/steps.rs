@@ -238,10 +238,9 @@ impl<'a> Making<'a> {
         let Err(source) = made else {
             match &step {
                 Step::Object(_) => Checkpoint::ObjectAdded.passed(),
-                Step::FdSet(_) => Checkpoint::DescriptorAdded.passed(),
                 Step::Node(_) => Checkpoint::NodeAdded.passed(),
                 Step::Device(_) => Checkpoint::DeviceAdded.passed(),
-                Step::Chardev(_) | Step::Throttle(_) => {}
+                Step::FdSet(_) | Step::Chardev(_) | Step::Throttle(_) => {}
             }
             self.made.push(step);
             return Ok(());
