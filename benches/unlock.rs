@@ -12,7 +12,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -178,8 +177,7 @@ fn silences(host: &Host, files: &Path, xml: &str, turns: usize) -> [(f64, f64); 
                 // What the console has said while nobody listened is heard first.
                 thread::sleep(Duration::from_millis(500));
                 turn.begun.store(true, Ordering::Release);
-                let attached =
-                    host.vmward(&["attach-device", "bench", xml]).stderr(Stdio::inherit()).status();
+                let attached = host.vmward(&["attach-device", "bench", xml]).status();
                 turn.over.store(true, Ordering::Release);
                 assert!(attached.expect("vmward").success());
             });

@@ -79,8 +79,9 @@ impl Host {
 
     /// What vmward prints.
     pub fn output(&self, arguments: &[&str]) -> String {
-        let output = self.vmward(arguments).stderr(Stdio::inherit()).output().expect("vmward");
-        assert!(output.status.success(), "vmward {arguments:?} failed");
+        let output = self.vmward(arguments).stderr(Stdio::piped()).output().expect("vmward");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "vmward {arguments:?} failed: {said}");
         String::from_utf8(output.stdout).expect("text").trim().to_owned()
     }
 

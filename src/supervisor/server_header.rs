@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use command_fds::FdMapping;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::fchown;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use zlink::futures_util::future::join_all;
@@ -142,7 +143,12 @@ impl Reader<'_> {
                 QemuObject::Secret(secret) => {
                     let value = secret.source.value(|reference| secrets?.get(reference));
                     let value = value.ok_or_else(|| ReadError::NoSecret(secret.id.clone()))?;
-                    descriptors.push(piped(value.expose())?);
+                    let pipe = piped(value.expose())?;
+                    if let Some(user) = self.user {
+                        // qemu-img opens it once more, by its path.
+                        fchown(&pipe, Some(user.uid), Some(user.gid)).map_err(io::Error::from)?;
+                    }
+                    descriptors.push(pipe);
                     format!(
                         "secret,id={},file=/dev/fd/{}",
                         secret.id,
@@ -263,12 +269,16 @@ pub(super) async fn stop_showing(qmp: &Qmp, lib_dir: &Path) -> Result<(), QmpErr
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
     use std::process::Command;
     use std::thread::sleep;
 
     use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
+    use nix::unistd::{Pid, geteuid};
+
+    use crate::qemu::{SecretObject, SecretSource};
+    use crate::secret::SecretValue;
 
     use super::*;
 
@@ -287,6 +297,9 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(60), "qemu-nbd does not listen");
             sleep(Duration::from_millis(10));
         }
+        for (path, mode) in [(dir.path(), 0o755), (&socket, 0o777)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
         let address = json!({ "type": "unix", "path": socket });
         let node = json!({ "driver": "nbd", "server": address, "export": "x" });
         let image = Server { node: qemu::object(node), objects: Vec::new() };
@@ -298,6 +311,17 @@ mod tests {
             .run_until(async {
                 let read = reader(DEADLINE).read(&image, None, 1024).await.unwrap();
                 assert_eq!(read, [7; 1024]);
+                // By another user, who gets a password.
+                let value = SecretValue::copy_of(b"password").unwrap().into();
+                let secret = SecretObject { id: "s".to_owned(), source: SecretSource::Xml(value) };
+                let objects = vec![QemuObject::Secret(secret)];
+                let nobody = User::for_qemu(Some("nobody")).ok().flatten();
+                if !geteuid().is_root() {
+                    println!("skipped: only root reads as another user");
+                }
+                let with_password = Server { node: image.node.clone(), objects };
+                let other = Reader { user: nobody.as_ref(), ..reader(DEADLINE) };
+                assert_eq!(other.read(&with_password, None, 1024).await.unwrap(), [7; 1024]);
                 // An image that ends sooner.
                 let read = reader(DEADLINE).read(&image, None, FIRST).await.unwrap();
                 assert_eq!(read, [7; 8192]);

@@ -305,3 +305,44 @@ fn tls_as_the_host_has_it() {
         r#"{"qom-type":"tls-creds-psk","id":"objlibvirt-2-storage_tls0","dir":"/pki","endpoint":"client","username":"vm"}"#
     );
 }
+
+#[test]
+fn an_image_on_a_server_is_opened_for_reading_as_qemu_opens_it() {
+    let disk = |format: &str, more: &str| {
+        format!(
+            "<disk type='network' device='disk'><driver name='qemu' type='{format}' cache='none'/>\
+             <source protocol='https' name='images/a.luks' query='token=1'><host name='storage' port='8443'/>\
+             <auth username='vm'><secret type='iscsi' usage='web'/></auth><cookies><cookie name='a'>b</cookie></cookies>{more}\
+             <encryption format='luks'><secret type='passphrase' usage='a'/></encryption></source>\
+             <target dev='vda' bus='virtio'/><readonly/></disk>"
+        )
+    };
+    let luks = |source: &str| {
+        let mut plans = plan_disks(&guest(source), &Capabilities::latest(), &mut Diagnostics::new());
+        plans.remove(0).luks
+    };
+    let found = luks(&disk("raw", ""));
+    // No query and no user: they may be credentials.
+    assert_eq!(found[0].path, "https://storage:8443/images/a.luks");
+    let server = found[0].server.as_ref().unwrap();
+    assert_eq!(
+        Value::Object(server.node.clone()),
+        json!({
+            "driver": "https",
+            "url": "https://storage:8443/images/a.luks?token=1",
+            "username": "vm",
+            "password-secret": "libvirt-1-storage-auth-secret0",
+            "cookie-secret": "libvirt-1-storage-httpcookie-secret0",
+            "read-only": true,
+            "cache": { "direct": true, "no-flush": false },
+        })
+    );
+    // What is needed to log in, and not what opens the image.
+    let objects: Vec<_> = server.objects.iter().map(QemuObject::id).collect();
+    assert_eq!(objects, ["libvirt-1-storage-auth-secret0", "libvirt-1-storage-httpcookie-secret0"]);
+    for left_to_qemu in
+        [disk("qcow2", ""), disk("raw", "<slices><slice type='storage' offset='512' size='1024'/></slices>")]
+    {
+        assert!(luks(&left_to_qemu).is_empty(), "{left_to_qemu}");
+    }
+}
