@@ -50,7 +50,7 @@ const REKEY_RAW: Steps = &[(KeyArea, 5)];
 const REKEY_QCOW2: Steps = &[(Lent, 1), (KeyArea, 2)];
 const SNAPSHOT: Steps = &[(OverlayMade, 1), (Lent, 1), (OverlaysOpened, 1), (SwitchSaved, 1), (Switched, 1)];
 /// Both nodes of the overlay go.
-const MERGE: Steps = &[(MergeAnnounced, 1), (Merged, 1), (Undone, 2), (MergeSaved, 1), (OverlayRemoved, 1)];
+const MERGE: Steps = &[(MergeAnnounced, 1), (Merged, 1), (MergeSaved, 1), (Undone, 2), (OverlayRemoved, 1)];
 const RESIZE: Steps = &[(Resized, 1)];
 const STOP: Steps = &[(PowerButton, 1), (Quit, 1)];
 /// QEMU is gone. The first time that the lib dir is emptied is at the start.

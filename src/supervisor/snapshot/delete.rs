@@ -73,14 +73,15 @@ async fn merge(
     }
     Checkpoint::Merged.passed();
     let nodes = unfinished.nodes.iter().cloned().map(Step::Node).collect();
-    for (step, why) in &undo(&running.qmp, nodes).await.left {
-        tracing::warn!("{step} stays until the guest ends: {why}");
-    }
+    // At once: what the guest writes from now on is below the overlay, which would hide it if it were opened again.
     save(change.commit(|configuration| {
         super::unfinished::forget(configuration, &unfinished);
         configuration.unfinished = vec![unfinished];
     }))?;
     Checkpoint::MergeSaved.passed();
+    for (step, why) in &undo(&running.qmp, nodes).await.left {
+        tracing::warn!("{step} stays until the guest ends: {why}");
+    }
     let path = overlay.overlay.clone();
     let removed = tokio::task::spawn_blocking(move || destroy(Path::new(&path), encrypted)).await;
     Checkpoint::OverlayRemoved.passed();
