@@ -59,7 +59,7 @@ const SNAPSHOT: Steps = &[
     (Switched, 1),
 ];
 /// Both nodes of the overlay go, and what they were opened through.
-const MERGE: Steps = &[(MergeAnnounced, 1), (Merged, 1), (Undone, 3), (MergeSaved, 1), (OverlayRemoved, 1)];
+const MERGE: Steps = &[(MergeAnnounced, 1), (Merged, 1), (MergeSaved, 1), (Undone, 3), (OverlayRemoved, 1)];
 const RESIZE: Steps = &[(Resized, 1)];
 const STOP: Steps = &[(PowerButton, 1), (Quit, 1)];
 /// QEMU is gone. The first time that the lib dir is emptied is at the start.

@@ -120,8 +120,8 @@ promise "the guest ends" guest_end web1
 secret iscsi ssh-password "$(cat "$VMWARD_HOME/password")"
 rm "$ssh/authorized_keys"
 login="<auth username='root'><secret type='iscsi' usage='ssh-password'/></auth>"
-linux_xml web2 "$(disk_xml vda network "$(remote 1 | sed "s#<identity.*/>#$login#")")" >"$WORK/web2.xml"
-disk_xml vdb network "$(remote 2 | sed "s#<identity.*/>#$login#")" >"$WORK/password.xml"
+linux_xml web2 "$(disk_xml vda network "$(remote 1 | sed "s#<identity username='root'/>#$login#")")" >"$WORK/web2.xml"
+disk_xml vdb network "$(remote 2 | sed "s#<identity username='root'/>#$login#")" >"$WORK/password.xml"
 # Programs are looked for in PATH.
 mkdir "$WORK/bin"
 ln -s "$(command -v "${EMULATOR:-qemu-system-x86_64}")" "$WORK/bin/qemu-system-x86_64"

@@ -30,8 +30,6 @@ refused "replacing" 64 'made without --force' volume create rbd:rbd/one --size 2
 refused "without a size" 64 'needs a size' volume create rbd:rbd/one --generate
 refused "a pool that is not there" 66 'no image rbd:none/one' volume create rbd:none/one --size 20M --generate
 refused "converting into a snapshot" 64 'not rbd:POOL/IMAGE' volume convert "$WORK/one" rbd:rbd/one@s --generate
-refused "a plain copy in luks" 64 'a plain image of a cluster is raw' volume convert rbd:rbd/one rbd:rbd/two --format luks --to-plain \
-    --source-format raw
 refused "a volume of another kind" 65 "of type 'file' and 'network'" "$vmward" volume create --volume-xml - <<<"<volume type='block'/>"
 for command in info "resize +4M" "rekey" "convert $WORK/copy --generate" "delete --yes"; do
     set -- $command
@@ -182,6 +180,7 @@ for name in one two three; do
     promise "'$name' gets a new key" volume rekey rbd:rbd/$name
     cp "$WORK/$name.value" "$WORK/$name.old"
     "$vmward" secret get-value "${SECRET[$name]}" | tr -d '\n' >"$WORK/$name.value"
+    rm "$WORK/$name.raw"
     rbd export --no-progress "rbd/$name" "$WORK/$name.raw"
     promise "the new value opens it" opens "$WORK/$name.value" "$WORK/$name.raw"
     promise "the old one does not" not opens "$WORK/$name.old" "$WORK/$name.raw"
@@ -218,13 +217,14 @@ promise "a luks2 volume is copied to a file" volume convert rbd:rbd/two "$WORK/c
 printf %s "$("$vmward" secret get-value "$WORK/copy.luks")" >"$WORK/right/copy"
 promise "which has what the guest wrote" holds B copy "file.driver=file,file.filename=$WORK/copy.luks"
 promise "the file is copied to the cluster" volume convert "$WORK/copy.luks" rbd:rbd/four --format luks --generate
+refused "a plain copy is not in luks" 64 'a plain image of a cluster is raw' volume convert rbd:rbd/four rbd:rbd/plain --format luks --to-plain
 promise "from there to a plain image, as is said" volume convert rbd:rbd/four rbd:rbd/plain --to-plain
 promise "its secret opens the copy" volume info rbd:rbd/four --try
 rbd export --no-progress rbd/plain "$WORK/plain.raw"
 promise "which has it in the clear" letter "$WORK/plain.raw" B
 refused "the format of a plain image is not guessed" 64 'is not guessed' volume convert rbd:rbd/plain rbd:rbd/five --generate
 refused "nor a copy made plain by leaving out its secret" 64 'needs a secret' volume convert rbd:rbd/four rbd:rbd/five
-refused "nor in the place of another" 64 'exists already' volume convert rbd:rbd/four rbd:rbd/three --generate
+refused "nor in the place of another" 64 'exists already' volume convert rbd:rbd/four rbd:rbd/three --secret rbd:rbd/three
 promise "a plain one becomes encrypted" volume convert rbd:rbd/plain rbd:rbd/five --source-format raw --format raw --generate
 rbd export --no-progress rbd/five "$WORK/five.raw"
 rbd export --no-progress rbd/four "$WORK/four.raw"

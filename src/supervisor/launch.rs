@@ -78,6 +78,9 @@ pub(super) struct Lease(pub(super) Rc<LibDir>);
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if let Ok(Some(state)) = StateFile::load(&self.0) {
+            state.remove_unfinished();
+        }
         if let Err(e) = self.0.wipe() {
             tracing::error!(
                 "{e}: {}",

@@ -145,10 +145,8 @@ fn clean_up(lib_dir: &LibDir, state: Option<&State>) -> Result<(), SupervisorErr
     let known = state.iter().flat_map(|state| &state.helpers).map(|helper| helper.process);
     end_left_over(known.chain(processes_with(lib_dir.path(), HELPER_SOCKET)?))?;
     drop(state.map(|state| Prepared::taken_over(state.made.clone())));
-    if let Some(state) = state.filter(|state| !state.unfinished.is_empty())
-        && let Some(xml) = xml::parse(&state.xml, &mut Diagnostics::new())
-    {
-        snapshot::remove_unfinished(&state.unfinished, &xml);
+    if let Some(state) = state {
+        state.remove_unfinished();
     }
     lib_dir.wipe()
 }

@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::qemu::storage::NodeNumbers;
+use crate::xml::{self, Diagnostics};
 
 use super::helpers::HelperState;
 use super::hotplug::DiskParts;
 use super::lib_dir::LibDir;
 use super::prepare::Made;
 use super::process::ProcessId;
-use super::snapshot::Unfinished;
+use super::snapshot::{self, Unfinished};
 use super::{Configuration, SupervisorError, User};
 
 /// The file's name in the lib dir.
@@ -55,6 +56,17 @@ pub(super) struct State {
     pub(super) unfinished: Vec<Unfinished>,
     /// See [`Configuration::xml`].
     pub(super) xml: String,
+}
+
+impl State {
+    /// Removes the files of overlays that nobody needs, once QEMU is gone.
+    pub(super) fn remove_unfinished(&self) {
+        if !self.unfinished.is_empty()
+            && let Some(xml) = xml::parse(&self.xml, &mut Diagnostics::new())
+        {
+            snapshot::remove_unfinished(&self.unfinished, &xml);
+        }
+    }
 }
 
 /// The state as it is saved.

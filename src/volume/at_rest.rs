@@ -27,7 +27,7 @@ pub struct AtRest<'k> {
 enum Keys {
     Luks1(Box<KeyArea>),
     /// Of librbd.
-    Luks2(Luks2Keys),
+    Luks2(Box<Luks2Keys>),
 }
 
 impl<'k> AtRest<'k> {
@@ -61,7 +61,7 @@ impl<'k> AtRest<'k> {
                     "a machine key is LUKS1's; a new key that is generated makes luks2 open fast as well";
                 return Err(VolumeError::Request(why.into()));
             }
-            Some(ImageEncryption::Luks2(_)) => Keys::Luks2(Luks2Keys::of(held, &path)?),
+            Some(ImageEncryption::Luks2(_)) => Keys::Luks2(Box::new(Luks2Keys::of(held, &path)?)),
             _ => Keys::Luks1(Box::new(KeyArea::of_held(held, &path)?)),
         };
         Ok(Self { keystores, path, keys, kdf, machine_key, _lock: None })

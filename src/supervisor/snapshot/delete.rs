@@ -92,14 +92,15 @@ async fn merge(
     }
     Checkpoint::Merged.passed();
     let made = super::unfinished::made(&running.configuration(), &unfinished);
-    for (step, why) in &undo(&running.qmp, made).await.left {
-        tracing::warn!("{step} stays until the guest ends: {why}");
-    }
+    // At once: what the guest writes from now on is below the overlay, which would hide it if it were opened again.
     save(change.commit(|configuration| {
         super::unfinished::forget(configuration, &unfinished);
         configuration.unfinished = vec![unfinished];
     }))?;
     Checkpoint::MergeSaved.passed();
+    for (step, why) in &undo(&running.qmp, made).await.left {
+        tracing::warn!("{step} stays until the guest ends: {why}");
+    }
     let path = overlay.overlay.clone();
     let removed = tokio::task::spawn_blocking(move || destroy(Path::new(&path), encrypted)).await;
     Checkpoint::OverlayRemoved.passed();
