@@ -31,7 +31,7 @@ pub use error::VolumeError;
 pub use image::{BackingImage, Image, ImageEncryption, ImageFormat, canonical};
 pub use kdf::Kdf;
 pub use key_area::KeyArea;
-pub use lock::ImageLock;
+pub use lock::{ImageLock, is_locked};
 pub use qcow2::Qcow2Error;
 pub use qemu_img::{BAD_CLOCK, Interrupts, QemuImg};
 pub use rbd::{Cluster, NewRbd, Rbd, RbdFormat, RbdName};
