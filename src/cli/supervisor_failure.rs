@@ -47,6 +47,10 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
                 "another program has written a LUKS header there just now: try again when it is done".into(),
             ),
         ),
+        E::Confinement(_) => (
+            Exit::Unavailable,
+            Some("`--confinement off` starts the guest all the same, with all rights of this user".into()),
+        ),
         E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
         E::NotRoot(_) => (Exit::NoPermission, None),
         E::NoHelper(_) => (Exit::Unavailable, None),

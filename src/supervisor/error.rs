@@ -9,6 +9,7 @@ use crate::qemu::refusal::WrongSecret;
 use crate::qmp::QmpError;
 use crate::secret::ValueError;
 
+use super::ConfinementError;
 use super::LockedImage;
 use super::NetworkError;
 use super::helpers::HelperFailure;
@@ -164,6 +165,9 @@ pub enum SupervisorError {
     /// The process could not be closed to others.
     #[error("this process cannot be kept from being looked into")]
     Harden(#[source] nix::Error),
+    /// The process keeps rights that it has no use for.
+    #[error("this process cannot be confined")]
+    Confinement(#[source] ConfinementError),
     /// The signals of the process cannot be received.
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use crate::keystore::{Trouble, Unresolved};
 use crate::qemu::refusal::Cause;
 use crate::qmp::QmpError;
+use crate::supervisor::Outside;
 use crate::supervisor::hotplug::HotplugError;
 use crate::supervisor::operate::OperationError;
 use crate::supervisor::snapshot::SnapshotError;
@@ -86,6 +87,7 @@ impl From<SnapshotError> for ControlError {
             }
             E::NoSuchSnapshot(_) | E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
             E::Secret(source) => of_secrets(source.trouble(), failure),
+            E::Outside { .. } => Self::NotAllowed(failure),
             E::File { source, .. } => match source.kind() {
                 ErrorKind::AlreadyExists | ErrorKind::NotFound => Self::InvalidRequest(failure),
                 ErrorKind::PermissionDenied => Self::NotAllowed(failure),
@@ -99,6 +101,12 @@ impl From<SnapshotError> for ControlError {
             }
             E::Aborted | E::CameOutPlain(_) | E::Unknown(_) | E::Save(_) => Self::Failed(failure),
         }
+    }
+}
+
+impl From<Outside> for ControlError {
+    fn from(error: Outside) -> Self {
+        Self::NotAllowed(Failure::of(&error).with_hint(Some(error.hint())))
     }
 }
 

@@ -405,6 +405,7 @@ fn spawn(
         stdio: false,
         outlives_reader: false,
         lib_dir,
+        bounds: None,
     })
 }
 

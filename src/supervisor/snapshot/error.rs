@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::keystore::KeystoreError;
 use crate::qmp::QmpError;
-use crate::supervisor::SupervisorError;
+use crate::supervisor::{Outside, SupervisorError};
 
 /// Why a snapshot was not made or deleted. What had been done was undone.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,15 @@ pub enum SnapshotError {
         /// What the system says.
         #[source]
         source: io::Error,
+    },
+    /// An overlay is to be where nothing may be made.
+    #[error("the overlay of '{target}' cannot be made")]
+    Outside {
+        /// The disk's target.
+        target: String,
+        /// Where.
+        #[source]
+        source: Outside,
     },
     /// QEMU did not take a secret.
     #[error("QEMU did not take a secret for an overlay")]
@@ -103,6 +112,7 @@ impl SnapshotError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
                 "--disk TARGET=FILE says where the overlay is to be".into()
             }
+            Self::Outside { source, .. } => source.hint(),
             _ => return None,
         })
     }
