@@ -174,12 +174,20 @@ impl QemuBounds {
 }
 
 /// Whether a path is where this process may reach; one that is not confined may reach everything. The kernel would say
-/// "Permission denied", as of files that are somebody else's.
+/// "Permission denied", as of files that are somebody else's. Of a directory that is not there it says so as ever.
 pub(super) fn check(path: &Path, access: Access) -> Result<(), Outside> {
+    let is_there = path.parent().is_some_and(Path::exists);
     match ENFORCED.get() {
-        Some(rules) if !rules.allow(path, access) => Err(Outside { path: path.to_owned(), access }),
+        Some(rules) if is_there && !rules.allow(path, access) => {
+            Err(Outside { path: path.to_owned(), access })
+        }
         _ => Ok(()),
     }
+}
+
+/// The same for an image that is to be there.
+pub(super) fn check_image(path: &Path, access: Access) -> Result<(), Outside> {
+    if path.exists() { check(path, access) } else { Ok(()) }
 }
 
 /// The same for the images that the XML of a disk names. What else there is to say about the XML is left to others.
@@ -194,7 +202,7 @@ pub(super) fn check_disk(source: &str) -> Result<(), Outside> {
     while let Some(element) = image {
         let source = element.child("source");
         let path = source.and_then(|s| s.get("file").or_else(|| s.get("dev")));
-        path.map_or(Ok(()), |path| check(Path::new(path), access))?;
+        path.map_or(Ok(()), |path| check_image(Path::new(path), access))?;
         let over_ssh = source.is_some_and(|s| s.get("protocol") == Some("ssh"));
         // Root's QEMU may reach its own.
         if let Some(keys) = rules::ssh_directory(geteuid()).filter(|_| over_ssh && !geteuid().is_root()) {

@@ -211,7 +211,7 @@ impl Service {
         };
         match &medium {
             Medium::Xml(xml) => confinement::check_disk(xml)?,
-            Medium::Image(path) => confinement::check(Path::new(path), Access::Read)?,
+            Medium::Image(path) => confinement::check_image(Path::new(path), Access::Read)?,
             Medium::None => {}
         }
         let (force, unsupported) = (force.unwrap_or(false), unsupported.unwrap_or(false));
