@@ -394,7 +394,7 @@ fn tpms_are_where_libvirt_has_them() {
     let uuid = uuid::Uuid::new_v4().to_string();
     let (states, kind) = match nix::unistd::geteuid().is_root() {
         true => (Path::new("/var/lib/libvirt/swtpm").join(&uuid), "tpm2"),
-        false => (host.path(".config/libvirt/qemu/swtpm").join(&uuid), "tpm2"),
+        false => (host.path("home/.config/libvirt/qemu/swtpm").join(&uuid), "tpm2"),
     };
     let _gone = Gone(states.clone());
     let guest = guest(&host, "usual", "<tpm model='tpm-crb'><backend type='emulator'/></tpm>");

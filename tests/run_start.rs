@@ -287,3 +287,139 @@ fn root_runs_qemu_as_somebody_else() {
     let said = host.start(&guest, &["--user", "no-such-user"]).ends(78);
     assert!(said.contains("no user 'no-such-user'"), "{said}");
 }
+
+/// `CAP_CHOWN`, `CAP_DAC_OVERRIDE`, `CAP_FOWNER`, `CAP_KILL`, `CAP_SETGID`, `CAP_SETUID`, `CAP_NET_BIND_SERVICE` (of a QEMU
+/// that is root's), `CAP_IPC_LOCK`: by their numbers in linux/capability.h.
+const KEPT: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 14;
+
+/// A line of `/proc/PID/status` of each thread of a process.
+fn each_thread(process: i32, name: &str) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|e| e.unwrap().path());
+    let statuses = threads.filter_map(|thread| fs::read_to_string(thread.join("status")).ok());
+    let line = |status: String| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    statuses.map(line).collect()
+}
+
+/// Whether each thread of a process has no more than what is kept.
+fn assert_confined(process: i32) {
+    let own = each_thread(std::process::id().try_into().unwrap(), "CapPrm:").remove(0);
+    let own = u64::from_str_radix(&own, 16).unwrap();
+    assert!(each_thread(process, "NoNewPrivs:").iter().all(|value| value == "1"));
+    for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        for value in each_thread(process, set) {
+            let value = u64::from_str_radix(&value, 16).unwrap();
+            match set {
+                // Only root can make that smaller, and nobody who has nothing gets more out of it.
+                "CapBnd:" if own == 0 => {}
+                _ => assert_eq!(value & !(KEPT & own), 0, "{set} {value:x}"),
+            }
+        }
+    }
+    for set in ["CapInh:", "CapAmb:"] {
+        assert!(
+            each_thread(process, set).iter().all(|value| u64::from_str_radix(value, 16) == Ok(0)),
+            "{set}"
+        );
+    }
+}
+
+/// Whether the kernel rules on files.
+fn has_landlock(host: &Host) -> bool {
+    let findings = host.user.run(&["doctor", "--json"], b"").stdout;
+    let findings: serde_json::Value = serde_json::from_slice(&findings).unwrap();
+    let finding = findings.as_array().unwrap().iter().find(|f| f["about"] == "confinement").unwrap().clone();
+    if finding["state"] != "ok" {
+        println!("skipped in part: {}", finding["message"]);
+    }
+    finding["state"] == "ok"
+}
+
+#[test]
+fn a_supervisor_and_its_qemu_keep_what_the_guest_needs() {
+    if !has_qemu_img() {
+        return;
+    }
+    let host = Host::new();
+    let root = disk(&host.image("root.qcow2", "qcow2", true), "qcow2", Some(SECRET));
+    let more = disk(&host.image("more.qcow2", "qcow2", true), "qcow2", Some(SECRET)).replace("vda", "vdb");
+    let cdrom = "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>";
+    let bus = "<controller type='sata' index='0'/>";
+    let guest = host.guest("held", &format!("{root}{bus}{cdrom}"));
+    let mut run = host.running(&guest);
+    assert_confined(run.supervisor());
+    assert_confined(run.qemu());
+    // Its secret is fetched in a thread of its own.
+    host.user.ok(&["attach-device", "held", "-"], more.as_bytes());
+    assert_confined(run.supervisor());
+    assert_confined(run.qemu());
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let outside = elsewhere.path().join("outside.qcow2");
+    fs::copy(host.path("more.qcow2"), &outside).unwrap();
+    let disk_outside = disk(&outside, "qcow2", Some(SECRET)).replace("vda", "vdc");
+    let outside = outside.to_str().unwrap();
+    let overlay = format!("vda={}", elsewhere.path().join("overlay.qcow2").display());
+    let snapshot = ["snapshot", "create", "held", "one", "--disk", &overlay];
+    let attach = ["attach-device", "held", "-"];
+    let before = || fs::read_dir(elsewhere.path()).unwrap().count();
+    let has_landlock = has_landlock(&host);
+    for again in [false, true] {
+        if again {
+            // Whoever takes the guest back holds itself to the same.
+            run.signal(Signal::SIGKILL);
+            run.ended();
+            run = host.running(&guest);
+            assert_confined(run.supervisor());
+        }
+        if !has_landlock {
+            continue;
+        }
+        for said in [
+            host.user.fails(77, &attach, disk_outside.as_bytes()),
+            host.user.fails(77, &["change-media", "held", "sda", outside], b""),
+            host.user.fails(77, &snapshot, b""),
+        ] {
+            assert!(said.contains("outside of what this guest's supervisor may"), "{said}");
+            assert!(
+                said.contains("[confinement]") && said.contains(elsewhere.path().to_str().unwrap()),
+                "{said}"
+            );
+        }
+        assert_eq!(before(), 1);
+        // The kernel says it, whoever asks.
+        let node = format!(
+            "{{\"execute\": \"blockdev-add\", \"arguments\": {{\"driver\": \"file\", \"node-name\": \"n\", \"filename\": \"{outside}\"}}}}"
+        );
+        let said = host.user.fails(69, &["qmp", "held", &node], b"");
+        assert!(said.contains("Permission denied"), "{said}");
+    }
+    host.user.ok(&["snapshot", "create", "held", "two"], b"");
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+
+    // What vmward.toml opens is open, and without bounds there are none.
+    let toml = host.path("vmward.toml");
+    let plain = fs::read_to_string(&toml).unwrap();
+    fs::write(&toml, format!("{plain}[confinement]\nwrite = ['{}']\n", elsewhere.path().display())).unwrap();
+    let guest = host.guest("free", "");
+    let run = host.running(&guest);
+    let free = |words: [&str; 3]| words.map(|word| word.replace("held", "free"));
+    host.user.ok(&free(attach).each_ref().map(String::as_str), disk_outside.as_bytes());
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+    fs::write(&toml, format!("{plain}[confinement]\nmode = 'off'\n")).unwrap();
+    let run = host.running(&guest);
+    let own: i32 = std::process::id().try_into().unwrap();
+    for line in ["CapPrm:", "CapBnd:", "NoNewPrivs:"] {
+        assert_eq!(each_thread(run.supervisor(), line)[0], each_thread(own, line)[0], "{line}");
+    }
+    host.user.ok(&free(attach).each_ref().map(String::as_str), disk_outside.as_bytes());
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+    fs::write(&toml, format!("{plain}[confinement]\nread = ['images']\n")).unwrap();
+    let said = host.fails(78, &guest);
+    assert!(said.contains("'images' in [confinement] has to begin with '/'"), "{said}");
+}

@@ -72,6 +72,9 @@ promise "its unit says so" equal "$(of StatusText)" runs
 promise "QEMU runs as its own user" equal "$(systemd_run stat -c %U "/proc/$(guest_is qemu)")" vmward-qemu
 filters() { systemd_run sed -n 's/^Seccomp_filters:[^0-9]*//p' "/proc/$1/status"; }
 promise "and has a seccomp filter more than its supervisor" test "$(filters "$(guest_is qemu)")" -gt "$(filters "$(of MainPID)")"
+# CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID and SETUID of those of the unit: there is no macvtap device to be removed.
+promise "which has kept what this guest needs" \
+    equal "$(systemd_run sed -n 's/^CapEff:.//p' "/proc/$(of MainPID)/status")" 00000000000000eb
 journal() { systemd_run journalctl --no-pager -o json "$@"; }
 promise "the journal has the guest's name" bash -c "grep -q '\"VMWARD_GUEST\":\"web1\"'" <<<"$(journal -u vmward@web1)"
 promise "and which secret came from where" bash -c "grep '\"VMWARD_SECRET\":\"[0-9a-f-]\{36\}\"' |

@@ -14,7 +14,7 @@ use crate::keystore::file::IdentitySources;
 use crate::keystore::{DEFAULT_TIMEOUT, Keystores, StoreOptions};
 use crate::qemu::{Tls, TlsCredentials};
 use crate::secret::SecretLookup;
-use crate::supervisor::Unlock;
+use crate::supervisor::{Confinement, Places, Unlock};
 
 use super::input::keyword;
 use super::keystore_failure::keystore_failure;
@@ -47,6 +47,29 @@ struct ConfigFile {
     /// See [`Unlock`].
     unlock: Option<String>,
     tls: Option<TlsSection>,
+    confinement: Option<ConfinementSection>,
+}
+
+/// `[confinement]`: what supervisors are held to.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfinementSection {
+    /// See [`Confinement`].
+    mode: Option<String>,
+    #[serde(default)]
+    read: Vec<PathBuf>,
+    #[serde(default)]
+    write: Vec<PathBuf>,
+}
+
+impl ConfinementSection {
+    fn understood(self) -> Result<(Confinement, Places), String> {
+        let mode = self.mode.map_or(Ok(Confinement::default()), |word| keyword(&word))?;
+        match self.read.iter().chain(&self.write).find(|path| !path.is_absolute()) {
+            Some(path) => Err(format!("'{}' in [confinement] has to begin with '/'", path.display())),
+            None => Ok((mode, Places { read: self.read, write: self.write, ..Places::default() })),
+        }
+    }
 }
 
 /// `[tls]`: the certificates of this host.
@@ -112,6 +135,10 @@ pub(crate) struct Config {
     pub unlock: Unlock,
     /// What TLS connections of guests prove who they are with.
     pub tls: Tls,
+    /// Whether supervisors are confined.
+    pub confinement: Confinement,
+    /// What they may reach of what `vmward.toml` names for that.
+    pub places: Places,
 }
 
 impl Paths {
@@ -205,7 +232,10 @@ impl Config {
         let tls = file.tls.unwrap_or_default().understood().map_err(|why| {
             CliError::new(Exit::Config, format!("{} cannot be used: {why}", paths.config.display()))
         })?;
-        Ok(Self { paths, keystores, keystore_timeout, unlock, tls })
+        let (confinement, places) = file.confinement.unwrap_or_default().understood().map_err(|why| {
+            CliError::new(Exit::Config, format!("{} cannot be used", paths.config.display())).caused_by(why)
+        })?;
+        Ok(Self { paths, keystores, keystore_timeout, unlock, tls, confinement, places })
     }
 
     /// The configured keystores.

@@ -21,6 +21,8 @@ use super::{CliError, Exit};
 
 /// How long a supervisor may take for what it answers at once. QEMU may be deriving keys meanwhile.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(150);
+/// How long a thread waits for more blocking work.
+const IDLE_THREADS: Duration = Duration::from_millis(10);
 /// How long a supervisor that has closed its socket may take to tidy up.
 const TIDY_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -139,6 +141,8 @@ impl Guest {
 pub(crate) fn runtime() -> Result<Runtime, CliError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // A thread that waits for work is one more to be confined, and holds memory.
+        .thread_keep_alive(IDLE_THREADS)
         .build()
         .map_err(|e| CliError::new(Exit::Internal, "the runtime cannot start").caused_by(e))
 }

@@ -4,6 +4,7 @@ mod argv;
 mod check;
 mod completions;
 mod config;
+mod confinement;
 mod control;
 mod device;
 mod doctor;

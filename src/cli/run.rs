@@ -8,7 +8,9 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use crate::secret;
-use crate::supervisor::{self, DEFAULT_USER, Ended, Ending, KeyPlace, Launch, Outcome, Unlock, User};
+use crate::supervisor::{
+    self, Confinement, DEFAULT_USER, Ended, Ending, KeyPlace, Launch, Outcome, Unlock, User,
+};
 use crate::xml::{self, Diagnostics};
 
 use super::config::Config;
@@ -17,7 +19,7 @@ use super::input::{Allow, Input, keyword};
 use super::keystore_failure::unresolved_failure;
 use super::program::{self, Guest, Target};
 use super::supervisor_failure::supervisor_failure;
-use super::{CliError, Exit, Global, log};
+use super::{CliError, Exit, Global, confinement, log};
 
 /// What a process killed by signal n exits with, less n.
 const KILLED: i32 = 128;
@@ -52,6 +54,10 @@ pub(crate) struct RunArgs {
     /// Where the guest's master key is while it runs
     #[arg(long, value_name = "PLACE", value_enum, default_value_t = MasterKey::File)]
     master_key: MasterKey,
+    /// Whether vmward and QEMU give up what the guest does not need: on or off [default: mode of [confinement] in
+    /// vmward.toml, or on]
+    #[arg(long, value_name = "MODE", value_parser = keyword::<Confinement>)]
+    confinement: Option<Confinement>,
     /// Start the guest without what vmward does not honour in its XML
     #[arg(long)]
     allow_unsupported: bool,
@@ -80,6 +86,10 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     program::require_kvm(&domain)?;
     let keystores = config.open_keystores()?;
     let unlock = args.unlock.unwrap_or(config.unlock);
+    let places = match args.confinement.unwrap_or(config.confinement) {
+        Confinement::On => Some(confinement::places(&config, &args.guest)),
+        Confinement::Off => None,
+    };
     let runtime_dir = config.paths.runtime_dir;
     let stop_timeout = Duration::from_secs(args.stop_timeout.into());
     let runtime = runtime()?;
@@ -91,7 +101,15 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
         })
         .map_err(|e| supervisor_failure(e, None))?;
     let ended = if let Some(left_over) = left_over {
-        let taken = supervisor::take_back(left_over, capabilities, keystores, unlock, kept_key, stop_timeout);
+        let taken = supervisor::take_back(
+            left_over,
+            capabilities,
+            keystores,
+            unlock,
+            kept_key,
+            places.as_ref(),
+            stop_timeout,
+        );
         local.block_on(&runtime, taken)
     } else {
         let mut diagnostics = Diagnostics::new();
@@ -133,6 +151,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
             user,
             unlock,
             key_place,
+            places,
         };
         local.block_on(&runtime, supervisor::run(launch, kept_key, stop_timeout))
     };

@@ -58,6 +58,10 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
             ),
         ),
         E::Image(ImageError::Unread { .. }) => (Exit::TryAgain, Some(refusal::SERVER.into())),
+        E::Confinement(_) => (
+            Exit::Unavailable,
+            Some("`--confinement off` starts the guest all the same, with all rights of this user".into()),
+        ),
         E::NoSuchUser(_) => (Exit::Config, Some("`adduser --system --group NAME` makes one".into())),
         E::NotRoot(_) => (Exit::NoPermission, None),
         E::NoHelper(_) => (Exit::Unavailable, None),

@@ -17,6 +17,7 @@ pub mod libvirt;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 mod query;
+mod reach;
 mod resolve;
 #[cfg(feature = "secret-service")]
 mod secret_service;
@@ -28,6 +29,7 @@ pub mod vault;
 pub use error::{Failure, KeystoreError};
 pub use import::{ImportError, ImportOptions, Imported, import};
 pub use kinds::{DEFAULT_TIMEOUT, StoreOptions};
+pub use reach::{Reach, in_each_thread};
 pub use resolve::{ResolvedSecrets, Unresolved};
 pub use stores::{Keystores, SecretFound};
 pub use trouble::Trouble;

@@ -9,10 +9,10 @@ use crate::qemu::refusal::WrongSecret;
 use crate::qmp::QmpError;
 use crate::secret::ValueError;
 
-use super::ImageError;
 use super::NetworkError;
 use super::helpers::HelperFailure;
 use super::process::Ending;
+use super::{ConfinementError, ImageError};
 
 /// What went wrong with a domain that runs, or was to run.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +169,9 @@ pub enum SupervisorError {
     /// The process could not be closed to others.
     #[error("this process cannot be kept from being looked into")]
     Harden(#[source] nix::Error),
+    /// The process keeps rights that it has no use for.
+    #[error("this process cannot be confined")]
+    Confinement(#[source] ConfinementError),
     /// The signals of the process cannot be received.
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),

@@ -23,6 +23,7 @@ use crate::secret::{MasterKey, SealedSecret, os_random};
 use crate::xml::{Diagnostics, Element};
 
 use super::checkpoint::Checkpoint;
+use super::confinement::{Bounds, Guest, Places};
 use super::control::Sockets;
 use super::descriptors::open_all;
 use super::helpers::{Helpers, Place};
@@ -71,6 +72,8 @@ pub struct Launch {
     pub unlock: Unlock,
     /// Where the master key is meanwhile.
     pub key_place: KeyPlace,
+    /// What the supervisor and QEMU may reach beside what the domain needs; `None`: they are not confined.
+    pub places: Option<Places>,
 }
 
 /// A lib dir that is wiped when this is dropped.
@@ -118,6 +121,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         user,
         unlock: how,
         key_place,
+        places,
     } = launch;
     check_passwords(&domain, &secrets)?;
     let lease = Lease(Rc::new(LibDir::claim(&runtime_dir, domain.name())?));
@@ -196,6 +200,17 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         let parent_fd = key.for_reading().map_err(SupervisorError::io("a memfd", "opened"))?;
         descriptors.push(FdMapping { parent_fd, child_fd: number });
     }
+    let guest = Guest {
+        domain: &configuration.domain,
+        line: &line,
+        program: Some(&program),
+        user: user.as_ref(),
+        runtime_dir: &runtime_dir,
+    };
+    let bounds = match places.map(|places| Bounds::new(&places, &guest)) {
+        Some(bounds) => Some(bounds.enforce().await.map_err(SupervisorError::Confinement)?),
+        None => None,
+    };
     manager::status("QEMU opens its disks");
     manager::more_time(GREETING_DEADLINE + LEAVE_DEADLINE);
     let process = Process::spawn(Program {
@@ -209,6 +224,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         outlives_reader: true,
         lib_dir: lib_dir.path(),
         fd_sets: fd_sets.clone(),
+        bounds: bounds.as_ref(),
     })?;
     Checkpoint::Spawned.passed();
     let started = SystemTime::now();

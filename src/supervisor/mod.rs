@@ -1,6 +1,7 @@
 //! One running domain: launch, lib dir, monitor events, hotplug, shutdown and wipe, recovery, control socket.
 
 mod checkpoint;
+mod confinement;
 pub mod control;
 mod descriptors;
 mod error;
@@ -34,6 +35,7 @@ mod vcpus;
 mod watchdog;
 
 pub use checkpoint::{Checkpoint, STOP_AT};
+pub use confinement::{Confinement, ConfinementError, Outside, Places, landlock_abi};
 pub use descriptors::check_devices;
 pub use error::SupervisorError;
 pub use helpers::{HelperFailure, HelperStatus, check_helpers};
@@ -138,10 +140,11 @@ pub async fn take_back(
     keystores: Keystores,
     unlock: Unlock,
     kept_key: Option<File>,
+    places: Option<&Places>,
     stop_timeout: Duration,
 ) -> Result<Ended, SupervisorError> {
     let signals = Signals::catch()?;
-    let (started, over) = left_over.take_back(capabilities, keystores, unlock, kept_key).await?;
+    let (started, over) = left_over.take_back(capabilities, keystores, unlock, kept_key, places).await?;
     tracing::info!(
         "the guest '{}' is taken back (QEMU is process {})",
         started.running.name(),

@@ -8,9 +8,11 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -27,6 +29,7 @@ use tokio::task::JoinHandle;
 use crate::qmp::FdSetPaths;
 
 use super::SupervisorError;
+use super::confinement::QemuBounds;
 use super::user::User;
 
 /// What QEMU is called in messages.
@@ -123,6 +126,8 @@ pub(super) struct Program<'a> {
     pub(super) lib_dir: &'a Path,
     /// What its words name instead of sets of descriptors.
     pub(super) fd_sets: FdSetPaths,
+    /// What it is held to beside what the supervisor is held to.
+    pub(super) bounds: Option<&'a QemuBounds>,
 }
 
 /// A process. Dropped, it is killed, if it is this supervisor's.
@@ -162,7 +167,7 @@ impl Process {
         // The pipe over which the child reports that it cannot be started must not be in the way of
         // a descriptor's number, or such a report would be lost.
         let _occupied = occupy_up_to(highest).map_err(failed)?;
-        let mut child = command.spawn().map_err(failed)?;
+        let mut child = spawn_within(program.bounds, &mut command).map_err(failed)?;
         drop(command);
         let pid = child.id();
         let watched = ProcessId::of(pid).and_then(|id| Ok((id, watch(pid)?, words_from(stderr.into())?)));
@@ -334,6 +339,16 @@ fn command(program: &Program<'_>) -> Command {
     let mut command = Command::new(words.remove(0));
     command.args(words);
     command
+}
+
+/// Starts a program from a thread that is confined, and ends: what it gave up the program does not have.
+fn spawn_within(bounds: Option<&QemuBounds>, command: &mut Command) -> io::Result<Child> {
+    let Some(bounds) = bounds else { return command.spawn() };
+    let confined = || bounds.enforce().and_then(|()| command.spawn());
+    thread::scope(|scope| match scope.spawn(confined).join() {
+        Ok(spawned) => spawned,
+        Err(panic) => resume_unwind(panic),
+    })
 }
 
 #[expect(

@@ -15,10 +15,11 @@ use uuid::Uuid;
 
 use crate::domain::Domain;
 use crate::keystore::Keystores;
-use crate::qemu::{self, Capabilities, HELPER_SOCKET, Helper, MASTER_KEY_FILE};
+use crate::qemu::{self, Capabilities, CommandLine, HELPER_SOCKET, MASTER_KEY_FILE};
 use crate::qmp::Qmp;
 use crate::xml::{self, Diagnostics};
 
+use super::confinement::{Bounds, Guest, Places};
 use super::control::Sockets;
 use super::helpers::{Helpers, end_left_over};
 use super::launch::{Lease, Started};
@@ -180,10 +181,11 @@ impl LeftOver {
         keystores: Keystores,
         unlock: Unlock,
         kept_key: Option<File>,
+        places: Option<&Places>,
     ) -> Result<(Started, Option<ShutdownCause>), SupervisorError> {
         let Self { lib_dir, process, state } = self;
         let pid = state.process.pid;
-        let (qmp, mut configuration, wanted, over) = match take_back(&lib_dir, &state, &capabilities).await {
+        let (qmp, mut configuration, line, over) = match take_back(&lib_dir, &state, &capabilities).await {
             Ok(taken) => taken,
             // It has ended meanwhile.
             Err(_) if process.is_gone_within(LEAVE_DEADLINE_MS) => {
@@ -205,7 +207,16 @@ impl LeftOver {
         let prepared = Prepared::taken_over(state.made.clone());
         let started = UNIX_EPOCH + Duration::from_secs(state.started);
         let user = lib_dir.user();
-        let helpers = Helpers::take_back(wanted, &state.helpers, lib_dir.path(), user.as_ref(), state.uuid)?;
+        let guest = Guest {
+            domain: &configuration.domain,
+            line: &line,
+            program: None,
+            user: user.as_ref(),
+            runtime_dir: lib_dir.path().parent().unwrap_or(lib_dir.path()),
+        };
+        let bounds = places.map(|places| Bounds::new(places, &guest));
+        let helpers =
+            Helpers::take_back(line.helpers, &state.helpers, lib_dir.path(), user.as_ref(), state.uuid)?;
         let state_file = StateFile::new(lib_dir, state);
         if !configuration.unfinished.is_empty() {
             // What the XML is now, and then that all is done: whoever comes next need not find out again.
@@ -213,6 +224,10 @@ impl LeftOver {
             snapshot::remove_unfinished(&configuration.unfinished, &configuration.xml);
             configuration.unfinished.clear();
             state_file.save_configuration(&configuration)?;
+        }
+        if let Some(bounds) = bounds {
+            // QEMU is held already to what it was started with.
+            bounds.enforce().await.map_err(SupervisorError::Confinement)?;
         }
         let (sender, orders) = mpsc::unbounded_channel();
         let running = Rc::new(Running::new(Parts {
@@ -235,15 +250,15 @@ impl LeftOver {
     }
 }
 
-/// The monitor, the configuration and the helpers of a guest, once it has shown that it is the one; with the reason
+/// The monitor, the configuration and the command line of a guest, once it has shown that it is the one; with the reason
 /// if it has ended and only waits to be told so.
 async fn take_back(
     lib_dir: &LibDir,
     state: &State,
     capabilities: &Capabilities,
-) -> Result<(Qmp, Configuration, Vec<Helper>, Option<ShutdownCause>), String> {
+) -> Result<(Qmp, Configuration, CommandLine, Option<ShutdownCause>), String> {
     let say = |e: crate::qmp::QmpError| e.to_string();
-    let (mut configuration, helpers) =
+    let (mut configuration, line) =
         configuration(state, capabilities).ok_or("its saved XML is not understood")?;
     let qmp = Qmp::connect(&lib_dir.path().join(MONITOR_SOCKET), MONITOR_DEADLINE).await.map_err(say)?;
     let uuid = qmp.execute(query_uuid {}).await.map_err(say)?.UUID;
@@ -263,7 +278,7 @@ async fn take_back(
         }
         _ => None,
     };
-    Ok((qmp, configuration, helpers, over))
+    Ok((qmp, configuration, line, over))
 }
 
 /// Whether what an earlier supervisor saved is understood, as far as its QEMU need not be asked.
@@ -271,8 +286,8 @@ pub fn read_state(saved: &[u8], capabilities: &Capabilities) -> bool {
     serde_json::from_slice(saved).is_ok_and(|state| configuration(&state, capabilities).is_some())
 }
 
-/// What the guest's XML says, and asks for beside QEMU.
-fn configuration(state: &State, capabilities: &Capabilities) -> Option<(Configuration, Vec<Helper>)> {
+/// What the guest's XML says, and what QEMU would be told of it.
+fn configuration(state: &State, capabilities: &Capabilities) -> Option<(Configuration, CommandLine)> {
     // What the XML's author was told at the start need not be said again.
     let mut said = Diagnostics::new();
     let mut xml = xml::parse(&state.xml, &mut said)?;
@@ -293,5 +308,5 @@ fn configuration(state: &State, capabilities: &Capabilities) -> Option<(Configur
         disks: state.disks.clone(),
         unfinished: state.unfinished.clone(),
     };
-    Some((configuration, line.helpers))
+    Some((configuration, line))
 }

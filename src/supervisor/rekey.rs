@@ -23,7 +23,7 @@ use crate::luks::UnlockError;
 use crate::qemu::refusal::{self, Cause, Credential};
 use crate::qmp::{QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{SecretLookup, SecretValue};
-use crate::volume::{BAD_CLOCK, Kdf, KeyArea, SlotId, VolumeError};
+use crate::volume::{BAD_CLOCK, Kdf, KeyArea, SlotId, VolumeError, is_locked};
 use crate::xml::Keyword;
 
 use super::Running;
@@ -275,19 +275,28 @@ impl Place {
         Ok(KeyArea::of(file, &self.path)?)
     }
 
+    /// Where QEMU's descriptors are not shown - it is another user's, or within the bounds of an earlier supervisor - the
+    /// lock that it has on the image has to do.
     fn is_open_in_qemu(&self, file: &File) -> io::Result<bool> {
         if let Some(open) = &self.open {
             return open.is(file);
         }
         let image = file.metadata()?;
-        for entry in fs::read_dir(format!("/proc/{}/fd", self.qemu_pid))? {
-            // Descriptors come and go meanwhile.
-            let Ok(open) = entry.and_then(|entry| fs::metadata(entry.path())) else { continue };
-            if (open.dev(), open.ino()) == (image.dev(), image.ino()) {
-                return Ok(true);
+        let is_hidden = |e: &io::Error| e.kind() == io::ErrorKind::PermissionDenied;
+        let entries = match fs::read_dir(format!("/proc/{}/fd", self.qemu_pid)) {
+            Err(e) if is_hidden(&e) => return is_locked(file),
+            entries => entries?,
+        };
+        let mut hidden = false;
+        for entry in entries {
+            match entry.and_then(|entry| fs::metadata(entry.path())) {
+                Ok(open) if (open.dev(), open.ino()) == (image.dev(), image.ino()) => return Ok(true),
+                // Descriptors come and go meanwhile.
+                Ok(_) => {}
+                Err(e) => hidden |= is_hidden(&e),
             }
         }
-        Ok(false)
+        Ok(hidden && is_locked(file)?)
     }
 
     fn unlocking(&self, source: UnlockError) -> RekeyError {

@@ -177,6 +177,7 @@ impl Reader<'_> {
             outlives_reader: false,
             lib_dir: self.lib_dir,
             fd_sets: FdSetPaths::default(),
+            bounds: None,
         })
         .map_err(|e| ReadError::Process(Box::new(e)))?;
         // It is killed with the process that is dropped.

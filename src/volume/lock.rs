@@ -1,6 +1,7 @@
 //! QEMU's lock on an image.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -29,18 +30,28 @@ impl ImageLock {
             Ok(file) => file,
             Err(e) => return Err(io(e)),
         };
-        // A lock of the open file description, as QEMU's are: it ends with the last descriptor.
-        let range = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: FIRST,
-            l_len: LEN,
-            l_pid: 0,
-        };
-        match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&range)) {
+        match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&exclusive())) {
             Ok(_) => Ok(Self { _file: file }),
             Err(Errno::EAGAIN | Errno::EACCES) => Err(VolumeError::InUse(path.to_owned())),
             Err(e) => Err(io(e.into())),
         }
+    }
+}
+
+/// Whether somebody has the image open as QEMU has it.
+pub fn is_locked(file: &File) -> io::Result<bool> {
+    let mut found = exclusive();
+    fcntl(file.as_fd(), FcntlArg::F_OFD_GETLK(&mut found))?;
+    Ok(found.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// A lock of the open file description, as QEMU's are: it ends with the last descriptor.
+fn exclusive() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: FIRST,
+        l_len: LEN,
+        l_pid: 0,
     }
 }

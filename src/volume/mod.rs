@@ -32,7 +32,7 @@ pub use error::VolumeError;
 pub use image::{BackingImage, Image, ImageEncryption, ImageFormat, canonical};
 pub use kdf::Kdf;
 pub use key_area::KeyArea;
-pub use lock::ImageLock;
+pub use lock::{ImageLock, is_locked};
 pub use qcow2::Qcow2Error;
 pub(crate) use qemu_img::piped;
 pub use qemu_img::{BAD_CLOCK, Interrupts, QemuImg};

@@ -20,6 +20,8 @@ impl User {
     /// With nothing in the keystore yet.
     pub fn new() -> Self {
         let home = TempDir::new().unwrap();
+        // Supervisors open of it what is there at the start, and all of the directory in which a guest's XML is.
+        fs::create_dir(home.path().join("home")).unwrap();
         fs::write(home.path().join("vmward.toml"), "keystore = 'file:secrets'\n").unwrap();
         Self { home }
     }
@@ -42,7 +44,7 @@ impl User {
             .env_clear()
             .env("VMWARD_CONFIG", self.home.path().join("vmward.toml"))
             .env("VMWARD_RUNTIME_DIR", self.home.path().join("run"))
-            .env("HOME", self.home.path())
+            .env("HOME", self.home.path().join("home"))
             .env("PATH", env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

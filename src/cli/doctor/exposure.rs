@@ -1,4 +1,4 @@
-//! The ways in which memory gets onto disks: swap and core dumps.
+//! The ways in which memory gets onto disks, swap and core dumps, and what stands between a guest and the host's files.
 
 use std::fs;
 use std::path::Path;
@@ -6,20 +6,22 @@ use std::path::Path;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 
+use crate::supervisor::landlock_abi;
+
 use super::Finding;
 
 /// A secret takes a page of its own, and a start with a hundred disks should not run out of them.
 const ENOUGH_LOCKED_BYTES: u64 = 1 << 20;
 
 /// What is said about memory.
-pub(super) fn findings() -> [Finding; 3] {
+pub(super) fn findings() -> [Finding; 4] {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let swap = swap(&text("/proc/swaps"), |device| {
         text(&format!("/sys/block/{device}/dm/uuid")).starts_with("CRYPT-")
     });
     let core_dumps =
         core_dumps(text("/proc/sys/kernel/core_pattern").trim(), text("/proc/sys/fs/suid_dumpable").trim());
-    [locked_memory(), swap, core_dumps]
+    [locked_memory(), swap, core_dumps, confinement(landlock_abi())]
 }
 
 fn locked_memory() -> Finding {
@@ -35,6 +37,16 @@ fn locked_memory() -> Finding {
         )
         .hint("raise `memlock` in /etc/security/limits.conf, or LimitMEMLOCK= of the unit"),
         Err(e) => Finding::error(ABOUT, format!("the limit cannot be read ({e})")),
+    }
+}
+
+/// What files a supervisor and its QEMU may reach is for Landlock to say; `abi` is the kernel's version of it.
+fn confinement(abi: Option<u32>) -> Finding {
+    const ABOUT: &str = "confinement";
+    match abi {
+        Some(abi) => Finding::ok(ABOUT, format!("the kernel has Landlock (its rules on files are of ABI {abi})")),
+        None => Finding::warning(ABOUT, "the kernel has no Landlock: a guest's processes reach all files of their user")
+            .hint("it is in Linux 5.13 and later; where it is off, lsm= on the kernel's command line names it: lsm=landlock,..."),
     }
 }
 
@@ -93,6 +105,12 @@ fn core_dumps(pattern: &str, suid_dumpable: &str) -> Finding {
 mod tests {
     use super::*;
     use crate::cli::doctor::State;
+
+    #[test]
+    fn a_kernel_without_landlock_is_found() {
+        assert!(confinement(None).state == State::Warning);
+        assert!(confinement(Some(2)).message.contains("ABI 2"));
+    }
 
     #[test]
     fn swap_on_a_disk_is_one_in_the_clear() {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::credential_file::CredentialFile;
 use super::kinds::Opened;
 use super::{Keystore, StoreOptions, ValueObject};
+pub(super) use module::in_each_thread;
 use uri::{ObjectType, Pkcs11Uri};
 
 /// A URI and what is needed to go there.

@@ -28,6 +28,9 @@ use super::{Place, token};
 /// How long a session stays open for the next one who needs it: many secrets are read with one login.
 const IDLE: Duration = Duration::from_millis(250);
 
+/// How long a library's thread may take until it comes to something that is no call of the library.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What is done in a library's thread.
 type Job = Box<dyn FnOnce(&mut Library) + Send>;
 
@@ -86,6 +89,29 @@ pub(super) fn run<R: Send + 'static>(
         Err(RecvTimeoutError::Disconnected) if Instant::now() >= deadline => Err(timed_out()),
         Err(RecvTimeoutError::Disconnected) => Err(gone()),
     }
+}
+
+/// Has something done in the thread of each library; how many there are that have done it in time.
+pub(in crate::keystore) fn in_each_thread(work: &Arc<dyn Fn() + Send + Sync>) -> usize {
+    let workers: Vec<_> = {
+        let workers = WORKERS.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.values().cloned().collect()
+    };
+    let (reply, done) = mpsc::channel();
+    for worker in &workers {
+        let (work, reply) = (Arc::clone(work), reply.clone());
+        let job = Box::new(move |_: &mut Library| {
+            work();
+            // Nobody may be waiting any more.
+            let _ = reply.send(());
+        });
+        // One that has ended is none.
+        let _ = worker.jobs.send(job);
+    }
+    drop(reply);
+    let deadline = Instant::now() + PATIENCE;
+    let answer = || done.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok();
+    std::iter::from_fn(answer).count()
 }
 
 /// The thread of a library, which is started if there is none.

@@ -319,12 +319,12 @@ fn an_image_on_a_server_is_opened_for_reading_as_qemu_opens_it() {
     };
     let luks = |source: &str| {
         let mut plans = plan_disks(&guest(source), &Capabilities::latest(), &mut Diagnostics::new());
-        plans.remove(0).luks
+        plans.remove(0).servers
     };
     let found = luks(&disk("raw", ""));
     // No query and no user: they may be credentials.
-    assert_eq!(found[0].path, "https://storage:8443/images/a.luks");
-    let server = found[0].server.as_ref().unwrap();
+    assert_eq!(found[0].name, "https://storage:8443/images/a.luks");
+    let server = &found[0].server;
     assert_eq!(
         Value::Object(server.node.clone()),
         json!({

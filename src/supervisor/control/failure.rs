@@ -6,10 +6,10 @@ use std::io::ErrorKind;
 use crate::keystore::{Trouble, Unresolved};
 use crate::qemu::refusal::Cause;
 use crate::qmp::QmpError;
-use crate::supervisor::ImageError;
 use crate::supervisor::hotplug::HotplugError;
 use crate::supervisor::operate::OperationError;
 use crate::supervisor::snapshot::SnapshotError;
+use crate::supervisor::{ImageError, Outside};
 use crate::xml::Diagnostics;
 
 use super::api::{ControlError, Failure, Problem};
@@ -90,6 +90,7 @@ impl From<SnapshotError> for ControlError {
             E::NoSuchSnapshot(_) | E::NoSuchDisk(_) => Self::NoSuchDevice(failure),
             E::Secret(source) => of_secrets(source.trouble(), failure),
             E::Image(source) => of_image(source, failure),
+            E::Outside { .. } => Self::NotAllowed(failure),
             E::File { source, .. } => match source.kind() {
                 ErrorKind::AlreadyExists | ErrorKind::NotFound => Self::InvalidRequest(failure),
                 ErrorKind::PermissionDenied => Self::NotAllowed(failure),
@@ -103,6 +104,12 @@ impl From<SnapshotError> for ControlError {
             }
             E::Aborted | E::CameOutPlain(_) | E::Unknown(_) | E::Save(_) => Self::Failed(failure),
         }
+    }
+}
+
+impl From<Outside> for ControlError {
+    fn from(error: Outside) -> Self {
+        Self::NotAllowed(Failure::of(&error).with_hint(Some(error.hint())))
     }
 }
 

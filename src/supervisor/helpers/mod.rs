@@ -412,6 +412,7 @@ fn spawn(
         outlives_reader: false,
         lib_dir,
         fd_sets: FdSetPaths::default(),
+        bounds: None,
     })
 }
 

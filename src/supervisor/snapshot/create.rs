@@ -16,6 +16,7 @@ use crate::qemu::storage::image::{Crypt, Kind as Header, sniff};
 use crate::qemu::{DiskPlan, JsonObject, storage};
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{SecretLookup, SecretRef, SecretValue, UsageKind};
+use crate::supervisor::confinement::{Access, check};
 use crate::supervisor::hotplug::{Step, undo};
 use crate::supervisor::images::first_bytes;
 use crate::supervisor::opened::{hand_over_to, open_locked};
@@ -225,6 +226,8 @@ fn plan(
         let path_text = path.to_str().filter(|p| p.starts_with('/')).map(str::to_owned);
         let path_text =
             path_text.ok_or_else(|| refuse("the path of an overlay is absolute, and UTF-8 text"))?;
+        check(&path, Access::Write)
+            .map_err(|source| SnapshotError::Outside { target: target.clone(), source })?;
         let secret = secret(disk, request.secret.as_ref());
         let element = live_xml::disk(&mut configuration, &target).ok_or_else(missing)?;
         let element = with_overlay(element, &path_text, secret.as_ref());

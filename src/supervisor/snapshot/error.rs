@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::keystore::KeystoreError;
 use crate::qmp::QmpError;
-use crate::supervisor::{ImageError, SupervisorError};
+use crate::supervisor::{ImageError, Outside, SupervisorError};
 
 /// Why a snapshot was not made or deleted. What had been done was undone.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,15 @@ pub enum SnapshotError {
     /// QEMU did not get an image.
     #[error("QEMU did not get an image")]
     Image(#[from] ImageError),
+    /// An overlay is to be where nothing may be made.
+    #[error("the overlay of '{target}' cannot be made")]
+    Outside {
+        /// The disk's target.
+        target: String,
+        /// Where.
+        #[source]
+        source: Outside,
+    },
     /// QEMU did not take a secret or a descriptor.
     #[error("QEMU did not take what it needs for an overlay")]
     Lend(#[from] QmpError),
@@ -106,6 +115,7 @@ impl SnapshotError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
                 "--disk TARGET=FILE says where the overlay is to be".into()
             }
+            Self::Outside { source, .. } => source.hint(),
             _ => return None,
         })
     }
