@@ -95,7 +95,7 @@ async fn merge(
     // At once: what the guest writes from now on is below the overlay, which would hide it if it were opened again.
     save(change.commit(|configuration| {
         super::unfinished::forget(configuration, &unfinished);
-        configuration.unfinished = vec![unfinished];
+        configuration.unfinished = vec![unfinished.clone()];
     }))?;
     Checkpoint::MergeSaved.passed();
     for (step, why) in &undo(&running.qmp, made).await.left {
@@ -104,7 +104,10 @@ async fn merge(
     let path = overlay.overlay.clone();
     let removed = tokio::task::spawn_blocking(move || destroy(Path::new(&path), encrypted)).await;
     Checkpoint::OverlayRemoved.passed();
-    save(change.commit(|configuration| configuration.unfinished.clear()))?;
+    save(change.commit(|configuration| {
+        super::unfinished::forget_sets(configuration, &unfinished);
+        configuration.unfinished.clear();
+    }))?;
     match removed {
         Ok(Ok(())) => Ok(None),
         failed => {

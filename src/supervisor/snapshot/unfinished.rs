@@ -59,6 +59,7 @@ pub(super) async fn finish_merges(qmp: &Qmp, configuration: &mut Configuration) 
             for (step, why) in undo(qmp, made).await.left {
                 tracing::warn!("{step} stays until the guest ends: {why}");
             }
+            forget_sets(configuration, &merge);
         }
     }
     Ok(())
@@ -98,12 +99,18 @@ pub(super) fn forget(configuration: &mut Configuration, merge: &Unfinished) {
     let Some(without) = shortened(configuration, &merge.target, path) else { return };
     if let Some(parts) = configuration.disks.iter_mut().find(|d| d.target == merge.target) {
         parts.nodes.retain(|n| !merge.nodes.contains(n));
-        parts.descriptors.retain(|set| !merge.nodes.contains(&set.node));
         let written = parts.descriptors.iter_mut().filter(|set| merge.writes.contains(&set.number));
         written.for_each(FdSet::note_written);
     }
     replace_disk(configuration, &merge.target, without.0, without.1);
     metadata::write(&mut configuration.xml, &snapshots);
+}
+
+/// The same of the sets that its nodes were opened through, which are known until they are gone.
+pub(super) fn forget_sets(configuration: &mut Configuration, merge: &Unfinished) {
+    for parts in &mut configuration.disks {
+        parts.descriptors.retain(|set| !merge.nodes.contains(&set.node));
+    }
 }
 
 /// A disk without one of its images.
