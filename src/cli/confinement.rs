@@ -10,7 +10,7 @@ use crate::supervisor::Places;
 use super::config::Config;
 
 /// In a home, beside what is not hidden: where desktops keep images.
-const IMAGES: &[&str] = &[".local/share/vmward", ".local/share/libvirt", ".local/share/gnome-boxes"];
+const IMAGES: &[&str] = &[".local/share/libvirt", ".local/share/gnome-boxes"];
 /// What libraries of tokens and programs write to, beside a home: temporary files, the tokens of softhsm and of
 /// opencryptoki, locks.
 const FOREIGN: &[&str] = &["/tmp", "/var/tmp", "/var/lib", "/run/lock"];
@@ -28,11 +28,14 @@ pub(super) fn places(config: &Config, guest: &Path) -> Places {
         places.write.extend(IMAGES.iter().map(|name| home.join(name)));
     }
     if let Some(dir) = fs::canonicalize(guest).ok().as_deref().and_then(Path::parent) {
-        let is_images = may_have_images(dir, home.as_deref(), &config.paths.guests_dir);
+        let is_images = may_have_images(dir, home.as_deref(), &config.paths.guests_dir)
+            && config.paths.secrets_dir.parent() != Some(dir);
         if is_images { &mut places.write } else { &mut places.read }.push(dir.to_owned());
     }
     // The key of file keystores, and files that URIs name relative to vmward.toml.
     places.own_read.extend(config.paths.config.parent().map(Path::to_owned));
+    // What QEMU is to have of it comes as descriptors: the keystore is there.
+    places.own_write.extend(config.paths.secrets_dir.parent().map(Path::to_owned));
     places.own_read.extend(VARIABLES.iter().filter_map(|name| absolute(name)));
     let mut foreign_code = false;
     for uri in &config.keystores {

@@ -132,6 +132,8 @@ impl Bounds {
     /// Confines this process: the thread that calls, those of the keystores' libraries, and with them all that come later.
     pub(super) async fn enforce(self) -> Result<QemuBounds, ConfinementError> {
         let Self { keep, own, qemu } = self;
+        // Images come to QEMU as descriptors.
+        let reach = own.clone().unwrap_or_else(|| qemu.clone());
         let confine = move || {
             capabilities::limit(keep).map_err(ConfinementError::Capabilities)?;
             set_no_new_privs(true).map_err(|e| ConfinementError::Privileges(e.into()))?;
@@ -157,7 +159,7 @@ impl Bounds {
             tracing::warn!("not all threads of this process are confined: {}", strangers.join(", "));
         }
         if landlock_abi().is_some() {
-            ENFORCED.get_or_init(|| qemu.clone());
+            ENFORCED.get_or_init(|| reach);
         }
         Ok(QemuBounds(qemu))
     }

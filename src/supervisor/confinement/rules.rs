@@ -34,7 +34,7 @@ const SYSTEM: &[&str] = &[
 /// What else programs read: sockets and what daemons say, other software, authorities on certificates, users from a server.
 const READABLE: &[&str] = &["/run", "/opt", "/var/lib/ca-certificates", "/var/lib/sss"];
 /// Devices with the memory of `/dev/shm` and huge pages, and where images usually are.
-const WRITABLE: &[&str] = &["/dev", "/var/lib/libvirt", "/var/lib/vmward", "/srv", "/mnt", "/media"];
+const WRITABLE: &[&str] = &["/dev", "/var/lib/libvirt", "/srv", "/mnt", "/media"];
 /// Directories of directories: a file in one of them does not open what is beside it.
 const SHARED: &[&str] = &["/", "/home", "/root", "/var", "/var/lib"];
 
@@ -65,7 +65,8 @@ impl Rules {
         rules.read.extend(keys_of_qemu(guest));
         let images = guest.domain.devices.disks.iter().flat_map(|disk| disk.chain());
         let images = images.filter_map(|image| image.source.local_path()).map(PathBuf::from);
-        images.chain(named(guest.line)).for_each(|path| rules.serve(&path));
+        let apart: Vec<_> = places.own_read.iter().map(|path| real(path)).collect();
+        images.chain(named(guest.line)).for_each(|path| rules.serve(&path, &apart));
         rules.with(&places.read, &places.write)
     }
 
@@ -78,13 +79,17 @@ impl Rules {
     }
 
     /// Adds what QEMU is told of: a directory, or a file with what is beside it, where its overlays are to be, and where a
-    /// socket is removed.
-    fn serve(&mut self, path: &Path) {
+    /// socket is removed. What is the supervisor's alone (`apart`) is not opened by a file that lies above it.
+    fn serve(&mut self, path: &Path, apart: &[PathBuf]) {
         let path = real(path);
         if SYSTEM.iter().any(|system| path.starts_with(system)) {
             return;
         }
-        let beside = path.parent().filter(|parent| !SHARED.iter().any(|shared| *parent == Path::new(shared)));
+        let is_shared = |parent: &Path| {
+            SHARED.iter().any(|shared| parent == Path::new(shared))
+                || apart.iter().any(|own| own.starts_with(parent))
+        };
+        let beside = path.parent().filter(|parent| !is_shared(parent));
         let served = match beside {
             Some(parent) if !path.is_dir() => parent.to_owned(),
             _ => path,
@@ -260,10 +265,10 @@ mod tests {
         fs::create_dir(base.join("shared")).unwrap();
         let mut rules = Rules::default();
         for path in ["images/a.qcow2", "shared"].map(|name| base.join(name)) {
-            rules.serve(&path);
+            rules.serve(&path, &[]);
         }
         for path in ["/vmlinuz", "/home/disk.img", "/usr/share/OVMF/OVMF_CODE.fd", "/etc/passwd"] {
-            rules.serve(Path::new(path));
+            rules.serve(Path::new(path), &[]);
         }
         let wanted = [base.join("images"), base.join("shared"), "/vmlinuz".into(), "/home/disk.img".into()];
         assert_eq!(rules.write, wanted.map(|path| real(&path)));
@@ -317,5 +322,12 @@ mod tests {
             assert!(!rules.allow(Path::new(path), Access::Read), "{path}");
         }
         assert!(rules.with(&places.own_read, &[]).allow(Path::new("/keys/a"), Access::Read));
+
+        let places = Places { own_read: vec!["/images/a/secrets".into()], ..Places::default() };
+        let rules = Rules::of_guest(&places, &guest);
+        assert!(rules.allow(Path::new("/images/a/top.img"), Access::Write));
+        for path in ["/images/a/secrets/key", "/images/a/overlay.img"] {
+            assert!(!rules.allow(Path::new(path), Access::Read), "a keystore is beside the image: {path}");
+        }
     }
 }
