@@ -131,13 +131,13 @@ promise "the guest goes on" equal "$(guest_is qemu) $(guest_is state)" "$qemu ru
 promise "and disks are plugged in with it" systemd_run vmward attach-device web1 /run/hot.xml
 ctl stop vmward@web1
 
-# Times. A disk whose key takes longer than each of the unit's limits.
+# Times. A disk whose key takes longer than each of the unit's limits, and QEMU, which answers nobody meanwhile, derives it.
 late=/var/lib/vmward/late.luks
 systemd_run vmward secret generate --usage-volume $late >/dev/null
 systemd_run sh -c "umask 077; vmward secret get-value $late >/run/late"
 systemd_run qemu-img create -q -f luks --object secret,id=s,file=/run/late -o key-secret=s,iter-time=9000 $late 16M
 systemd_run sh -c 'cat >/run/late.xml' < <(guest_xml web1 $late "usage='$late'" | sed -n '/<disk/,/<.disk>/s/vda/vdb/;/<disk/,/<.disk>/p')
-drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 8"
+drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 8 --unlock qemu"
 TimeoutStartSec=3
 TimeoutStopSec=3
 WatchdogSec=4'
