@@ -1,6 +1,6 @@
 //! The main loop of a running domain, and every way to its end.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use qapi::qmp::{
     GUEST_PANICKED, GuestPanicAction, RESUME, SHUTDOWN, STOP, ShutdownCause, cont, quit, system_powerdown,
     system_reset,
 };
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::domain::lifecycle::LifecycleAction;
@@ -68,6 +69,8 @@ struct Supervision<'a> {
     ending: Rc<Cell<bool>>,
     /// Whether the host's register of machines has it.
     registered: Rc<Cell<bool>>,
+    /// What goes on beside the main loop. Each task has the guest, and with it the master key.
+    tasks: RefCell<JoinSet<()>>,
 }
 
 /// Stays with a guest until its end. `over`: the guest has ended already, and QEMU waits to be told.
@@ -100,6 +103,7 @@ pub(super) async fn supervise(
         crashed: false,
         ending: Rc::default(),
         registered: Rc::default(),
+        tasks: RefCell::default(),
     };
     manager::ready(RUNNING);
     Checkpoint::Ready.passed();
@@ -150,6 +154,7 @@ pub(super) async fn supervise(
     let intended = supervision.stage > Stage::PowerButton;
     let crashed = supervision.crashed;
     let last_words = if intended { Vec::new() } else { process.last_words().await };
+    supervision.tasks.take().shutdown().await;
     drop(helpers);
     drop(lease);
     drop(key_in_memory);
@@ -160,7 +165,7 @@ impl Supervision<'_> {
     /// Has the guest entered in the host's register of machines.
     fn register(&self) {
         let (running, registered) = (Rc::clone(self.running), Rc::clone(&self.registered));
-        tokio::task::spawn_local(async move {
+        self.tasks.borrow_mut().spawn_local(async move {
             let socket = running.machine_socket();
             registered.set(machined::register(&running.name(), running.uuid(), &socket).await);
         });
@@ -189,7 +194,7 @@ impl Supervision<'_> {
         manager::reloading();
         let running = Rc::clone(self.running);
         let status = if self.stage == Stage::Running { RUNNING } else { "ends" };
-        tokio::task::spawn_local(async move {
+        self.tasks.borrow_mut().spawn_local(async move {
             match operate::reload_tls(&running).await {
                 Ok(done) if done.reloaded.is_empty() => {
                     tracing::debug!("there are no certificates to reload")
@@ -331,7 +336,7 @@ impl Supervision<'_> {
         F: Future<Output = Result<(), QmpError>> + 'static,
     {
         let told = command(Rc::clone(self.running));
-        tokio::task::spawn_local(async move {
+        self.tasks.borrow_mut().spawn_local(async move {
             match told.await {
                 // QEMU that quits may close its monitor before it has answered.
                 Err(e) if !e.is_disconnect() => tracing::warn!("{what} failed: {e}"),
