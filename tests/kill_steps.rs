@@ -7,6 +7,7 @@
 mod bare;
 mod images;
 mod slow;
+mod steps;
 mod user;
 
 use std::cell::RefCell;
@@ -23,52 +24,7 @@ use Checkpoint::*;
 use bare::{Host, PASSPHRASE, Run, has_qemu_img, nothing_left, processes_of};
 use images::{image_options, opens};
 use slow::{inventory, wait_until};
-
-/// Steps, with how often each is passed in the operation.
-type Steps = &'static [(Checkpoint, usize)];
-
-/// Before these QEMU is no process.
-const WITHOUT_QEMU: [Checkpoint; 2] = [LibDirClaimed, KeyWritten];
-/// QEMU, which has never run the guest, is ended after these.
-const HALF_STARTED: Steps =
-    &[(LibDirClaimed, 1), (KeyWritten, 1), (Spawned, 1), (StartSaved, 1), (Greeted, 1), (SecretsDropped, 1)];
-const STARTED: Steps = &[(RunSaved, 1), (Continued, 1), (Ready, 1)];
-/// The secrets of two images, two descriptors, the image and its header and what is decrypted.
-const ATTACH: Steps = &[
-    (Unlocked, 1),
-    (ObjectAdded, 1),
-    (DescriptorAdded, 2),
-    (NodeAdded, 2),
-    (DeviceAdded, 1),
-    (Undone, 1),
-    (AttachSaved, 1),
-];
-/// The same with an image on a server, whose header QEMU shows.
-const ATTACH_SERVED: Steps = &[(HeaderShown, 1)];
-const DETACH: Steps = &[(Unplugged, 1), (Undone, 2), (DetachSaved, 1)];
-/// The material, the activation and the proof of the new slot; the deactivation and the material of the old one.
-const REKEY_RAW: Steps = &[(KeyArea, 5)];
-/// Both slots are QEMU's.
-const REKEY_QCOW2: Steps = &[(Lent, 1), (KeyArea, 2)];
-const SNAPSHOT: Steps = &[
-    (OverlayMade, 1),
-    (DescriptorAdded, 1),
-    (Lent, 1),
-    (OverlaysOpened, 1),
-    (SwitchSaved, 1),
-    (Switched, 1),
-];
-/// Both nodes of the overlay go, and what they were opened through.
-const MERGE: Steps = &[(MergeAnnounced, 1), (Merged, 1), (MergeSaved, 1), (Undone, 3), (OverlayRemoved, 1)];
-const RESIZE: Steps = &[(Resized, 1)];
-const STOP: Steps = &[(PowerButton, 1), (Quit, 1)];
-/// QEMU is gone. The first time that the lib dir is emptied is at the start.
-const STOPPED: Steps = &[(QemuEnded, 1), (KeyOverwritten, 2), (Cleared, 1), (Ended, 1)];
-
-/// Everything there is to be passed, as the environment has it.
-fn each(steps: Steps) -> impl Iterator<Item = (Checkpoint, String)> {
-    steps.iter().flat_map(|&(step, times)| (1..=times).map(move |n| (step, format!("{step:?}:{n}"))))
-}
+use steps::*;
 
 /// Whether a supervisor stops itself where it is told; a test that needs it says so if not.
 fn can_stop() -> bool {

@@ -45,7 +45,8 @@ const SYSTEM_PATH: [&str; 2] = ["/usr/sbin", "/sbin"];
 /// message when the kernel's accounting has not moved in between. On some machines that is every other time,
 /// so it is tried again: 40 times, after which it has another reason.
 pub const BAD_CLOCK: &str = "Unable to get accurate CPU usage";
-const BAD_CLOCK_TRIES: u32 = 40;
+/// How often it is tried.
+pub const BAD_CLOCK_TRIES: u32 = 40;
 
 /// The signals that ask vmward to stop, kept from ending it in the middle of something.
 pub struct Interrupts {
