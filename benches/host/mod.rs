@@ -113,9 +113,19 @@ impl Host {
         let kept = self.path("key");
         fs::copy(&key, &kept).expect("the master key");
         let line = fs::read(format!("/proc/{}/cmdline", status["qemu"])).expect("QEMU's arguments");
+        let state = fs::read(self.path("run/bench/state.json")).expect("the state");
         self.stop(child);
-        let line = String::from_utf8(line).expect("text").replace(&key, &kept);
-        line.trim_end_matches('\0').split('\0').map(str::to_owned).collect()
+        let mut line = String::from_utf8(line).expect("text").replace(&key, &kept);
+        // QEMU alone has no descriptors: it opens the images by their paths.
+        let state: serde_json::Value = serde_json::from_slice(&state).expect("JSON");
+        let disks = state["disks"].as_array().into_iter().flatten();
+        for set in disks.flat_map(|disk| disk["descriptors"].as_array().into_iter().flatten()) {
+            let path = set["image"]["path"].as_str().expect("an image");
+            line = line.replace(&format!("\"/dev/fdset/{}\"", set["number"]), &format!("\"{path}\""));
+        }
+        let words: Vec<_> = line.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
+        let is_descriptor = |n: &usize| words[*n] == "-add-fd" || *n > 0 && words[n - 1] == "-add-fd";
+        (0..words.len()).filter(|n| !is_descriptor(n)).map(|n| words[n].clone()).collect()
     }
 
     /// Starts QEMU alone; returns when it has said that the guest runs.
