@@ -12,6 +12,12 @@ use super::{COMMAND_DEADLINE, Qmp, QmpError};
 const CONCLUDED: &str = "concluded";
 /// How often a job of somebody else is looked at.
 const JOB_INTERVAL: Duration = Duration::from_millis(50);
+/// QEMU up to 9.1 measures the speed of the key derivation with the thread's CPU time, and gives up with this
+/// message when the kernel's accounting has not moved in between. On some machines that is every other time,
+/// so it is tried again.
+pub const BAD_CLOCK: &str = "Unable to get accurate CPU usage";
+/// How often a job is started again that ends with it: nothing has been done yet then.
+const BAD_CLOCK_RETRIES: usize = 20;
 /// The status of a job that keeps two images the same until it is told to complete.
 const READY: &str = "ready";
 
@@ -19,6 +25,22 @@ impl Qmp {
     /// Starts a job, waits for its end, and has QEMU forget it. `arguments` are those of the command without its
     /// `job-id`. Past the deadline the job goes on in QEMU; whoever gives up on it cancels it by its id.
     pub async fn run_job(
+        &self,
+        command: &str,
+        job: &str,
+        arguments: &Map<String, Value>,
+        deadline: Duration,
+    ) -> Result<(), QmpError> {
+        let mut left = BAD_CLOCK_RETRIES;
+        loop {
+            match self.run_job_once(command, job, arguments, deadline).await {
+                Err(QmpError::Refused { desc, .. }) if left > 0 && desc.contains(BAD_CLOCK) => left -= 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn run_job_once(
         &self,
         command: &str,
         job: &str,

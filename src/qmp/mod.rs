@@ -15,3 +15,4 @@ pub use error::QmpError;
 pub use event::{Event, Events};
 pub use fd_sets::FdSetPaths;
 pub use frame::{QemuVersion, read_frames};
+pub use job::BAD_CLOCK;

@@ -136,17 +136,13 @@ pub(super) async fn open_images(
     let mut unlocked = unlock(images, servers, how, capabilities, secrets, reader).await?;
     let mut opened = Vec::new();
     for image in images {
-        let (file, header) = match unlocked.iter().position(|unlocked| unlocked.node == image.node) {
-            Some(place) => match unlocked.swap_remove(place) {
-                Unlocked { image: Some(file), luks, header, .. } => (file, Some((luks, header))),
-                Unlocked { image: None, .. } => continue,
-            },
-            None => match open(image)? {
-                Some(file) => (file, None),
-                None => continue,
-            },
+        let Some(place) = unlocked.iter().position(|unlocked| unlocked.node == image.node) else {
+            opened.extend(open_locked(image)?);
+            continue;
         };
-        opened.push(Opened { local: Some(Local::new(image, file)?), header, span: image.span });
+        if let Unlocked { image: Some(file), luks, header, span, .. } = unlocked.swap_remove(place) {
+            opened.push(Opened { local: Some(Local::new(image, file)?), header: Some((luks, header)), span });
+        }
     }
     let on_servers = unlocked.into_iter().map(|Unlocked { luks, header, span, .. }| Opened {
         local: None,
@@ -157,15 +153,10 @@ pub(super) async fn open_images(
     Ok(opened)
 }
 
-/// Opens images that QEMU is to unlock by itself.
-pub(super) fn open_locked(images: &[LocalImage]) -> Result<Vec<Opened>, ImageError> {
-    let mut opened = Vec::new();
-    for image in images {
-        if let Some(file) = open(image)? {
-            opened.push(Opened { local: Some(Local::new(image, file)?), header: None, span: image.span });
-        }
-    }
-    Ok(opened)
+/// Opens an image that QEMU is to unlock by itself. `None`: QEMU has to open it, too.
+pub(super) fn open_locked(image: &LocalImage) -> Result<Option<Opened>, ImageError> {
+    let Some(file) = open(image)? else { return Ok(None) };
+    Ok(Some(Opened { local: Some(Local::new(image, file)?), header: None, span: image.span }))
 }
 
 impl Local {

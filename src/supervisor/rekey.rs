@@ -23,7 +23,7 @@ use crate::luks::UnlockError;
 use crate::qemu::refusal::{self, Cause, Credential};
 use crate::qmp::{QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{SecretLookup, SecretValue};
-use crate::volume::{BAD_CLOCK, Kdf, KeyArea, SlotId, VolumeError, is_locked};
+use crate::volume::{Kdf, KeyArea, SlotId, VolumeError, is_locked};
 use crate::xml::Keyword;
 
 use super::Running;
@@ -40,9 +40,6 @@ pub(super) const JOB: &str = "vmward-rekey";
 /// The secret objects that it needs for a moment.
 pub(super) const OPENER: &str = "vmward-rekey-secret0";
 pub(super) const NEW: &str = "vmward-rekey-secret1";
-
-/// How often QEMU is asked again where it says [`BAD_CLOCK`].
-const MEASUREMENTS: usize = 20;
 
 /// Why the keys of a disk were not read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -153,15 +150,7 @@ pub async fn add_key(
         change["iter-time"] = milliseconds.into();
     }
     running
-        .lend(&[(OPENER, &opener), (NEW, &new)], async || {
-            let mut left = MEASUREMENTS;
-            loop {
-                match amend(running, &node, &change).await {
-                    Err(e) if left > 0 && is_unmeasured(&e) => left -= 1,
-                    done => return done,
-                }
-            }
-        })
+        .lend(&[(OPENER, &opener), (NEW, &new)], async || amend(running, &node, &change).await)
         .await
         .map_err(|e| wrong_key(e, &place))?;
     in_thread(move || match place.open()?.opened_by(&new)?.is_empty() {
@@ -215,10 +204,6 @@ async fn amend(running: &Running, node: &str, change: &Value) -> Result<(), QmpE
     running.qmp.run_job("x-blockdev-amend", JOB, &arguments, SLOW_COMMAND_DEADLINE).await?;
     Checkpoint::KeyArea.passed();
     Ok(())
-}
-
-fn is_unmeasured(error: &QmpError) -> bool {
-    error.refusal().is_some_and(|(_, desc)| desc.contains(BAD_CLOCK))
 }
 
 fn wrong_key(error: QmpError, place: &Place) -> RekeyError {

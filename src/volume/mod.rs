@@ -35,7 +35,7 @@ pub use key_area::KeyArea;
 pub use lock::{ImageLock, is_locked};
 pub use qcow2::Qcow2Error;
 pub(crate) use qemu_img::piped;
-pub use qemu_img::{BAD_CLOCK, BAD_CLOCK_TRIES, Interrupts, QemuImg};
+pub use qemu_img::{Interrupts, QemuImg};
 pub use rbd::{Cluster, NewRbd, Rbd, RbdFormat, RbdName};
 pub use rekey::{KeySlots, Rekeyed, is_unfinished, rekey};
 pub use resize::resize;

@@ -22,6 +22,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::time::Instant;
 
+use crate::qmp::BAD_CLOCK;
 use crate::secret::SecretValue;
 
 use super::VolumeError;
@@ -41,12 +42,8 @@ const MOST_PRINTED: u64 = 1 << 20;
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 /// Where administrators' programs are.
 const SYSTEM_PATH: [&str; 2] = ["/usr/sbin", "/sbin"];
-/// QEMU up to 9.1 measures the speed of the key derivation with the thread's CPU time, and gives up with this
-/// message when the kernel's accounting has not moved in between. On some machines that is every other time,
-/// so it is tried again: 40 times, after which it has another reason.
-pub const BAD_CLOCK: &str = "Unable to get accurate CPU usage";
-/// How often it is tried.
-pub const BAD_CLOCK_TRIES: u32 = 40;
+/// How often a call that ends with [`BAD_CLOCK`] is tried, after which it has another reason.
+const BAD_CLOCK_TRIES: u32 = 40;
 
 /// The signals that ask vmward to stop, kept from ending it in the middle of something.
 pub struct Interrupts {

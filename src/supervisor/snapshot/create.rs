@@ -22,7 +22,7 @@ use crate::supervisor::images::first_bytes;
 use crate::supervisor::opened::{hand_over_to, open_locked};
 use crate::supervisor::operate::virtual_size;
 use crate::supervisor::{Checkpoint, Configuration, FdSet, Running, live_xml};
-use crate::volume::{BAD_CLOCK, BAD_CLOCK_TRIES, Kdf};
+use crate::volume::Kdf;
 use crate::xml::{Element, Span};
 
 use super::chain::with_overlay;
@@ -341,8 +341,11 @@ async fn open(
     let text =
         |node: &JsonObject| node.get("node-name").and_then(Value::as_str).unwrap_or_default().to_owned();
     // It is empty yet, and unlocked by QEMU, which makes it.
-    let file = open_locked(&overlay.plan.images)?;
-    for (set, descriptor) in hand_over_to(&running.qmp, file, &mut overlay.plan).await?.descriptors {
+    let mut images = Vec::new();
+    for image in &overlay.plan.images {
+        images.extend(open_locked(image)?);
+    }
+    for (set, descriptor) in hand_over_to(&running.qmp, images, &mut overlay.plan).await?.descriptors {
         set.add(&running.qmp, descriptor).await?;
         opened.push(Step::FdSet(set.number));
         overlay.descriptors.push(set);
@@ -377,15 +380,8 @@ async fn open(
             add.await.map_err(failed("opened"))?;
             opened.push(Step::Node(text(storage)));
             let job = format!("vmward-create-{}", text(storage));
-            let create = || running.qmp.run_job("blockdev-create", &job, &arguments, SLOW_COMMAND_DEADLINE);
-            let mut made = create().await;
-            for _ in 1..BAD_CLOCK_TRIES {
-                match &made {
-                    Err(QmpError::Refused { desc, .. }) if desc.contains(BAD_CLOCK) => made = create().await,
-                    _ => break,
-                }
-            }
-            made.map_err(failed("made"))?;
+            let made = running.qmp.run_job("blockdev-create", &job, &arguments, SLOW_COMMAND_DEADLINE);
+            made.await.map_err(failed("made"))?;
             let add = running.qmp.execute_json("blockdev-add", Some(format), SLOW_COMMAND_DEADLINE);
             add.await.map_err(failed("opened"))?;
             opened.push(Step::Node(text(format)));
