@@ -36,8 +36,12 @@ one() {
     # As one piece each.
     flock "$1" sh -c 'cat "$0" >>"$1"' "$log" "$1"
     grep -E '^ +Running|^test result|^test .* FAILED|^skipped' "$log"
+    if [ $code != 0 ]; then
+        # Kept for the end, where it is looked for: its failures, or what came last where it was killed.
+        { sed -n '/^failures:$/,/^test result/p' "$log" | grep . || tail -n 50 "$log"; } >>"$1.failed"
+        echo "error: $(basename "$2") ended with $code" | tee -a "$1" "$1.failed"
+    fi
     rm "$log"
-    [ $code = 0 ] || echo "error: $(basename "$2") ended with $code" | tee -a "$1"
     return $code
 }
 export -f one
@@ -50,11 +54,12 @@ tests() {
     local log=$TARGET/test-$1.log code=0 list
     shift
     : >"$log"
+    rm -f "$log.failed"
     list=$(binaries "$@")
     [ -n "$list" ] || die "cargo has built no tests"
     xargs -P 2 -I {} bash -c 'one "$0" {}' "$log" <<<"$list" || code=$?
     if [ $code != 0 ]; then
-        sed -n '/^failures:$/,/^test result/p; /^error/,$p' "$log" | tail -n 300
+        cat "$log.failed"
         die "there are failed tests; all of the output is in $log"
     fi
 }

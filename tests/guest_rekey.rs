@@ -26,7 +26,7 @@ fn what_a_guest_writes_meanwhile_is_there_when_the_new_value_opens_the_disk() {
             guest.user.ok(&["volume", "rekey", "--domain", "guest", target], b"");
         }
         guest.sh("touch /stop");
-        guest.wait_for("[ -e /lines ]");
+        guest.wait_for("[ -s /lines ]");
         let lines: usize = guest.sh("cat /lines").parse().unwrap();
         assert!(lines > 0);
         guest.sh("umount /mnt2; rm /stop /lines");
