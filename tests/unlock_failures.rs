@@ -210,19 +210,31 @@ fn a_start_is_ended_or_killed_while_it_unlocks() {
     header.slots[0].iterations = u32::MAX;
     File::options().write(true).open(&endless).unwrap().write_all_at(&header.encode(), 0).unwrap();
     let guest = host.guest("ended", &disk(&endless, "vda"));
-    let run = host.start(&guest, &[]);
-    deriving(run.supervisor());
+    // QEMU starts meanwhile, and waits.
+    let waiting = || {
+        let run = host.start(&guest, &[]);
+        deriving(run.supervisor());
+        wait_until("there is no QEMU", || !bare::processes_of(run.lib_dir()).is_empty());
+        run
+    };
+    let run = waiting();
     run.signal(Signal::SIGTERM);
     run.ends(143);
 
-    let run = host.start(&guest, &[]);
-    deriving(run.supervisor());
-    run.signal(Signal::SIGKILL);
+    let run = waiting();
     let lib_dir = run.lib_dir().to_owned();
+    let [qemu] = bare::processes_of(&lib_dir)[..] else { panic!("more than one QEMU") };
+    kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
+    let ended = run.ended();
+    assert_eq!(ended.status.code(), Some(69), "{}", ended.said);
+    nothing_left(&lib_dir);
+
+    let run = waiting();
+    run.signal(Signal::SIGKILL);
     run.ended();
-    assert!(lib_dir.exists());
-    assert!(bare::processes_of(&lib_dir).is_empty());
+    assert_eq!(bare::processes_of(&lib_dir).len(), 1);
     let run = host.running(&host.guest("ended", &disk(&image, "vda")));
+    assert_eq!(bare::processes_of(&lib_dir), [run.qemu()]);
     run.signal(Signal::SIGTERM);
     assert!(run.ends(0).contains("was wiped"));
 }

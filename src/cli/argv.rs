@@ -46,6 +46,7 @@ pub(crate) fn run(global: &Global, args: &ArgvArgs) -> Result<ExitCode, CliError
     let options = LaunchOptions {
         master_key: capabilities.host.lib_dir(domain.name()).join(MASTER_KEY_FILE),
         monitor_fd: MONITOR_FD,
+        hold: false,
     };
     let emulator = program::emulator(&domain).display().to_string();
     let line = qemu::launch_arguments(&options, &domain, &capabilities, line);

@@ -41,6 +41,9 @@ pub(crate) fn supervisor_failure(error: SupervisorError, user: Option<&str>) -> 
         E::Image(ImageError::WrongPassphrase { .. }) => {
             (Exit::NoPermission, Some(refusal::PASSPHRASE.into()))
         }
+        E::Image(ImageError::NotUnlocked { .. } | ImageError::Underived) => {
+            (Exit::Unavailable, Some(refusal::UNDERIVED.into()))
+        }
         E::Image(ImageError::NotOpened { source, .. }) => (
             match source.kind() {
                 io::ErrorKind::NotFound => Exit::NoInput,

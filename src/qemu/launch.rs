@@ -27,6 +27,8 @@ pub struct LaunchOptions {
     pub master_key: PathBuf,
     /// The descriptor of the listening monitor socket, as QEMU inherits it.
     pub monitor_fd: i32,
+    /// Whether QEMU is to open no disk until somebody has connected to its monitor.
+    pub hold: bool,
 }
 
 /// `-compat`: what QEMU does about what is deprecated.
@@ -64,7 +66,9 @@ pub fn launch_arguments(
     );
     all.flag("-no-user-config");
     all.flag("-nodefaults");
-    all.text("-chardev", format!("socket,id=charmonitor,fd={},server=on,wait=off", options.monitor_fd));
+    // QEMU makes its character devices before it opens disks, and waits for those that it is to wait for.
+    let wait = if options.hold { "on" } else { "off" };
+    all.text("-chardev", format!("socket,id=charmonitor,fd={},server=on,wait={wait}", options.monitor_fd));
     all.text("-mon", "chardev=charmonitor,id=monitor,mode=control");
     // A guest that powers off waits for the supervisor, which ends it when it has seen why.
     all.flag("-no-shutdown");

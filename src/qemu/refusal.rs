@@ -50,6 +50,9 @@ pub struct Meaning {
 pub const PASSPHRASE: &str = "the value of the disk's secret is not the passphrase of its image: set the right one with `vmward secret set-value`";
 /// What to do about a server that does not send what it has.
 pub const SERVER: &str = "try again when the server answers: the guest could not read its disk either";
+/// What to do about an image whose key is not to be had here.
+pub const UNDERIVED: &str =
+    "a guest that is started with `vmward run --unlock=qemu` has QEMU derive its keys";
 const LOGIN: &str = "the server does not accept the user and the secret of <auth>, or the cookies, or asks for some: set the right \
                      value with `vmward secret set-value`";
 const TLS_KEY: &str = "the private key for TLS is encrypted, and the value of the secret that <tls> in the XML or [tls] in vmward.toml names for \

@@ -15,6 +15,8 @@ pub enum Checkpoint {
     Spawned,
     /// Start: the state file names it.
     StartSaved,
+    /// Start: the keys of images are derived, QEMU has opened none.
+    Derived,
     /// Start: QEMU has greeted, its disks are open.
     Greeted,
     /// Start: QEMU has no secret any more.
@@ -83,11 +85,12 @@ pub enum Checkpoint {
 
 impl Checkpoint {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::LibDirClaimed,
         Self::KeyWritten,
         Self::Spawned,
         Self::StartSaved,
+        Self::Derived,
         Self::Greeted,
         Self::SecretsDropped,
         Self::RunSaved,

@@ -29,7 +29,7 @@ use super::descriptors::open_all;
 use super::helpers::{Helpers, Place};
 use super::key::{self, KeyInMemory, KeyPlace};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
-use super::opened::{HandedOver, hand_over, open_images};
+use super::opened::{hand_over, open_images};
 use super::operate::{check_passwords, limit_passwords};
 use super::pinning::pin;
 use super::prepare::{Prepared, prepare};
@@ -38,7 +38,7 @@ use super::recovery::boot_id;
 use super::running::Parts;
 use super::server_header::{DEADLINE as READ_DEADLINE, Reader};
 use super::state::{Phase, State, StateFile};
-use super::unlock::{Opening, finish};
+use super::unlock::{Deriving, derive, finish};
 use super::user::User;
 use super::{Configuration, Order, Running, SupervisorError, Unlock, manager, vcpus};
 
@@ -146,8 +146,6 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         }
     };
     Checkpoint::KeyWritten.passed();
-    let options = LaunchOptions { master_key: lib_dir.path().join(MASTER_KEY_FILE), monitor_fd: MONITOR_FD };
-    let mut line = launch_arguments(&options, &domain, &capabilities, line);
     let control = Sockets::listen(lib_dir)?;
     let secrets = Arc::new(secrets);
     let place = Place {
@@ -156,8 +154,6 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         uuid: domain.general.uuid,
         secrets: &|secret| secrets.get(secret),
     };
-    manager::status("disks are unlocked");
-    manager::more_time(GREETING_DEADLINE);
     // A firmware's variables are among the images.
     let mut prepared = prepare(&line.preparations, user.as_ref())?;
     let environment = line.environment.clone();
@@ -170,10 +166,16 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     };
     let opening = open_images(&line.images, &line.servers, how, &capabilities, &secrets, &reader);
     let opening = async { Ok(opening.await?) };
-    let (helpers, opened) = tokio::try_join!(Helpers::start(&line.helpers, &place), opening)?;
+    let (helpers, (opened, derivations)) = tokio::try_join!(Helpers::start(&line.helpers, &place), opening)?;
+    let options = LaunchOptions {
+        master_key: lib_dir.path().join(MASTER_KEY_FILE),
+        monitor_fd: MONITOR_FD,
+        hold: !derivations.is_empty(),
+    };
+    let mut line = launch_arguments(&options, &domain, &capabilities, line);
     let mut configuration = Configuration::at_start(domain, xml, &capabilities);
     let mut numbers = Vec::new();
-    let HandedOver { descriptors, openings } = hand_over(opened, &mut line, |line, node, span| {
+    let descriptors = hand_over(opened, &mut line, |line, node, span| {
         let (set, number) = line.add_fd_set(Resource::Open, node, span);
         numbers.push(number);
         set
@@ -190,7 +192,6 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     let mut descriptors: Vec<_> =
         descriptors.map(|((_, parent_fd), child_fd)| FdMapping { parent_fd, child_fd }).collect();
     let arguments = line.render(|secret| seal(secret, &secrets, &master_key))?;
-    drop(secrets);
     descriptors.extend(open_all(&line.descriptors, lib_dir, &mut prepared)?);
     let monitor = lib_dir.listen(MONITOR_SOCKET)?;
     descriptors.push(FdMapping { parent_fd: monitor.into(), child_fd: MONITOR_FD });
@@ -211,8 +212,11 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         Some(bounds) => Some(bounds.enforce().await.map_err(SupervisorError::Confinement)?),
         None => None,
     };
-    manager::status("QEMU opens its disks");
-    manager::more_time(GREETING_DEADLINE + LEAVE_DEADLINE);
+    manager::status("disks are unlocked");
+    manager::more_time(2 * GREETING_DEADLINE + LEAVE_DEADLINE);
+    // While QEMU starts. Its threads are confined as this one is.
+    let deriving = derive(derivations, &secrets);
+    drop(secrets);
     let process = Process::spawn(Program {
         name: QEMU,
         path: &program,
@@ -246,7 +250,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     );
     state_file.save_phase(Phase::Starting)?;
     Checkpoint::StartSaved.passed();
-    let begun = begin(&process, &line, &configuration.domain, &state_file, openings, &reader, fd_sets).await;
+    let begun = begin(&process, &line, &configuration.domain, &state_file, deriving, &reader, fd_sets).await;
     let (qmp, events) = match begun {
         Ok(begun) => begun,
         // What ended QEMU may have been said by a helper.
@@ -278,12 +282,17 @@ async fn begin(
     line: &CommandLine,
     domain: &Domain,
     state_file: &StateFile,
-    openings: Vec<Opening>,
+    deriving: Deriving,
     reader: &Reader<'_>,
     fd_sets: FdSetPaths,
 ) -> Result<(Qmp, Events), SupervisorError> {
     let ids = line.secrets().map(|s| s.id.clone()).collect();
     let monitor = state_file.lib_dir().join(MONITOR_SOCKET);
+    // Until somebody connects, QEMU opens none of the disks whose keys are derived here.
+    let openings = while_alive(process, async { Ok(deriving.done().await) }).await??;
+    Checkpoint::Derived.passed();
+    manager::status("QEMU opens its disks");
+    manager::more_time(GREETING_DEADLINE + LEAVE_DEADLINE);
     let (qmp, events) = while_alive(process, hand_shake(&monitor, ids, fd_sets)).await?;
     while_alive(process, finish(openings, &qmp, reader)).await??;
     for limits in &line.throttles {

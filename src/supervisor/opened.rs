@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 use qapi::qmp::query_fdsets;
@@ -22,7 +21,7 @@ use crate::xml::Span;
 
 use super::checkpoint::Checkpoint;
 use super::server_header::{ReadError, Reader};
-use super::unlock::{HeaderBeside, Opening, Unlock, Unlocked, unlock};
+use super::unlock::{Derivation, HeaderBeside, Locked, NotDerived, Unlock, find};
 
 /// Why QEMU does not get an image.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +32,18 @@ pub enum ImageError {
         /// The image.
         path: String,
     },
+    /// The image is fine as far as its header tells, and still there is no key.
+    #[error("{path} could not be unlocked")]
+    NotUnlocked {
+        /// The image.
+        path: String,
+        /// Why.
+        #[source]
+        source: NotDerived,
+    },
+    /// The thread that derives keys has not done it.
+    #[error("the keys of the LUKS images could not be derived")]
+    Underived,
     /// The image has become another one since its header was read.
     #[error("{path} is not the image any more that it was when its LUKS header was read")]
     Changed {
@@ -116,41 +127,33 @@ struct Local {
     open: OpenImage,
 }
 
-/// What QEMU is to get.
-pub(super) struct HandedOver {
-    /// The descriptors, each for a set of its own.
-    pub(super) descriptors: Vec<(FdSet, OwnedFd)>,
-    /// What is to be done when QEMU has opened the images.
-    pub(super) openings: Vec<Opening>,
-}
-
-/// Opens images, and unlocks those for which that pays. Those that QEMU has to open by itself are left out.
+/// Opens images, and finds those that are to be unlocked here. Those that QEMU has to open by itself are left out.
+/// Before QEMU opens the others, the keys of some are to be derived.
 pub(super) async fn open_images(
     images: &[LocalImage],
     servers: &[ServerImage],
     how: Unlock,
     capabilities: &Capabilities,
-    secrets: &Arc<ResolvedSecrets>,
+    secrets: &ResolvedSecrets,
     reader: &Reader<'_>,
-) -> Result<Vec<Opened>, ImageError> {
-    let mut unlocked = unlock(images, servers, how, capabilities, secrets, reader).await?;
-    let mut opened = Vec::new();
+) -> Result<(Vec<Opened>, Vec<Derivation>), ImageError> {
+    let mut locked = find(images, servers, how, capabilities, secrets, reader).await?;
+    let (mut opened, mut derivations) = (Vec::new(), Vec::new());
     for image in images {
-        let Some(place) = unlocked.iter().position(|unlocked| unlocked.node == image.node) else {
+        let Some(place) = locked.iter().position(|locked| locked.node == image.node) else {
             opened.extend(open_locked(image)?);
             continue;
         };
-        if let Unlocked { image: Some(file), luks, header, span, .. } = unlocked.swap_remove(place) {
+        if let Locked { image: Some(file), luks, header, derivation, span, .. } = locked.swap_remove(place) {
+            derivations.push(derivation);
             opened.push(Opened { local: Some(Local::new(image, file)?), header: Some((luks, header)), span });
         }
     }
-    let on_servers = unlocked.into_iter().map(|Unlocked { luks, header, span, .. }| Opened {
-        local: None,
-        header: Some((luks, header)),
-        span,
-    });
-    opened.extend(on_servers);
-    Ok(opened)
+    for Locked { luks, header, derivation, span, .. } in locked {
+        derivations.push(derivation);
+        opened.push(Opened { local: None, header: Some((luks, header)), span });
+    }
+    Ok((opened, derivations))
 }
 
 /// Opens an image that QEMU is to unlock by itself. `None`: QEMU has to open it, too.
@@ -207,29 +210,26 @@ pub(super) fn reopen(image: &File, read_only: bool, direct: bool) -> io::Result<
         .open(format!("/proc/self/fd/{}", image.as_raw_fd()))
 }
 
-/// Has images opened through sets whose numbers `number` gives.
+/// Has images opened through sets whose numbers `number` gives. What QEMU is to get: descriptors, each for a set of its own.
 pub(super) fn hand_over<T: Images>(
     opened: Vec<Opened>,
     told: &mut T,
     mut number: impl FnMut(&mut T, &str, Span) -> u32,
-) -> HandedOver {
-    let mut handed = HandedOver { descriptors: Vec::new(), openings: Vec::new() };
+) -> Vec<(FdSet, OwnedFd)> {
+    let mut descriptors = Vec::new();
     for Opened { local, header, span } in opened {
         if let Some(Local { image, file, open }) = local {
             let set = number(told, &image.node, span);
             told.open_in_set(&image, set);
-            handed
-                .descriptors
-                .push((FdSet { number: set, node: image.node, image: Some(open) }, file.into()));
+            descriptors.push((FdSet { number: set, node: image.node, image: Some(open) }, file.into()));
         }
         if let Some((luks, header)) = header {
             let set = number(told, &luks.format, span);
             told.open_with_header(&luks, set, &header.passphrase);
-            handed.descriptors.push((FdSet { number: set, node: luks.format, image: None }, header.memory));
-            handed.openings.push(header.opening);
+            descriptors.push((FdSet { number: set, node: luks.format, image: None }, header.memory));
         }
     }
-    handed
+    descriptors
 }
 
 /// The same for a QEMU that runs.
@@ -237,7 +237,7 @@ pub(super) async fn hand_over_to(
     qmp: &Qmp,
     opened: Vec<Opened>,
     told: &mut DiskPlan,
-) -> Result<HandedOver, QmpError> {
+) -> Result<Vec<(FdSet, OwnedFd)>, QmpError> {
     let sets = qmp.execute(query_fdsets {}).await?;
     let highest = sets.iter().filter_map(|set| u32::try_from(set.fdset_id).ok()).max();
     let mut free = highest.map_or(0, |n| n.saturating_add(1))..;

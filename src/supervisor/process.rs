@@ -398,7 +398,8 @@ async fn remember(
         }
         let text = String::from_utf8_lossy(&line);
         let text = fd_sets.put_into(without_timestamp(text.trim_end()));
-        if text.is_empty() {
+        // It waits because it is told to.
+        if text.is_empty() || text.contains(": info: QEMU waiting for connection on: ") {
             continue;
         }
         tracing::info!("{name} says: {text}");

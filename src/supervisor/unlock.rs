@@ -4,6 +4,7 @@
 //! header of one opening for the same volume key. An image on a server QEMU opens by itself. What is unusual is left to
 //! QEMU, which knows what to say about it.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,7 +23,7 @@ use crate::parallel::all_at_once;
 use crate::qemu::Capabilities;
 use crate::qemu::storage::{LocalImage, RawLuks, ServerImage};
 use crate::qmp::{Qmp, QmpError};
-use crate::secret::{SecretValue, ValueError, os_random, wiping_stack};
+use crate::secret::{SecretRef, SecretValue, ValueError, os_random, wiping_stack};
 use crate::xml::{Span, keywords};
 
 use super::opened::{ImageError, look_at, reopen};
@@ -44,8 +45,8 @@ keywords! {
     }
 }
 
-/// An image whose volume key is known.
-pub(super) struct Unlocked {
+/// An image that is to be unlocked here.
+pub(super) struct Locked {
     /// The name of its protocol node.
     pub(super) node: String,
     /// Open as QEMU is to have it, unless it is on a server.
@@ -53,18 +54,36 @@ pub(super) struct Unlocked {
     /// How it is unlocked.
     pub(super) luks: RawLuks,
     pub(super) header: HeaderBeside,
+    pub(super) derivation: Derivation,
     /// Where the XML has it.
     pub(super) span: Span,
 }
 
-/// The header of one opening, on its way to QEMU.
+/// The header of one opening, on its way to QEMU. It is empty until the key is [derived](derive).
 pub(super) struct HeaderBeside {
     /// What opens it.
     pub(super) passphrase: Arc<SecretValue>,
     /// Where it is.
     pub(super) memory: OwnedFd,
-    pub(super) opening: Opening,
 }
+
+/// What it takes to fill a header beside an image.
+pub(super) struct Derivation {
+    /// What the image is called.
+    name: String,
+    /// The name of its protocol node.
+    node: String,
+    image: Image,
+    header: Luks1Header,
+    /// What opens the image.
+    secret: SecretRef,
+    /// What is to open the header beside it.
+    passphrase: Arc<SecretValue>,
+    beside: Beside,
+}
+
+/// Keys that are being derived.
+pub(super) struct Deriving(oneshot::Receiver<Result<Vec<Opening>, ImageError>>);
 
 /// An image that QEMU is opening.
 pub(super) struct Opening {
@@ -82,22 +101,10 @@ pub(super) struct Opening {
 /// The header of one opening. Dropped, it is wiped, also in QEMU, which has the same memory.
 struct Beside(File);
 
-/// An image that is to be unlocked here.
-struct Slow {
-    /// What it is called.
-    name: String,
-    /// The name of its protocol node.
-    node: String,
-    luks: RawLuks,
-    span: Span,
-    image: Image,
-    header: Luks1Header,
-}
-
 /// Where its key material is.
 enum Image {
-    /// In a file or on a block device, which QEMU has in this way.
-    Here { file: File, read_only: bool, direct: bool },
+    /// In a file or on a block device.
+    Here(File),
     /// In memory: what was read from a server.
     Read(Vec<u8>),
 }
@@ -105,47 +112,45 @@ enum Image {
 impl ReadAt for Image {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         match self {
-            Self::Here { file, .. } => ReadAt::read_exact_at(file, buffer, offset),
+            Self::Here(file) => ReadAt::read_exact_at(file, buffer, offset),
             Self::Read(bytes) => bytes[..].read_exact_at(buffer, offset),
         }
     }
 }
 
-/// Unlocks those of the images for which that pays, all at once. QEMU opens the others by itself.
-pub(super) async fn unlock(
+/// Those of the images that are to be unlocked here because that pays, each with an empty header beside it. QEMU opens the
+/// others by itself.
+pub(super) async fn find(
     images: &[LocalImage],
     servers: &[ServerImage],
     how: Unlock,
     capabilities: &Capabilities,
-    secrets: &Arc<ResolvedSecrets>,
+    secrets: &ResolvedSecrets,
     reader: &Reader<'_>,
-) -> Result<Vec<Unlocked>, ImageError> {
+) -> Result<Vec<Locked>, ImageError> {
     if how == Unlock::Qemu || !capabilities.has_detached_luks_headers() {
         return Ok(Vec::new());
     }
-    let mut slow: Vec<Slow> = images.iter().filter_map(Slow::look).collect();
-    for found in look_on_servers(servers, secrets, reader).await {
-        slow.extend(found?);
+    let mut found: Vec<Locked> = images.iter().filter_map(look).collect();
+    for on_server in look_on_servers(servers, secrets, reader).await {
+        found.extend(on_server?);
     }
-    if slow.is_empty() {
-        return Ok(Vec::new());
+    Ok(found)
+}
+
+/// Reads the header of an image on this host. `None`: QEMU is to open it.
+fn look(local: &LocalImage) -> Option<Locked> {
+    let luks = local.luks.as_ref()?;
+    let file = look_at(&local.path).ok()?;
+    let kind = file.metadata().ok()?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return None;
     }
-    let secrets = Arc::clone(secrets);
-    let (sender, receiver) = oneshot::channel();
-    // A thread of its own: the end of the process waits for those of tokio, and nobody can hurry a derivation.
-    let derive = move || {
-        // Nobody may be waiting any more.
-        let _ = sender.send(derive(&slow, &secrets));
-    };
-    if let Err(e) = thread::Builder::new().name("unlock".to_owned()).spawn(derive) {
-        tracing::warn!("QEMU unlocks the LUKS disks: there is no thread for it here: {e}");
-        return Ok(Vec::new());
-    }
-    match receiver.await {
-        Ok(unlocked) => unlocked,
-        // It has panicked. QEMU does what was not done.
-        Err(_) => Ok(Vec::new()),
-    }
+    let header = header_of(&file).filter(is_worthwhile)?;
+    let for_qemu = reopen(&file, local.read_only, local.direct);
+    let for_qemu = for_qemu.inspect_err(|e| left_to_qemu(&local.path, e)).ok()?;
+    let image = (Image::Here(file), Some(for_qemu));
+    Locked::new(&local.path, &local.node, luks, local.span, image, header)
 }
 
 /// Those of the images on servers that are worth it; all are looked at at once.
@@ -153,106 +158,132 @@ async fn look_on_servers(
     images: &[ServerImage],
     secrets: &ResolvedSecrets,
     reader: &Reader<'_>,
-) -> Vec<Result<Option<Slow>, ImageError>> {
+) -> Vec<Result<Option<Locked>, ImageError>> {
     if images.is_empty() || !reader.can_compare().await {
         return Vec::new();
     }
     let looks = images.iter().map(async |image| {
         let found = reader.look(image, secrets).await?;
-        Ok(found.map(|(header, read)| Slow {
-            name: image.name.clone(),
-            node: image.node.clone(),
-            luks: image.luks.clone(),
-            span: image.span,
-            image: Image::Read(read),
-            header,
+        Ok(found.and_then(|(header, read)| {
+            Locked::new(&image.name, &image.node, &image.luks, image.span, (Image::Read(read), None), header)
         }))
     });
     join_all(looks).await
 }
 
-/// On all processors: as many images at once as there are, and several blocks of each key where there are fewer images.
-fn derive(slow: &[Slow], secrets: &ResolvedSecrets) -> Result<Vec<Unlocked>, ImageError> {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let threads = (processors / slow.len()).max(1);
-    let unlocked = all_at_once(slow, processors, |image| {
-        let secret = secrets.get(&image.luks.secret)?;
-        wiping_stack(|| image.unlock(secret, threads)).transpose()
-    });
-    unlocked.into_iter().flatten().collect()
+fn left_to_qemu(name: &str, why: &dyn fmt::Display) {
+    tracing::warn!("{name} is not unlocked outside QEMU: {why}");
 }
 
-impl Slow {
-    /// Reads the header of an image on this host. `None`: QEMU is to open it.
-    fn look(local: &LocalImage) -> Option<Self> {
-        let luks = local.luks.as_ref()?;
-        let file = look_at(&local.path).ok()?;
-        let kind = file.metadata().ok()?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return None;
-        }
-        let header = header_of(&file).filter(is_worthwhile)?;
-        Some(Self {
-            name: local.path.clone(),
-            node: local.node.clone(),
-            luks: luks.clone(),
-            span: local.span,
-            image: Image::Here { file, read_only: local.read_only, direct: local.direct },
+impl Locked {
+    /// `image`: where its key material is, and as QEMU is to have it.
+    fn new(
+        name: &str,
+        node: &str,
+        luks: &RawLuks,
+        span: Span,
+        (image, for_qemu): (Image, Option<File>),
+        header: Luks1Header,
+    ) -> Option<Self> {
+        let beside = || {
+            let passphrase = Arc::new(SecretValue::random_passphrase()?);
+            let beside = Beside::new()?;
+            let memory = beside.0.try_clone()?.into();
+            Ok::<_, NotDerived>((passphrase, beside, memory))
+        };
+        let (passphrase, beside, memory) = beside().inspect_err(|e| left_to_qemu(name, e)).ok()?;
+        let derivation = Derivation {
+            name: name.to_owned(),
+            node: node.to_owned(),
+            image,
             header,
-        })
-    }
-
-    /// Derives the key. `None`: QEMU is to open it.
-    fn unlock(&self, passphrase: &SecretValue, threads: usize) -> Result<Option<Unlocked>, ImageError> {
-        let path = &self.name;
-        match self.try_unlock(passphrase, threads) {
-            Ok(unlocked) => Ok(Some(unlocked)),
-            Err(Failed::Luks(UnlockError::WrongPassphrase)) => {
-                Err(ImageError::WrongPassphrase { path: path.clone() })
-            }
-            Err(e) => {
-                tracing::warn!("{path} is not unlocked outside QEMU: {e}");
-                Ok(None)
-            }
-        }
-    }
-
-    fn try_unlock(&self, passphrase: &SecretValue, threads: usize) -> Result<Unlocked, Failed> {
-        let (_, key) = self.header.unlock(&self.image, passphrase, threads)?;
-        let once = SecretValue::random_passphrase()?;
-        let header = self.header.ephemeral(&key, &once, &mut os_random())?;
-        drop(key);
-        let beside = Beside::new(&header)?;
-        let (image, own) = match &self.image {
-            Image::Here { file, read_only, direct } => {
-                (Some(reopen(file, *read_only, *direct)?), Some(file.try_clone()?))
-            }
-            Image::Read(_) => (None, None),
+            secret: luks.secret.clone(),
+            passphrase: Arc::clone(&passphrase),
+            beside,
         };
-        let header = HeaderBeside {
-            passphrase: Arc::new(once),
-            memory: beside.0.try_clone()?.into(),
-            opening: Opening {
-                name: self.name.clone(),
-                node: self.node.clone(),
-                image: own,
-                header: self.header.clone(),
-                beside,
-            },
-        };
-        Ok(Unlocked { node: self.node.clone(), image, luks: self.luks.clone(), header, span: self.span })
+        let header = HeaderBeside { passphrase, memory };
+        Some(Self { node: node.to_owned(), image: for_qemu, luks: luks.clone(), header, derivation, span })
     }
 }
 
-/// Why an image is left to QEMU.
+/// Derives the keys of images, all at once, and fills the headers beside them.
+pub(super) fn derive(derivations: Vec<Derivation>, secrets: &Arc<ResolvedSecrets>) -> Deriving {
+    let (sender, receiver) = oneshot::channel();
+    if derivations.is_empty() {
+        drop(sender.send(Ok(Vec::new())));
+        return Deriving(receiver);
+    }
+    let secrets = Arc::clone(secrets);
+    // A thread of its own: the end of the process waits for those of tokio, and nobody can hurry a derivation. Nobody may be
+    // waiting for it any more.
+    let derive = move || drop(sender.send(fill_all(derivations, &secrets)));
+    if let Err(e) = thread::Builder::new().name("unlock".to_owned()).spawn(derive) {
+        // The sender is gone with the closure.
+        tracing::error!("there is no thread to derive LUKS keys: {e}");
+    }
+    Deriving(receiver)
+}
+
+impl Deriving {
+    /// Waits until the headers beside the images are what QEMU is to find.
+    pub(super) async fn done(self) -> Result<Vec<Opening>, ImageError> {
+        // It has not begun, or it has panicked.
+        self.0.await.unwrap_or(Err(ImageError::Underived))
+    }
+}
+
+/// On all processors: as many images at once as there are, and several blocks of each key where there are fewer images.
+fn fill_all(derivations: Vec<Derivation>, secrets: &ResolvedSecrets) -> Result<Vec<Opening>, ImageError> {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let threads = (processors / derivations.len()).max(1);
+    let filled = all_at_once(&derivations, processors, |derivation| {
+        wiping_stack(|| derivation.fill(secrets, threads)).map_err(|e| derivation.failed(e))
+    });
+    filled.into_iter().collect::<Result<(), _>>()?;
+    Ok(derivations.into_iter().map(Derivation::opening).collect())
+}
+
+impl Derivation {
+    fn fill(&self, secrets: &ResolvedSecrets, threads: usize) -> Result<(), NotDerived> {
+        let secret = secrets.get(&self.secret).ok_or(NotDerived::NoSecret)?;
+        let (_, key) = self.header.unlock(&self.image, secret, threads)?;
+        let header = self.header.ephemeral(&key, &self.passphrase, &mut os_random())?;
+        Ok(self.beside.fill(&header)?)
+    }
+
+    fn failed(&self, why: NotDerived) -> ImageError {
+        let path = self.name.clone();
+        match why {
+            NotDerived::Luks(UnlockError::WrongPassphrase) => ImageError::WrongPassphrase { path },
+            source => ImageError::NotUnlocked { path, source },
+        }
+    }
+
+    fn opening(self) -> Opening {
+        let Self { name, node, image, header, beside, .. } = self;
+        let image = match image {
+            Image::Here(file) => Some(file),
+            Image::Read(_) => None,
+        };
+        Opening { name, node, image, header, beside }
+    }
+}
+
+/// Why a key was not derived.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+pub enum NotDerived {
+    /// The container does not give it.
     #[error(transparent)]
     Luks(#[from] UnlockError),
+    /// There is no protected memory.
     #[error(transparent)]
     Memory(#[from] ValueError),
+    /// There is no memory for a header.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// There is nothing to derive it from.
+    #[error("there is no value of its secret")]
+    NoSecret,
 }
 
 /// QEMU has opened the images: makes sure that each is still the one that was unlocked. QEMU itself cannot notice a wrong
@@ -290,15 +321,20 @@ pub(super) async fn finish(
 }
 
 impl Beside {
-    fn new(header: &SecretValue) -> io::Result<Self> {
-        let file = Self(memfd_create(c"luks-header", MFdFlags::MFD_CLOEXEC)?.into());
-        file.0.write_all_at(header.expose(), 0)?;
-        Ok(file)
+    fn new() -> io::Result<Self> {
+        Ok(Self(memfd_create(c"luks-header", MFdFlags::MFD_CLOEXEC)?.into()))
+    }
+
+    fn fill(&self, header: &SecretValue) -> io::Result<()> {
+        self.0.write_all_at(header.expose(), 0)
     }
 
     fn wipe(&self) -> io::Result<()> {
         const ZEROES: &[u8] = &[0; 4096];
         let len = self.0.metadata()?.len();
+        if len == 0 {
+            return Ok(());
+        }
         for at in (0..len).step_by(ZEROES.len()) {
             let rest = usize::try_from(len - at).unwrap_or(usize::MAX);
             self.0.write_all_at(&ZEROES[..rest.min(ZEROES.len())], at)?;

@@ -8,8 +8,15 @@ pub type Steps = &'static [(Checkpoint, usize)];
 /// Before these QEMU is no process.
 pub const WITHOUT_QEMU: [Checkpoint; 2] = [LibDirClaimed, KeyWritten];
 /// QEMU, which has never run the guest, is ended after these.
-pub const HALF_STARTED: Steps =
-    &[(LibDirClaimed, 1), (KeyWritten, 1), (Spawned, 1), (StartSaved, 1), (Greeted, 1), (SecretsDropped, 1)];
+pub const HALF_STARTED: Steps = &[
+    (LibDirClaimed, 1),
+    (KeyWritten, 1),
+    (Spawned, 1),
+    (StartSaved, 1),
+    (Derived, 1),
+    (Greeted, 1),
+    (SecretsDropped, 1),
+];
 pub const STARTED: Steps = &[(RunSaved, 1), (Continued, 1), (Ready, 1)];
 /// The secrets of two images, two descriptors, the image and its header and what is decrypted.
 pub const ATTACH: Steps = &[

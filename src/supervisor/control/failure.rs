@@ -137,7 +137,10 @@ fn of_image(error: &ImageError, failure: Failure) -> ControlError {
             }
             _ => ControlError::StorageMismatch(failure),
         },
-        ImageError::Replaced { .. } => ControlError::StorageMismatch(failure),
+        ImageError::Replaced { .. } | ImageError::NotUnlocked { .. } => {
+            ControlError::StorageMismatch(failure)
+        }
+        ImageError::Underived => ControlError::Failed(failure),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::qmp::QmpError;
 use crate::secret::{SecretRef, os_random};
 use crate::supervisor::opened::{hand_over_to, open_images};
 use crate::supervisor::server_header::{DEADLINE as READ_DEADLINE, Reader};
-use crate::supervisor::unlock::finish;
+use crate::supervisor::unlock::{derive, finish};
 use crate::supervisor::{Checkpoint, Running, SupervisorError, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
@@ -121,20 +121,21 @@ pub(super) async fn open<'a>(
         deadline: READ_DEADLINE,
     };
     let (images, servers) = (&plan.images, &plan.servers);
-    let opened =
+    let (opened, derivations) =
         open_images(images, servers, running.unlock, &running.capabilities, &secrets, &reader).await?;
+    let openings = derive(derivations, &secrets).done().await?;
     Checkpoint::Unlocked.passed();
-    let handed = hand_over_to(&running.qmp, opened, plan).await.map_err(HotplugError::Descriptors)?;
-    handed.descriptors.iter().for_each(|(set, _)| parts.note(set));
+    let descriptors = hand_over_to(&running.qmp, opened, plan).await.map_err(HotplugError::Descriptors)?;
+    descriptors.iter().for_each(|(set, _)| parts.note(set));
     // An object that a disk before this one brought (a helper, a throttle group) serves both.
     let shared = |id: &str| running.configuration().disks.iter().any(|d| d.objects.iter().any(|o| o == id));
     let objects = plan.objects.iter().filter(|o| !shared(o.id()));
     let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<Vec<_>, _>>()?;
     let mut making = Making::new(&running.qmp);
-    let mut made = making.backend(&objects, handed.descriptors, plan).await;
+    let mut made = making.backend(&objects, descriptors, plan).await;
     drop((secrets, objects));
     if made.is_ok() {
-        match finish(handed.openings, &running.qmp, &reader).await {
+        match finish(openings, &running.qmp, &reader).await {
             Ok(Ok(())) => {}
             Ok(Err(source)) => {
                 return Err(HotplugError::Changed { undone: making.undo().await, source });

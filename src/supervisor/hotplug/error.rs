@@ -144,6 +144,7 @@ impl HotplugError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Image(ImageError::WrongPassphrase { .. }) => refusal::PASSPHRASE.into(),
+            Self::Image(ImageError::NotUnlocked { .. } | ImageError::Underived) => refusal::UNDERIVED.into(),
             Self::Image(ImageError::Unread { .. }) | Self::Changed { source: ImageError::Unread { .. }, .. } => {
                 refusal::SERVER.into()
             }

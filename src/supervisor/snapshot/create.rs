@@ -345,7 +345,7 @@ async fn open(
     for image in &overlay.plan.images {
         images.extend(open_locked(image)?);
     }
-    for (set, descriptor) in hand_over_to(&running.qmp, images, &mut overlay.plan).await?.descriptors {
+    for (set, descriptor) in hand_over_to(&running.qmp, images, &mut overlay.plan).await? {
         set.add(&running.qmp, descriptor).await?;
         opened.push(Step::FdSet(set.number));
         overlay.descriptors.push(set);
