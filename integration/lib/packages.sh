@@ -20,6 +20,9 @@ swtpm_setup swtpm-tools
 passt passt"
 # The servers that the scenarios storage-*.sh start themselves.
 PACKAGES_ISCSI="tgtd tgt"
+PACKAGES_NFS="ganesha.nfsd nfs-ganesha
+ganesha.nfsd nfs-ganesha-vfs
+rpcbind rpcbind"
 PACKAGES_NBD="nbdkit nbdkit
 certtool gnutls-bin"
 PACKAGES_HTTP="nginx nginx-light
