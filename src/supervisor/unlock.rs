@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 use zlink::futures_util::future::join_all;
 
 use crate::keystore::ResolvedSecrets;
-use crate::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader, ReadAt, UnlockError};
-use crate::parallel::all_at_once;
+use crate::luks::{
+    self, Container, LUKS1_HEADER_LEN, Luks1Header, LuksHeader, ReadAt, UnlockError, VolumeKey,
+};
 use crate::qemu::Capabilities;
 use crate::qemu::storage::{LocalImage, RawLuks, ServerImage};
 use crate::qmp::{Qmp, QmpError};
@@ -171,15 +172,20 @@ async fn look_on_servers(
     join_all(looks).await
 }
 
-/// On all processors: as many images at once as there are, and several blocks of each key where there are fewer images.
+/// All at once, on all processors.
 fn derive(slow: &[Slow], secrets: &ResolvedSecrets) -> Result<Vec<Unlocked>, ImageError> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    let threads = (processors / slow.len()).max(1);
-    let unlocked = all_at_once(slow, processors, |image| {
-        let secret = secrets.get(&image.luks.secret)?;
-        wiping_stack(|| image.unlock(secret, threads)).transpose()
-    });
-    unlocked.into_iter().flatten().collect()
+    let (images, containers): (Vec<_>, Vec<_>) = slow
+        .iter()
+        .filter_map(|slow| {
+            let passphrase = secrets.get(&slow.luks.secret)?;
+            Some((slow, Container { header: &slow.header, image: &slow.image, passphrase }))
+        })
+        .unzip();
+    wiping_stack(|| {
+        let keys = luks::unlock(&containers, processors);
+        images.into_iter().zip(keys).filter_map(|(image, key)| image.unlocked(key).transpose()).collect()
+    })
 }
 
 impl Slow {
@@ -202,10 +208,10 @@ impl Slow {
         })
     }
 
-    /// Derives the key. `None`: QEMU is to open it.
-    fn unlock(&self, passphrase: &SecretValue, threads: usize) -> Result<Option<Unlocked>, ImageError> {
+    /// With its key, if that was found. `None`: QEMU is to open it.
+    fn unlocked(&self, key: Result<(usize, VolumeKey), UnlockError>) -> Result<Option<Unlocked>, ImageError> {
         let path = &self.name;
-        match self.try_unlock(passphrase, threads) {
+        match key.map_err(Failed::from).and_then(|(_, key)| self.with_header(key)) {
             Ok(unlocked) => Ok(Some(unlocked)),
             Err(Failed::Luks(UnlockError::WrongPassphrase)) => {
                 Err(ImageError::WrongPassphrase { path: path.clone() })
@@ -217,8 +223,7 @@ impl Slow {
         }
     }
 
-    fn try_unlock(&self, passphrase: &SecretValue, threads: usize) -> Result<Unlocked, Failed> {
-        let (_, key) = self.header.unlock(&self.image, passphrase, threads)?;
+    fn with_header(&self, key: VolumeKey) -> Result<Unlocked, Failed> {
         let once = SecretValue::random_passphrase()?;
         let header = self.header.ephemeral(&key, &once, &mut os_random())?;
         drop(key);
