@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 
 use images::{Images, opens};
-use vmward::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader, UnlockError};
+use vmward::luks::{Container, LUKS1_HEADER_LEN, Luks1Header, LuksHeader, UnlockError, VolumeKey, unlock};
 use vmward::secret::{SecretValue, os_random};
 
 const PASSPHRASE: &str = "pässphrase of the test";
@@ -25,6 +25,11 @@ fn header(image: &File) -> Luks1Header {
     image.read_exact_at(&mut bytes, 0).unwrap();
     let LuksHeader::V1(header) = LuksHeader::parse(&bytes).unwrap() else { panic!("not LUKS1") };
     *header
+}
+
+/// What a passphrase finds in a container.
+fn open(header: &Luks1Header, image: &File, passphrase: &str) -> Result<(usize, VolumeKey), UnlockError> {
+    unlock(&[Container { header, image, passphrase: &value(passphrase) }], 2).remove(0)
 }
 
 /// A container that qemu-img makes.
@@ -70,17 +75,61 @@ fn combinations() -> Vec<String> {
 #[test]
 fn what_qemu_makes_is_unlocked() {
     let Some(images) = Images::new() else { return };
-    for options in combinations() {
-        let path = make(&images, "image", &options);
-        let image = File::open(&path).unwrap();
+    let mut some = Vec::new();
+    for (n, options) in combinations().iter().enumerate() {
+        let path = make(&images, "image", options);
+        let image = File::options().read(true).write(true).open(&path).unwrap();
         let header = header(&image);
-        let (slot, _) =
-            header.unlock(&image, &value(PASSPHRASE), 2).unwrap_or_else(|e| panic!("{options}: {e}"));
+        let (slot, key) = open(&header, &image, PASSPHRASE).unwrap_or_else(|e| panic!("{options}: {e}"));
         assert_eq!(slot, 0, "{options}");
-        let wrong = header.unlock(&image, &value("another"), 1);
+        let wrong = open(&header, &image, "another");
         assert!(matches!(wrong, Err(UnlockError::WrongPassphrase)), "{options}");
         fs::remove_file(path).unwrap();
+        if n % 3 == 0 {
+            some.push((header, image, key));
+        }
     }
+    containers_are_unlocked_together(some);
+}
+
+/// Of different ciphers and hashes, and here of different passphrases and iterations; the second slot opens one, none opens
+/// the next, one is not what its digest says, one is unusual, one cannot be read.
+fn containers_are_unlocked_together(containers: Vec<(Luks1Header, File, VolumeKey)>) {
+    assert_eq!(containers.len(), 10);
+    let filled = containers.into_iter().enumerate().map(|(n, (mut header, image, key))| {
+        let passphrase = format!("{n} {}", "long".repeat(4 * n));
+        let (first, second) = if n == 3 { ("another", &*passphrase) } else { (&*passphrase, "another") };
+        let iterations = 1000 + 300 * (n as u32 % 4);
+        for (slot, passphrase, iterations) in [(0, first, iterations), (5, second, 1100)] {
+            let passphrase = value(passphrase);
+            let material =
+                header.fill_slot(slot, &key, &passphrase, iterations, 1, &mut os_random()).unwrap();
+            image.write_all_at(material.expose(), header.material(&header.slots[slot]).start).unwrap();
+        }
+        (header, image, value(&passphrase))
+    });
+    let mut filled: Vec<_> = filled.collect();
+    filled[4].2 = value("a wrong one");
+    filled[6].0.digest[0] ^= 1;
+    filled[7].0.hash = "whirlpool".into();
+    filled[8].1.set_len(LUKS1_HEADER_LEN as u64).unwrap();
+    let containers = filled.iter().map(|(header, image, passphrase)| Container { header, image, passphrase });
+    let containers: Vec<_> = containers.collect();
+    for threads in [1, 2, 3] {
+        let found = unlock(&containers, threads);
+        assert_eq!(found.len(), containers.len());
+        for (n, result) in found.into_iter().enumerate() {
+            match (n, result) {
+                (4 | 6, Err(UnlockError::WrongPassphrase))
+                | (7, Err(UnlockError::Unusual("its hash")))
+                | (8, Err(UnlockError::Read(_)))
+                | (3, Ok((5, _)))
+                | (0..=2 | 5 | 9, Ok((0, _))) => {}
+                (_, other) => panic!("container {n} on {threads} threads: {other:?}"),
+            }
+        }
+    }
+    assert!(unlock::<File>(&[], 2).is_empty());
 }
 
 #[test]
@@ -90,14 +139,14 @@ fn qemu_opens_the_slots_that_are_made_here_and_no_others() {
         let path = make(&images, "image", options);
         let image = File::options().read(true).write(true).open(&path).unwrap();
         let mut header = header(&image);
-        let (_, key) = header.unlock(&image, &value(PASSPHRASE), 2).unwrap();
+        let (_, key) = open(&header, &image, PASSPHRASE).unwrap();
         let material = header.fill_slot(3, &key, &value("the new one"), 1000, 1, &mut os_random()).unwrap();
         image.write_all_at(material.expose(), header.material(&header.slots[3]).start).unwrap();
         header.slots[0].active = false;
         image.write_all_at(&header.encode(), 0).unwrap();
         assert_eq!(opens(&path, "raw", "the new one"), Ok(()), "{options}");
         assert!(opens(&path, "raw", PASSPHRASE).is_err(), "{options}");
-        assert_eq!(header.unlock(&image, &value("the new one"), 1).unwrap().0, 3);
+        assert_eq!(open(&header, &image, "the new one").unwrap().0, 3);
     }
 }
 
@@ -131,8 +180,7 @@ fn what_cryptsetup_makes_is_unlocked() {
         }
         let image = File::options().read(true).write(true).open(&path).unwrap();
         let mut header = header(&image);
-        let (_, key) =
-            header.unlock(&image, &value(PASSPHRASE), 2).unwrap_or_else(|e| panic!("{cipher} {hash}: {e}"));
+        let (_, key) = open(&header, &image, PASSPHRASE).unwrap_or_else(|e| panic!("{cipher} {hash}: {e}"));
         let material = header.fill_slot(7, &key, &value("the new one"), 1000, 1, &mut os_random()).unwrap();
         image.write_all_at(material.expose(), header.material(&header.slots[7]).start).unwrap();
         image.write_all_at(&header.encode(), 0).unwrap();
@@ -153,7 +201,7 @@ fn qemu_opens_the_data_with_a_header_beside_it() {
         let path = make(&images, "image", options);
         let image = File::open(&path).unwrap();
         let header = header(&image);
-        let (_, key) = header.unlock(&image, &value(PASSPHRASE), 2).unwrap();
+        let (_, key) = open(&header, &image, PASSPHRASE).unwrap();
         let beside = header.ephemeral(&key, &value("once"), &mut os_random()).unwrap();
         // Put before the data instead of beside it, it opens the container under the one-time passphrase: the volume key
         // is the same, as QEMU sees it.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
-use vmward::luks::{LUKS1_HEADER_LEN, LuksHeader};
+use vmward::luks::{Container, LUKS1_HEADER_LEN, LuksHeader, unlock};
 use vmward::qmp::Qmp;
 use vmward::secret::{SecretValue, os_random};
 
@@ -69,7 +69,9 @@ impl Bare {
         image.read_exact_at(&mut bytes, 0).unwrap();
         let LuksHeader::V1(header) = LuksHeader::parse(&bytes).unwrap() else { panic!("not LUKS1") };
         let passphrase = SecretValue::read_from(File::open(value).unwrap()).unwrap();
-        let (_, key) = header.unlock(&image, &passphrase, 2).unwrap();
+        let (_, key) = unlock(&[Container { header: &header, image: &image, passphrase: &passphrase }], 2)
+            .remove(0)
+            .unwrap();
         let once = SecretValue::random_passphrase().unwrap();
         let beside = header.ephemeral(&key, &once, &mut os_random()).unwrap();
         let memory = File::from(memfd_create(c"luks-header", MFdFlags::MFD_CLOEXEC).unwrap());

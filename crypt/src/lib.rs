@@ -9,6 +9,6 @@ mod split;
 mod stack;
 
 pub use cipher::{Cipher, Direction, KeyLength};
-pub use hash::Hash;
+pub use hash::{Derivation, Hash, pbkdf2};
 pub use split::{merge, split};
 pub use stack::wiping_stack;

@@ -9,4 +9,4 @@ pub use header::{
     DIGEST_FIELDS, KeySlot, LUKS1_HEADER_LEN, Luks1Header, Luks2Header, Luks2Slot, LuksError, LuksHeader,
     MAGIC,
 };
-pub use unlock::{MIN_ITERATIONS, ReadAt, Suite, UnlockError, VolumeKey};
+pub use unlock::{Container, MIN_ITERATIONS, ReadAt, Suite, UnlockError, VolumeKey, unlock};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::CryptoRng;
 use subtle::ConstantTimeEq;
-use vmward_crypt::{Cipher, Direction, Hash, merge, split};
+use vmward_crypt::{Cipher, Derivation, Direction, Hash, merge, pbkdf2, split};
 
 use crate::secret::{SecretValue, ValueError};
 
@@ -126,22 +126,6 @@ impl Luks1Header {
         u64::from(slot.iterations) * blocks + u64::from(self.digest_iterations)
     }
 
-    /// The volume key, and the slot that a passphrase opens.
-    pub fn unlock<R: ReadAt + ?Sized>(
-        &self,
-        image: &R,
-        passphrase: &SecretValue,
-        threads: usize,
-    ) -> Result<(usize, VolumeKey), UnlockError> {
-        self.suite()?;
-        for (n, _) in self.active_slots() {
-            if let Some(key) = self.unlock_slot(n, image, passphrase, threads)? {
-                return Ok((n, key));
-            }
-        }
-        Err(UnlockError::WrongPassphrase)
-    }
-
     /// The volume key, if a passphrase opens that slot.
     pub fn unlock_slot<R: ReadAt + ?Sized>(
         &self,
@@ -150,16 +134,11 @@ impl Luks1Header {
         passphrase: &SecretValue,
         threads: usize,
     ) -> Result<Option<VolumeKey>, UnlockError> {
-        let suite = self.suite()?;
-        let Some(slot) = self.slots.get(number).filter(|slot| slot.active) else { return Ok(None) };
-        let area = self.material(slot);
-        let mut material = buffer(area.end - area.start)?;
-        image.read_exact_at(material.expose_mut(), area.start).map_err(UnlockError::Read)?;
-        let slot_key = self.slot_key(suite, slot, passphrase, threads)?;
-        suite.apply(&slot_key, Direction::Decrypt, &mut material)?;
-        let mut key = buffer(self.key_len.into())?;
-        merge(suite.hash, material.expose(), key.expose_mut());
-        Ok(self.is_key(suite, &key).then_some(VolumeKey(key)))
+        self.suite()?;
+        let slot = self.slots.get(number).filter(|slot| slot.active);
+        let container = Container { header: self, image, passphrase };
+        let found = try_slots(slot.into_iter().map(|slot| (&container, slot)), threads).pop();
+        found.unwrap_or(Ok(None))
     }
 
     /// Puts the volume key into a slot, under a passphrase: the slot becomes active in this header, and what is returned
@@ -179,7 +158,8 @@ impl Luks1Header {
         };
         *slot = KeySlot { active: true, iterations, salt: salt(random), ..*slot };
         let slot = *slot;
-        let slot_key = self.slot_key(suite, &slot, passphrase, threads)?;
+        let mut slot_key = buffer(self.key_len.into())?;
+        pbkdf2([suite.slot_key(passphrase, &slot, &mut slot_key)], threads);
         let mut material = buffer(u64::from(self.key_len) * u64::from(STRIPES))?;
         random.fill_bytes(material.expose_mut());
         split(suite.hash, key.0.expose(), material.expose_mut());
@@ -197,7 +177,9 @@ impl Luks1Header {
         let suite = self.suite()?;
         self.digest_salt = salt(random);
         self.digest_iterations = MIN_ITERATIONS;
-        self.digest = self.digest_of(suite, &key.0);
+        let mut digest = [0; DIGEST_LEN];
+        pbkdf2([self.digest_of(suite, &key.0, &mut digest)], 1);
+        self.digest = digest;
         Ok(())
     }
 
@@ -211,7 +193,9 @@ impl Luks1Header {
         // Other processes make a probe slower, never faster.
         for _ in 0..PROBES {
             let start = Instant::now();
-            suite.hash.pbkdf2(b"probe", &[0; SALT_LEN], PROBE, key.expose_mut(), 1);
+            let (hash, out) = (suite.hash, key.expose_mut());
+            let (password, salt) = (b"probe", &[0; SALT_LEN]);
+            pbkdf2([Derivation { hash, password, salt, iterations: PROBE, out }], 1);
             fastest = fastest.min(start.elapsed());
         }
         let iterations = f64::from(PROBE) * time.as_secs_f64() / fastest.as_secs_f64().max(1e-9);
@@ -228,18 +212,16 @@ impl Luks1Header {
         passphrase: &SecretValue,
         random: &mut impl CryptoRng,
     ) -> Result<SecretValue, UnlockError> {
-        let suite = self.suite()?;
         let slot_len = (u64::from(self.key_len) * u64::from(STRIPES)).next_multiple_of(ALIGNMENT);
         let slots = std::array::from_fn::<_, SLOTS, _>(|n| KeySlot {
             material_offset: ALIGNMENT + slot_len * n as u64,
             stripes: STRIPES,
             ..KeySlot::EMPTY
         });
-        let mut header =
-            Self { slots, digest_salt: salt(random), digest_iterations: MIN_ITERATIONS, ..self.clone() };
-        header.digest = header.digest_of(suite, &key.0);
         // What is in front of the data matters to nobody who opens a header beside it.
-        header.payload_offset = ALIGNMENT + slot_len * SLOTS as u64;
+        let payload_offset = ALIGNMENT + slot_len * SLOTS as u64;
+        let mut header = Self { slots, payload_offset, ..self.clone() };
+        header.cheapen_digest(key, random)?;
         let material = header.fill_slot(0, key, passphrase, MIN_ITERATIONS, 1, random)?;
         let material_at = header.material(&header.slots[0]).start;
         header.payload_offset = self.payload_offset;
@@ -250,31 +232,40 @@ impl Luks1Header {
         Ok(bytes)
     }
 
-    /// What a slot's material is encrypted with.
-    fn slot_key(
-        &self,
+    /// The digest of a volume key, into its place.
+    fn digest_of<'a>(
+        &'a self,
         suite: Suite,
-        slot: &KeySlot,
-        passphrase: &SecretValue,
-        threads: usize,
-    ) -> Result<SecretValue, UnlockError> {
-        let mut key = buffer(self.key_len.into())?;
-        suite.hash.pbkdf2(passphrase.expose(), &slot.salt, slot.iterations, key.expose_mut(), threads);
-        Ok(key)
-    }
-
-    fn is_key(&self, suite: Suite, key: &SecretValue) -> bool {
-        self.digest_of(suite, key).ct_eq(&self.digest).into()
-    }
-
-    fn digest_of(&self, suite: Suite, key: &SecretValue) -> [u8; DIGEST_LEN] {
-        let mut digest = [0; DIGEST_LEN];
-        suite.hash.pbkdf2(key.expose(), &self.digest_salt, self.digest_iterations, &mut digest, 1);
-        digest
+        key: &'a SecretValue,
+        out: &'a mut [u8; DIGEST_LEN],
+    ) -> Derivation<'a> {
+        Derivation {
+            hash: suite.hash,
+            password: key.expose(),
+            salt: &self.digest_salt,
+            iterations: self.digest_iterations,
+            out,
+        }
     }
 }
 
 impl Suite {
+    /// What a slot's material is encrypted with, into its place.
+    fn slot_key<'a>(
+        self,
+        passphrase: &'a SecretValue,
+        slot: &'a KeySlot,
+        out: &'a mut SecretValue,
+    ) -> Derivation<'a> {
+        Derivation {
+            hash: self.hash,
+            password: passphrase.expose(),
+            salt: &slot.salt,
+            iterations: slot.iterations,
+            out: out.expose_mut(),
+        }
+    }
+
     fn apply(
         self,
         key: &SecretValue,
@@ -284,6 +275,93 @@ impl Suite {
         self.cipher
             .apply(key.expose(), direction, data.expose_mut())
             .map_err(|_| UnlockError::Unusual("the length of its key"))
+    }
+}
+
+/// A container that is to be unlocked.
+pub struct Container<'a, R: ?Sized> {
+    /// What its header says.
+    pub header: &'a Luks1Header,
+    /// Where its key material is.
+    pub image: &'a R,
+    /// What is to open it.
+    pub passphrase: &'a SecretValue,
+}
+
+/// The volume key of each container, and the slot that its passphrase opens. The keys are derived together, on up to
+/// `threads` threads: first of all, each container's first active slot, then the next ones of those that are not open yet.
+pub fn unlock<R: ReadAt + ?Sized>(
+    containers: &[Container<'_, R>],
+    threads: usize,
+) -> Vec<Result<(usize, VolumeKey), UnlockError>> {
+    let mut results: Vec<_> = containers.iter().map(|c| c.header.suite().err().map(Err)).collect();
+    let mut slots: Vec<_> = containers.iter().map(|c| c.header.active_slots()).collect();
+    loop {
+        let undecided = (0..results.len()).filter(|n| results[*n].is_none());
+        let next: Vec<_> = undecided.filter_map(|n| Some((n, slots[n].next()?))).collect();
+        if next.is_empty() {
+            break;
+        }
+        let found = try_slots(next.iter().map(|&(n, (_, slot))| (&containers[n], slot)), threads);
+        for ((n, (slot, _)), found) in next.into_iter().zip(found) {
+            results[n] = found.map(|key| Some((slot, key?))).transpose();
+        }
+    }
+    results.into_iter().map(|result| result.unwrap_or(Err(UnlockError::WrongPassphrase))).collect()
+}
+
+/// Tries one slot of each container: the volume key, where the passphrase opens it.
+fn try_slots<'a, R: ReadAt + ?Sized + 'a>(
+    slots: impl Iterator<Item = (&'a Container<'a, R>, &'a KeySlot)>,
+    threads: usize,
+) -> Vec<Result<Option<VolumeKey>, UnlockError>> {
+    let mut attempts: Vec<_> = slots.map(|(container, slot)| Attempt::new(container, slot)).collect();
+    pbkdf2(attempts.iter_mut().flatten().map(Attempt::slot_key), threads);
+    let mut attempts: Vec<_> = attempts.into_iter().map(|attempt| attempt?.merged()).collect();
+    pbkdf2(attempts.iter_mut().flatten().map(Attempt::digest), threads);
+    attempts.into_iter().map(|attempt| Ok(attempt?.volume_key())).collect()
+}
+
+/// A passphrase that is tried on a slot.
+struct Attempt<'a, R: ?Sized> {
+    container: &'a Container<'a, R>,
+    suite: Suite,
+    slot: &'a KeySlot,
+    slot_key: SecretValue,
+    /// What the slot's material comes to with that.
+    key: SecretValue,
+    /// The digest of that.
+    digest: [u8; DIGEST_LEN],
+}
+
+impl<'a, R: ReadAt + ?Sized> Attempt<'a, R> {
+    fn new(container: &'a Container<'a, R>, slot: &'a KeySlot) -> Result<Self, UnlockError> {
+        let suite = container.header.suite()?;
+        let key_len = container.header.key_len.into();
+        let (slot_key, key) = (buffer(key_len)?, buffer(key_len)?);
+        Ok(Self { container, suite, slot, slot_key, key, digest: [0; DIGEST_LEN] })
+    }
+
+    fn slot_key(&mut self) -> Derivation<'_> {
+        self.suite.slot_key(self.container.passphrase, self.slot, &mut self.slot_key)
+    }
+
+    /// With what the slot's material comes to, which is long, and therefore read for one after the other.
+    fn merged(mut self) -> Result<Self, UnlockError> {
+        let area = self.container.header.material(self.slot);
+        let mut material = buffer(area.end - area.start)?;
+        self.container.image.read_exact_at(material.expose_mut(), area.start).map_err(UnlockError::Read)?;
+        self.suite.apply(&self.slot_key, Direction::Decrypt, &mut material)?;
+        merge(self.suite.hash, material.expose(), self.key.expose_mut());
+        Ok(self)
+    }
+
+    fn digest(&mut self) -> Derivation<'_> {
+        self.container.header.digest_of(self.suite, &self.key, &mut self.digest)
+    }
+
+    fn volume_key(self) -> Option<VolumeKey> {
+        bool::from(self.digest.ct_eq(&self.container.header.digest)).then_some(VolumeKey(self.key))
     }
 }
 

@@ -18,8 +18,9 @@ use tokio::sync::oneshot;
 use zlink::futures_util::future::join_all;
 
 use crate::keystore::ResolvedSecrets;
-use crate::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader, ReadAt, UnlockError};
-use crate::parallel::all_at_once;
+use crate::luks::{
+    self, Container, LUKS1_HEADER_LEN, Luks1Header, LuksHeader, ReadAt, UnlockError, VolumeKey,
+};
 use crate::qemu::Capabilities;
 use crate::qemu::storage::{LocalImage, RawLuks, ServerImage};
 use crate::qmp::{Qmp, QmpError};
@@ -232,21 +233,26 @@ impl Deriving {
     }
 }
 
-/// On all processors: as many images at once as there are, and several blocks of each key where there are fewer images.
 fn fill_all(derivations: Vec<Derivation>, secrets: &ResolvedSecrets) -> Result<Vec<Opening>, ImageError> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    let threads = (processors / derivations.len()).max(1);
-    let filled = all_at_once(&derivations, processors, |derivation| {
-        wiping_stack(|| derivation.fill(secrets, threads)).map_err(|e| derivation.failed(e))
-    });
-    filled.into_iter().collect::<Result<(), _>>()?;
+    let containers = derivations.iter().map(|d| d.container(secrets).map_err(|e| d.failed(e)));
+    let containers = containers.collect::<Result<Vec<_>, _>>()?;
+    wiping_stack(|| {
+        let keys = luks::unlock(&containers, processors);
+        let filled = derivations.iter().zip(keys).map(|(d, key)| d.fill(key).map_err(|e| d.failed(e)));
+        filled.collect::<Result<(), _>>()
+    })?;
     Ok(derivations.into_iter().map(Derivation::opening).collect())
 }
 
 impl Derivation {
-    fn fill(&self, secrets: &ResolvedSecrets, threads: usize) -> Result<(), NotDerived> {
-        let secret = secrets.get(&self.secret).ok_or(NotDerived::NoSecret)?;
-        let (_, key) = self.header.unlock(&self.image, secret, threads)?;
+    fn container<'a>(&'a self, secrets: &'a ResolvedSecrets) -> Result<Container<'a, Image>, NotDerived> {
+        let passphrase = secrets.get(&self.secret).ok_or(NotDerived::NoSecret)?;
+        Ok(Container { header: &self.header, image: &self.image, passphrase })
+    }
+
+    fn fill(&self, key: Result<(usize, VolumeKey), UnlockError>) -> Result<(), NotDerived> {
+        let (_, key) = key?;
         let header = self.header.ephemeral(&key, &self.passphrase, &mut os_random())?;
         Ok(self.beside.fill(&header)?)
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use vmward::luks::{LUKS1_HEADER_LEN, Luks1Header, LuksHeader};
+use vmward::luks::{Container, LUKS1_HEADER_LEN, Luks1Header, LuksHeader, unlock};
 use vmward::secret::{SecretValue, os_random};
 
 use crate::bare::{Host, PASSPHRASE, Run, SECRET};
@@ -38,7 +38,9 @@ pub fn image(host: &Host, name: &str, iterations: u32) -> PathBuf {
     let passphrase = SecretValue::copy_of(PASSPHRASE.as_bytes()).unwrap();
     let image = File::options().read(true).write(true).open(&path).unwrap();
     let mut header = header(&path);
-    let (_, key) = header.unlock(&image, &passphrase, 2).unwrap();
+    let (_, key) = unlock(&[Container { header: &header, image: &image, passphrase: &passphrase }], 2)
+        .remove(0)
+        .unwrap();
     let material = header.fill_slot(0, &key, &passphrase, iterations, 2, &mut os_random()).unwrap();
     image.write_all_at(material.expose(), header.material(&header.slots[0]).start).unwrap();
     image.write_all_at(&header.encode(), 0).unwrap();
