@@ -118,8 +118,8 @@ fn kernels() -> Vec<Kernel> {
             kernels.push(Kernel { from: 1, lanes: ni::LANES, iterate: ni::iterate });
         }
         if wide::is_available() {
-            // Eight at once take as long as five to six by twos.
-            let from = if ni::is_available() { 6 } else { 2 };
+            // Eight at once take as long as five by twos, and two without SHA instructions longer than that.
+            let from = if ni::is_available() { 5 } else { 2 };
             kernels.push(Kernel { from, lanes: wide::LANES, iterate: wide::iterate });
         }
     }
