@@ -9,11 +9,12 @@ mod images;
 mod slow;
 mod steps;
 mod user;
+mod vnc;
 
 use std::cell::RefCell;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,10 +22,11 @@ use serde_json::{Value, json};
 use vmward::supervisor::{Checkpoint, STOP_AT};
 
 use Checkpoint::*;
-use bare::{Host, PASSPHRASE, Run, has_qemu_img, nothing_left, processes_of};
-use images::{image_options, opens};
-use slow::{inventory, wait_until};
+use bare::{Host, PASSPHRASE, Run, has_qemu_img, nothing_left, objects, processes_of};
+use images::image_options;
+use slow::wait_until;
 use steps::*;
+use vnc::{Login, login};
 
 /// Whether a supervisor stops itself where it is told; a test that needs it says so if not.
 fn can_stop() -> bool {
@@ -47,6 +49,10 @@ fn no_step_is_left_out() {
         SNAPSHOT,
         MERGE,
         RESIZE,
+        EXCHANGE,
+        INSERT,
+        EJECT,
+        PASSWORD,
         STOP,
         STOPPED,
     ];
@@ -56,52 +62,6 @@ fn no_step_is_left_out() {
             "{step:?}"
         );
     }
-}
-
-/// Starts a supervisor that stops itself there.
-fn start(host: &Host, guest: &Path, at: &str) -> Run {
-    host.start_with(guest, &[], |command| {
-        command.env(STOP_AT, at);
-    })
-}
-
-/// Kills a supervisor.
-fn bereave(run: Run) {
-    run.signal(Signal::SIGKILL);
-    run.ended();
-}
-
-/// Kills the QEMU of a supervisor that has stopped itself, which then goes on. It has to end, and leave nothing.
-fn orphan(run: Run, at: &str) {
-    let lib_dir = run.lib_dir().to_owned();
-    // Also one that no state file names yet.
-    for qemu in processes_of(&lib_dir) {
-        kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
-    }
-    wait_until("QEMU does not go", || processes_of(&lib_dir).is_empty());
-    run.signal(Signal::SIGCONT);
-    let ended = run.ended();
-    assert_eq!(ended.status.signal(), None, "{at}: {}", ended.said);
-    assert!(!ended.said.contains("panicked"), "{at}: {}", ended.said);
-    nothing_left(&lib_dir);
-}
-
-/// A client comes to an end, whoever was killed; with a success only if what it asked for was done by then.
-fn returns(client: Child, supervisor_killed: bool, at: &str) {
-    let output = client.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    let code = output.status.code();
-    assert!(code.is_some_and(|code| code != 0 || !supervisor_killed), "{at}: {}: {said}", output.status);
-    assert!(!said.contains("panicked"), "{at}: {said}");
-}
-
-fn ends(run: Run) {
-    run.signal(Signal::SIGTERM);
-    run.ends(0);
-}
-
-fn is_intact(image: &Path, format: &str, passphrase: &str, at: &str) {
-    assert_eq!(opens(image.to_str().unwrap(), format, passphrase), Ok(()), "{at}");
 }
 
 #[test]
@@ -201,88 +161,6 @@ fn stop_killed() {
             is_intact(&host.path("stop.qcow2"), "qcow2", PASSPHRASE, &at);
         }
     }
-}
-
-/// A guest with an encrypted disk `sda`.
-struct Scene {
-    host: Host,
-    guest: PathBuf,
-    image: PathBuf,
-    format: &'static str,
-}
-
-impl Scene {
-    fn new(format: &'static str) -> Self {
-        let host = Host::new();
-        // With a generated key, which costs QEMU no time.
-        let name = if format == "raw" { "disk.luks" } else { "disk.qcow2" };
-        let disk = user::disk(&host.user, name, "sda", "scsi");
-        let image = host.path(name);
-        let guest = host.guest("guest", &format!("<controller type='scsi' model='virtio-scsi'/>{disk}"));
-        Self { host, guest, image, format }
-    }
-
-    fn path(&self) -> &str {
-        self.image.to_str().unwrap()
-    }
-
-    fn inventory(&self, run: &Run) -> Vec<Value> {
-        inventory(&self.host, run, "guest")
-    }
-
-    fn value(&self) -> String {
-        String::from_utf8(self.host.user.ok(&["secret", "get-value", self.path()], b"")).unwrap()
-    }
-
-    /// The targets of the guest's disks.
-    fn targets(&self) -> Vec<String> {
-        let status = self.host.user.ok(&["status", "--json", "guest"], b"");
-        let status: Value = serde_json::from_slice(&status).unwrap();
-        let disks = status["disks"].as_array().unwrap();
-        disks.iter().map(|d| d["target"].as_str().unwrap().to_owned()).collect()
-    }
-
-    /// Kills the supervisor and then, in another run, QEMU at each of these steps of a command. `again`: what is to be
-    /// possible afterwards; `at_rest`: what is, once QEMU is gone.
-    fn at_each(
-        &self,
-        steps: Steps,
-        args: &[&str],
-        input: &str,
-        again: impl Fn(&Run, &str),
-        at_rest: impl Fn(),
-    ) {
-        for (_, at) in each(steps) {
-            let midway = || {
-                let mut run = start(&self.host, &self.guest, &at);
-                run.ready();
-                let client = self.host.user.start(args, input.as_bytes());
-                run.stopped(&at);
-                (run, client)
-            };
-            let (run, client) = midway();
-            let qemu = run.qemu();
-            bereave(run);
-            returns(client, true, &at);
-            let run = self.host.running(&self.guest);
-            assert_eq!(run.qemu(), qemu, "{at}");
-            again(&run, &at);
-            ends(run);
-            is_intact(&self.image, self.format, &self.value(), &at);
-
-            let (run, client) = midway();
-            orphan(run, &at);
-            returns(client, false, &at);
-            is_intact(&self.image, self.format, &self.value(), &at);
-            at_rest();
-            is_intact(&self.image, self.format, &self.value(), &at);
-        }
-    }
-}
-
-/// The guest lets go of a device a moment after it was told to.
-fn comes_to(scene: &Scene, run: &Run, expected: &[Value], at: &str) {
-    wait_until(&format!("{at}: something is left in QEMU"), || scene.inventory(run) == expected);
 }
 
 #[test]
@@ -567,4 +445,84 @@ fn resize_killed() {
     let resize = ["blockresize", "guest", "sda", "24M"];
     let again = |_: &Run, _: &str| drop(scene.host.user.ok(&resize, b""));
     scene.at_each(RESIZE, &resize, "", again, || {});
+}
+
+/// The size of what is in the drive.
+fn medium(scene: &Scene) -> Option<u64> {
+    let blocks = slow::qmp(&scene.host, "guest", "query-block", json!({}));
+    let drive = blocks.as_array().unwrap().iter().find(|block| block.get("tray_open").is_some()).unwrap();
+    assert_eq!(drive["tray_open"], false, "{drive}");
+    drive.get("inserted").map(|inserted| inserted["image"]["virtual-size"].as_u64().unwrap())
+}
+
+#[test]
+fn change_of_a_medium_killed() {
+    if !can_stop() {
+        return;
+    }
+    let scene = Scene::new("qcow2");
+    let old = user::disk(&scene.host.user, "old.luks", "sdb", "scsi").replace("='disk'", "='cdrom'");
+    let new = old.replace("old.luks", "new.luks");
+    std::fs::copy(scene.host.path("old.luks"), scene.host.path("new.luks")).unwrap();
+    File::options().append(true).open(scene.host.path("new.luks")).unwrap().write_all(&[0; 4096]).unwrap();
+    // The firmware locks the tray for the moment that it looks for a system.
+    let change = ["change-media", "--force", "guest", "sdb", "-"];
+    let eject = ["change-media", "--force", "--eject", "guest", "sdb"];
+
+    scene.add(&old);
+    let run = scene.host.running(&scene.guest);
+    let with_old = medium(&scene);
+    scene.host.user.ok(&eject, b"");
+    let empty = scene.inventory(&run);
+    scene.host.user.ok(&change, new.as_bytes());
+    let with_new = medium(&scene);
+    ends(run);
+    assert_ne!(with_old, with_new);
+
+    let killed = |steps: Steps, args: &[&str], before: Option<u64>, after: Option<u64>| {
+        let again = |run: &Run, at: &str| {
+            // All or nothing.
+            let is_saved = ["MediumSaved:1", "Undone:2", "Undone:3", "Undone:4"].contains(&at);
+            let expected = if is_saved { after } else { before };
+            assert_eq!(medium(&scene), expected, "{at}");
+            let dumped = String::from_utf8(scene.host.user.ok(&["dumpxml", "guest"], b"")).unwrap();
+            for (medium, name) in [(with_old, "old.luks"), (with_new, "new.luks")] {
+                assert_eq!(dumped.contains(name), expected == medium, "{at}: {dumped}");
+            }
+            scene.host.user.ok(&change, new.as_bytes());
+            scene.host.user.ok(&eject, b"");
+            assert_eq!(scene.inventory(run), empty, "{at}");
+        };
+        scene.at_each(steps, args, &new, again, || {});
+    };
+    killed(EXCHANGE, &change, with_old, with_new);
+    killed(EJECT, &eject, with_old, None);
+    scene.replace(&old, "<disk type='file' device='cdrom'><target dev='sdb' bus='scsi'/></disk>");
+    killed(INSERT, &change, None, with_new);
+}
+
+#[test]
+fn change_of_a_password_killed() {
+    if !can_stop() {
+        return;
+    }
+    let scene = Scene::new("qcow2");
+    let socket = scene.host.path("vnc.sock");
+    let password = scene.host.user.define("<usage type='iscsi'><target>console</target></usage>");
+    scene.host.user.ok(&["secret", "set-value", &password], b"old");
+    scene.add(&format!(
+        "<graphics type='vnc'><listen type='socket' socket='{}'/><secret type='passphrase' uuid='{password}'/></graphics>",
+        socket.display()
+    ));
+    let lets_in = |password: &str| login(&socket, password) == Login::In;
+    let set = ["set-password", "guest", "vnc", "--expires", "2105-01-01T00:00:00"];
+    let again = |_: &Run, at: &str| {
+        // Nobody gets in before all is done.
+        assert!(!lets_in("old"), "{at}");
+        assert_eq!(lets_in("new"), at == "ExpirySet:1", "{at}");
+        assert_eq!(objects(&scene.host), ["masterKey0"], "{at}");
+        scene.host.user.ok(&set, b"again");
+        assert!(lets_in("again") && !lets_in("new"), "{at}");
+    };
+    scene.at_each(PASSWORD, &set, "new", again, || {});
 }

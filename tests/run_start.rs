@@ -5,13 +5,14 @@ mod bare;
 mod user;
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use command_fds::CommandFdExt;
+use landlock::{AccessFs, Ruleset, RulesetAttr};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
@@ -307,13 +308,14 @@ fn each_thread(process: i32, name: &str) -> Vec<String> {
 fn assert_confined(process: i32) {
     let own = each_thread(std::process::id().try_into().unwrap(), "CapPrm:").remove(0);
     let own = u64::from_str_radix(&own, 16).unwrap();
+    let is_of_another = fs::metadata(format!("/proc/{process}/task")).unwrap().uid() != geteuid().as_raw();
     assert!(each_thread(process, "NoNewPrivs:").iter().all(|value| value == "1"));
     for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
         for value in each_thread(process, set) {
             let value = u64::from_str_radix(&value, 16).unwrap();
             match set {
                 // Only root can make that smaller, and nobody who has nothing gets more out of it.
-                "CapBnd:" if own == 0 => {}
+                "CapBnd:" if own == 0 || is_of_another => {}
                 _ => assert_eq!(value & !(KEPT & own), 0, "{set} {value:x}"),
             }
         }
@@ -335,6 +337,22 @@ fn has_landlock(host: &Host) -> bool {
         println!("skipped in part: {}", finding["message"]);
     }
     finding["state"] == "ok"
+}
+
+/// Whether a supervisor says that something is not within its bounds, and where that is.
+fn assert_outside(said: &str, directory: &Path) {
+    assert!(said.contains("outside of what this guest's supervisor may"), "{said}");
+    assert!(said.contains("[confinement]") && said.contains(directory.to_str().unwrap()), "{said}");
+}
+
+/// QEMU does not get to a file: the kernel says so, whoever asks.
+fn assert_out_of_reach(host: &Host, guest: &str, file: &Path) {
+    let node = format!(
+        "{{\"execute\": \"blockdev-add\", \"arguments\": {{\"driver\": \"file\", \"node-name\": \"n\", \"filename\": \"{}\"}}}}",
+        file.display()
+    );
+    let said = host.user.fails(69, &["qmp", guest, &node], b"");
+    assert!(said.contains("Permission denied"), "{said}");
 }
 
 #[test]
@@ -360,7 +378,6 @@ fn a_supervisor_and_its_qemu_keep_what_the_guest_needs() {
     let outside = elsewhere.path().join("outside.qcow2");
     fs::copy(host.path("more.qcow2"), &outside).unwrap();
     let disk_outside = disk(&outside, "qcow2", Some(SECRET)).replace("vda", "vdc");
-    let outside = outside.to_str().unwrap();
     let overlay = format!("vda={}", elsewhere.path().join("overlay.qcow2").display());
     let snapshot = ["snapshot", "create", "held", "one", "--disk", &overlay];
     let attach = ["attach-device", "held", "-"];
@@ -377,24 +394,14 @@ fn a_supervisor_and_its_qemu_keep_what_the_guest_needs() {
         if !has_landlock {
             continue;
         }
-        for said in [
+        let refused = [
             host.user.fails(77, &attach, disk_outside.as_bytes()),
-            host.user.fails(77, &["change-media", "held", "sda", outside], b""),
+            host.user.fails(77, &["change-media", "held", "sda", outside.to_str().unwrap()], b""),
             host.user.fails(77, &snapshot, b""),
-        ] {
-            assert!(said.contains("outside of what this guest's supervisor may"), "{said}");
-            assert!(
-                said.contains("[confinement]") && said.contains(elsewhere.path().to_str().unwrap()),
-                "{said}"
-            );
-        }
+        ];
+        refused.iter().for_each(|said| assert_outside(said, elsewhere.path()));
         assert_eq!(before(), 1);
-        // The kernel says it, whoever asks.
-        let node = format!(
-            "{{\"execute\": \"blockdev-add\", \"arguments\": {{\"driver\": \"file\", \"node-name\": \"n\", \"filename\": \"{outside}\"}}}}"
-        );
-        let said = host.user.fails(69, &["qmp", "held", &node], b"");
-        assert!(said.contains("Permission denied"), "{said}");
+        assert_out_of_reach(&host, "held", &outside);
     }
     host.user.ok(&["snapshot", "create", "held", "two"], b"");
     run.signal(Signal::SIGTERM);
@@ -422,4 +429,128 @@ fn a_supervisor_and_its_qemu_keep_what_the_guest_needs() {
     fs::write(&toml, format!("{plain}[confinement]\nread = ['images']\n")).unwrap();
     let said = host.fails(78, &guest);
     assert!(said.contains("'images' in [confinement] has to begin with '/'"), "{said}");
+}
+
+/// Nobody's, who has no account here either.
+const ORDINARY: u32 = 61_006;
+
+/// The same command of an ordinary user, whose program is that copy of it.
+fn as_ordinary(command: &Command, program: &Path) -> Command {
+    let mut other = Command::new("setpriv");
+    other.args([format!("--reuid={ORDINARY}"), format!("--regid={ORDINARY}"), "--clear-groups".to_owned()]);
+    other.arg(program).args(command.get_args()).env_clear();
+    other.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    other.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    other
+}
+
+#[test]
+fn an_ordinary_users_supervisor_is_confined_as_well() {
+    if !geteuid().is_root() || Command::new("setpriv").arg("--version").output().is_err() {
+        println!("skipped: only root, with setpriv, is somebody else");
+        return;
+    }
+    if !has_qemu_img() {
+        return;
+    }
+    let emulator =
+        std::env::var("VMWARD_TEST_EMULATOR").unwrap_or_else(|_| "/usr/bin/qemu-system-x86_64".into());
+    let mut version = Command::new(&emulator);
+    if !as_ordinary(version.arg("--version"), Path::new(&emulator)).status().unwrap().success() {
+        println!("skipped: not everybody may run {emulator}");
+        return;
+    }
+    let host = Host::new();
+    let root = disk(&host.image("root.qcow2", "qcow2", true), "qcow2", Some(SECRET));
+    let more = host.image("more.qcow2", "qcow2", true);
+    let plugged_in = disk(&more, "qcow2", Some(SECRET)).replace("vda", "vdb");
+    let guest = host.guest("ordinary", &root);
+    // Not everybody may look into the directory of a build. Of what is elsewhere, only the bounds keep him.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (program, outside) = (elsewhere.path().join("vmward"), elsewhere.path().join("outside.qcow2"));
+    fs::copy(env!("CARGO_BIN_EXE_vmward"), &program).unwrap();
+    fs::copy(&more, &outside).unwrap();
+    fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o666)).unwrap();
+    let given = Command::new("chown").args(["-R", &ORDINARY.to_string()]).arg(host.user.home.path()).status();
+    assert!(given.unwrap().success());
+    let start = || {
+        let mut run = host.start_with(&guest, &[], |command| {
+            chown(host.path("ordinary.notify"), Some(ORDINARY), None).unwrap();
+            *command = as_ordinary(command, &program);
+        });
+        run.ready();
+        run
+    };
+    let attach = ["attach-device", "ordinary", "-"];
+    let mut run = start();
+    host.user.ok(&attach, plugged_in.as_bytes());
+    let has_landlock = has_landlock(&host);
+    for again in [false, true] {
+        if again {
+            run.signal(Signal::SIGKILL);
+            run.ended();
+            run = start();
+        }
+        for process in [run.supervisor(), run.qemu()] {
+            assert_eq!(each_thread(process, "Uid:")[0], ORDINARY.to_string());
+            assert_confined(process);
+        }
+        if has_landlock {
+            let disk = disk(&outside, "qcow2", Some(SECRET)).replace("vda", "vdc");
+            assert_outside(&host.user.fails(77, &attach, disk.as_bytes()), elsewhere.path());
+            assert_out_of_reach(&host, "ordinary", &outside);
+        }
+    }
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+}
+
+/// How many sets of rules Landlock lays over each other (LANDLOCK_MAX_NUM_LAYERS of the kernel's security/landlock/limits.h).
+const LAYERS: usize = 16;
+
+/// Does something where so many sets of rules are in force already, none of which forbids anything that matters.
+fn within<T: Send>(layers: usize, work: impl FnOnce() -> T + Send) -> T {
+    let confined = || {
+        for _ in 0..layers {
+            let rules = Ruleset::default().handle_access(AccessFs::MakeBlock).unwrap().create().unwrap();
+            rules.restrict_self().unwrap();
+        }
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(confined).join().unwrap())
+}
+
+#[test]
+fn who_cannot_be_confined_starts_nothing_and_takes_nothing_back() {
+    if !has_qemu_img() {
+        return;
+    }
+    let host = Host::new();
+    if !has_landlock(&host) {
+        return;
+    }
+    let guest = host.encrypted_guest("loose");
+    let said = within(LAYERS, || host.fails(69, &guest));
+    assert!(said.contains("cannot be confined") && said.contains("--confinement off"), "{said}");
+    // The supervisor still can be, its QEMU cannot.
+    let said = within(LAYERS - 1, || host.fails(69, &guest));
+    assert!(said.contains("could not be started") && said.contains("restrict"), "{said}");
+
+    // A guest that runs goes on without.
+    let run = host.running(&guest);
+    let qemu = run.qemu();
+    run.signal(Signal::SIGKILL);
+    run.ended();
+    let ended = within(LAYERS, || host.start(&guest, &[]).ended());
+    assert_eq!(ended.status.code(), Some(69), "{}", ended.said);
+    let run = host.running(&guest);
+    assert_eq!(run.qemu(), qemu);
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+
+    let mut run = within(LAYERS, || host.start(&guest, &["--confinement", "off"]));
+    run.ready();
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
 }

@@ -7,7 +7,11 @@ packages_install "$PACKAGES_TEST"
 if why=$(systemd_impossible); then
     skip "$why"
 fi
-tidy_more() { systemd_down; }
+tidy_more() {
+    # The keyring is the machine's.
+    [ -z "${brought:-}" ] || systemd_run vmward --keystore keyring: secret undefine "$brought" 2>/dev/null
+    systemd_down
+}
 
 # The units in the source, checked without a systemd.
 root=$WORK/root
@@ -230,6 +234,65 @@ XML
 else
     echo "  skipped: virtiofs under a unit: there is no virtiofsd that runs there"
 fi
+
+# passt, which has to be let make namespaces as well. There is no network in here: a device and a route are enough for it.
+if systemd_run passt --version >/dev/null 2>&1 && systemd_run ip link add outside type veth peer name beyond; then
+    systemd_run sh -c 'ip address add 192.0.2.2/24 dev outside && ip link set beyond up && ip link set outside up && ip route add default via 192.0.2.1'
+    systemd_run sh -c 'cat >/etc/vmward/guests/web1.xml' <<'XML'
+<domain type='qemu'>
+  <name>web1</name>
+  <memory unit='MiB'>64</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    <interface type='user'><backend type='passt'/><model type='virtio'/></interface>
+  </devices>
+</domain>
+XML
+    drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1"'
+    refused "a guest with passt does not start without its drop-in" 1 "" ctl start vmward@web1
+    promise "and it is passt that cannot" bash -c "grep -q passt" <<<"$(systemd_run journalctl --no-pager -u vmward@web1 -n 20)"
+    promise "nothing of it is left" nothing_left
+    systemd_run cp /usr/local/share/doc/vmward/systemd/helpers.conf "/etc/systemd/system/vmward@web1.service.d/helpers.conf"
+    ctl daemon-reload
+    promise "with the example of one it does" ctl start vmward@web1
+    promise "and runs" equal "$(guest_is state)" running
+    passt=$(systemd_run pgrep -f '^(\S*/)?passt(\.avx2)? ')
+    promise "so does passt, as QEMU's user" equal "$(systemd_run stat -c %U "/proc/$passt")" vmward-qemu
+    ctl stop vmward@web1
+    promise "it ends with the guest" not systemd_run test -e "/proc/$passt"
+    promise "of which nothing is left" nothing_left
+    systemd_run rm "/etc/systemd/system/vmward@web1.service.d/helpers.conf"
+    systemd_run cp /run/web1.xml /etc/vmward/guests/web1.xml
+else
+    echo "  skipped: passt under a unit: there is no passt, or no network device can be made"
+fi
+
+# What brings a value at boot, to where nothing else has it.
+brought=/var/lib/vmward/brought.luks
+systemd_run vmward secret generate --usage-volume $brought >/dev/null
+systemd_run vmward volume create $brought --kdf fast --format raw --size 16M --secret $brought
+systemd_run sh -euc "umask 077; vmward secret get-value $brought >/run/brought; vmward secret undefine $brought
+    mkdir -p /etc/vmward/secrets.d
+    cat >/etc/vmward/secrets.d/keyring; chmod 755 /etc/vmward/secrets.d/keyring" <<SH
+#!/bin/sh -e
+uuid=\$(vmward --keystore keyring: secret define - <<XML
+<secret ephemeral='yes'><usage type='volume'><volume>$brought</volume></usage></secret>
+XML
+)
+vmward --keystore keyring: secret set-value "\$uuid" --file /run/brought
+SH
+guest_xml web1 $brought "usage='$brought'" | systemd_run sh -c 'cat >/etc/vmward/guests/web1.xml'
+drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1 --keystore keyring:"'
+refused "a guest whose secret nobody has brought does not start" 1 "" ctl start vmward@web1
+promise "a program that brings it is enabled" ctl enable vmward-secrets@keyring
+promise "and started before guests are" ctl start vmward-secrets.target
+promise "with success" equal "$(of ActiveState vmward-secrets@keyring) $(of Result vmward-secrets@keyring)" "active success"
+promise "then the guest starts" ctl start vmward@web1
+promise "and has its disk" equal "$(guest_is state)" running
+ctl stop vmward@web1
+systemd_run vmward --keystore keyring: secret undefine $brought
+systemd_run cp /run/web1.xml /etc/vmward/guests/web1.xml
 
 # What a lost machine left.
 drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1"'

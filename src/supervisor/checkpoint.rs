@@ -69,6 +69,24 @@ pub enum Checkpoint {
     OverlayRemoved,
     /// Resize: the disk has its new size.
     Resized,
+    /// Change of a medium: it is saved that the drive is about to be touched.
+    ChangeAnnounced,
+    /// Change of a medium: the tray is open, or the guest is asked to open it.
+    TrayOpened,
+    /// Change of a medium: the drive is empty.
+    MediumRemoved,
+    /// Change of a medium: the new one is in the drive.
+    MediumInserted,
+    /// Change of a medium: the tray is closed.
+    TrayClosed,
+    /// Change of a medium: it is saved that the guest has the new one.
+    MediumSaved,
+    /// Change of a password: nobody gets in.
+    LockedOut,
+    /// Change of a password: QEMU has the new one, with which nobody gets in yet.
+    PasswordSet,
+    /// Change of a password: the new one lets in for as long as it is to.
+    ExpirySet,
     /// Stop: the guest is asked.
     PowerButton,
     /// Stop: QEMU is about to be told to quit.
@@ -85,7 +103,7 @@ pub enum Checkpoint {
 
 impl Checkpoint {
     /// All of them.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 46] = [
         Self::LibDirClaimed,
         Self::KeyWritten,
         Self::Spawned,
@@ -117,6 +135,15 @@ impl Checkpoint {
         Self::MergeSaved,
         Self::OverlayRemoved,
         Self::Resized,
+        Self::ChangeAnnounced,
+        Self::TrayOpened,
+        Self::MediumRemoved,
+        Self::MediumInserted,
+        Self::TrayClosed,
+        Self::MediumSaved,
+        Self::LockedOut,
+        Self::PasswordSet,
+        Self::ExpirySet,
         Self::PowerButton,
         Self::Quit,
         Self::QemuEnded,

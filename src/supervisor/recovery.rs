@@ -200,11 +200,7 @@ impl LeftOver {
         }
         let (master_key, key_in_memory) = key::take_back(&lib_dir, kept_key, &qmp).await?;
         let control = Sockets::listen(&lib_dir)?;
-        process.own();
-        let lib_dir = Rc::new(lib_dir);
-        let lease = Lease(Rc::clone(&lib_dir));
         let events = qmp.events();
-        let prepared = Prepared::taken_over(state.made.clone());
         let started = UNIX_EPOCH + Duration::from_secs(state.started);
         let user = lib_dir.user();
         let guest = Guest {
@@ -215,9 +211,10 @@ impl LeftOver {
             runtime_dir: lib_dir.path().parent().unwrap_or(lib_dir.path()),
         };
         let bounds = places.map(|places| Bounds::new(places, &guest));
-        let helpers =
-            Helpers::take_back(line.helpers, &state.helpers, lib_dir.path(), user.as_ref(), state.uuid)?;
-        let state_file = StateFile::new(lib_dir, state);
+        let (uuid, left) = (state.uuid, state.helpers.clone());
+        let made = state.made.clone();
+        let lib_dir = Rc::new(lib_dir);
+        let state_file = StateFile::new(Rc::clone(&lib_dir), state);
         if !configuration.unfinished.is_empty() {
             // What the XML is now, and then that all is done: whoever comes next need not find out again.
             state_file.save_configuration(&configuration)?;
@@ -229,6 +226,12 @@ impl LeftOver {
             // QEMU is held already to what it was started with.
             bounds.enforce().await.map_err(SupervisorError::Confinement)?;
         }
+        // Up to here the guest has gone on without whoever could not take it back; from here on it ends with this process's
+        // part of it.
+        process.own();
+        let lease = Lease(Rc::clone(&lib_dir));
+        let prepared = Prepared::taken_over(made);
+        let helpers = Helpers::take_back(line.helpers, &left, lib_dir.path(), user.as_ref(), uuid)?;
         let (sender, orders) = mpsc::unbounded_channel();
         let running = Rc::new(Running::new(Parts {
             qmp,

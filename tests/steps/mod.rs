@@ -1,6 +1,12 @@
 //! The steps at which supervisors and their QEMUs are killed, by what is done.
 
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+mod scene;
+
 use vmward::supervisor::Checkpoint::{self, *};
+
+pub use scene::*;
 
 /// Steps, with how often each is passed in the operation.
 pub type Steps = &'static [(Checkpoint, usize)];
@@ -47,6 +53,21 @@ pub const SNAPSHOT: Steps = &[
 pub const MERGE: Steps =
     &[(MergeAnnounced, 1), (Merged, 1), (MergeSaved, 1), (Undone, 3), (OverlayRemoved, 1)];
 pub const RESIZE: Steps = &[(Resized, 1)];
+/// The new medium is opened as a disk is; then its secret goes; both nodes of the old one, and what they were opened through.
+pub const EXCHANGE: Steps = &[
+    (NodeAdded, 1),
+    (ChangeAnnounced, 1),
+    (TrayOpened, 1),
+    (MediumRemoved, 1),
+    (MediumInserted, 1),
+    (TrayClosed, 1),
+    (MediumSaved, 1),
+    (Undone, 4),
+];
+/// What is other where there is no old medium, or no new one.
+pub const INSERT: Steps = &[(MediumInserted, 1), (TrayClosed, 1), (MediumSaved, 1)];
+pub const EJECT: Steps = &[(MediumRemoved, 1), (TrayClosed, 1), (MediumSaved, 1)];
+pub const PASSWORD: Steps = &[(LockedOut, 1), (PasswordSet, 1), (ExpirySet, 1)];
 pub const STOP: Steps = &[(PowerButton, 1), (Quit, 1)];
 /// QEMU is gone. The first time that the lib dir is emptied is at the start.
 pub const STOPPED: Steps = &[(QemuEnded, 1), (KeyOverwritten, 2), (Cleared, 1), (Ended, 1)];

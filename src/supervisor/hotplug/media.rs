@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::domain::disk::{Disk, Kind};
 use crate::qemu::{DiskPlan, QemuObject, storage};
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
-use crate::supervisor::{Running, check_images, live_xml};
+use crate::supervisor::{Checkpoint, Configuration, Running, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
 use super::attach::{blame, open, save};
@@ -84,30 +84,38 @@ pub async fn change_media(
             HotplugError::Step { step, undone, wrong, source: source.into() }
         }
     })?;
+    // Whoever is killed from here on has the old one put back, until it is saved that the guest has the new one.
+    let mut planned = running.configuration().clone();
+    let new = DiskParts { out: before.out.clone(), ..parts.clone() };
+    replace(&mut planned, DiskParts { out: Some(Box::new(new)), ..before.clone() });
     let drive = Drive { qmp: &running.qmp, id: &before.alias };
-    if let Err(failed) = drive.swap(before.nodes.last(), parts.nodes.last(), force).await {
-        let undone = steps::clean_up(&running.qmp, &parts, |_| false).await;
-        for (step, why) in &undone.left {
-            tracing::warn!("{step} stays until the guest ends: {why}");
+    let swapped = match change.announce(&planned) {
+        Ok(()) => {
+            Checkpoint::ChangeAnnounced.passed();
+            let swapped = drive.swap(before.nodes.last(), parts.nodes.last(), force).await;
+            swapped.map_err(|failed| failed.of(target))
         }
-        return Err(failed.of(target));
+        Err(e) => Err(save(e)),
+    };
+    if let Err(failed) = swapped {
+        let left = steps::clean_up_medium(&running.qmp, parts).await;
+        // Without this, whoever comes back puts the old one where it is.
+        let _ = change.commit(|configuration| {
+            let Some(left) = left else { return };
+            let out = Some(Box::new(DiskParts { out: before.out.clone(), ..*left }));
+            replace(configuration, DiskParts { out, ..before });
+        });
+        return Err(failed);
     }
 
     // The new one is open, the old one is out: QEMU needs neither the secrets of the one nor anything of the other.
     let secrets = plan.objects.iter().filter(|o| matches!(o, QemuObject::Secret(_)));
     let removed = steps::undo(&running.qmp, secrets.map(|o| Step::Object(o.id().to_owned())).collect()).await;
+    for (step, why) in &removed.left {
+        tracing::warn!("{step} stays until it can go with the medium: {why}");
+    }
     parts.objects.retain(|id| !removed.undone.contains(&Step::Object(id.clone())));
-    let left = steps::clean_up(&running.qmp, &before, |_| false).await.left;
-    for (step, why) in removed.left.iter().chain(&left) {
-        tracing::warn!("{step} stays until it can go with the medium after it: {why}");
-    }
-    for (step, _) in left.into_iter().rev() {
-        match step {
-            Step::Node(name) => parts.nodes.insert(0, name),
-            Step::Object(id) => parts.objects.insert(0, id),
-            _ => {}
-        }
-    }
+    parts.out = Some(Box::new(before.clone()));
     change
         .commit(|configuration| {
             if let Some(element) = live_xml::disk(&mut configuration.xml, target) {
@@ -117,11 +125,43 @@ pub async fn change_media(
             configuration.domain.devices.disks.iter_mut().filter(|d| d.target == target).for_each(|d| {
                 d.image.clone_from(&disk.image);
             });
-            configuration.disks.iter_mut().filter(|d| d.target == target).for_each(|d| *d = parts.clone());
+            replace(configuration, parts.clone());
             configuration.nodes = numbers;
         })
         .map_err(save)?;
+    Checkpoint::MediumSaved.passed();
+    parts.out = steps::clean_up_medium(&running.qmp, before).await;
+    change.commit(|configuration| replace(configuration, parts)).map_err(save)?;
     Ok(diagnostics)
+}
+
+/// Puts the medium back that a drive had when a supervisor was killed while it changed that, or removes the one that was
+/// there before.
+pub(super) async fn complete(qmp: &Qmp, configuration: &mut Configuration) -> Result<(), QmpError> {
+    for parts in &mut configuration.disks {
+        let Some(out) = parts.out.take() else { continue };
+        tracing::warn!("an earlier vmward was killed while it changed the medium of '{}'", parts.target);
+        let blocks = qmp.execute_json("query-block", None::<&()>, COMMAND_DEADLINE).await?;
+        let block = steps::block_of(&blocks, &parts.alias);
+        let inserted = block.and_then(|block| block.get("inserted")?.get("node-name")?.as_str());
+        let is_open = block.and_then(|block| block.get("tray_open")?.as_bool()).unwrap_or_default();
+        let medium = parts.nodes.last();
+        if inserted != medium.map(String::as_str) || is_open {
+            let drive = Drive { qmp, id: &parts.alias };
+            if let Err(e) = drive.put_back(medium).await {
+                tracing::error!("the medium of '{}' could not be put back: {e}", parts.target);
+            }
+        }
+        parts.out = steps::clean_up_medium(qmp, *out).await;
+    }
+    Ok(())
+}
+
+/// Gives a drive other parts.
+fn replace(configuration: &mut Configuration, parts: DiskParts) {
+    if let Some(place) = configuration.disks.iter_mut().find(|d| d.target == parts.target) {
+        *place = parts;
+    }
 }
 
 /// The drive, and what it consists of now.
@@ -203,9 +243,9 @@ impl Drive<'_> {
     async fn swap(&self, old: Option<&String>, new: Option<&String>, force: bool) -> Result<(), Unswapped> {
         let unswapped = |what, source| Unswapped { what, source, lost: None };
         self.open(force).await.map_err(|e| unswapped("its tray could not be opened", e))?;
-        if let Err(e) = self.take_out().await {
+        if let Err(e) = self.take_out(force).await {
             // A guest that opens its tray after all finds the medium in it.
-            let _ = self.tell("blockdev-close-tray", json!({})).await;
+            let _ = self.close().await;
             return Err(unswapped("the old medium could not be taken out", e));
         }
         let inserted = match new {
@@ -214,7 +254,7 @@ impl Drive<'_> {
         };
         let failed = match inserted {
             Err(e) => ("the new medium could not be put in", e),
-            Ok(()) => match self.tell("blockdev-close-tray", json!({})).await {
+            Ok(()) => match self.close().await {
                 Ok(()) => return Ok(()),
                 Err(e) => ("its tray could not be closed", e),
             },
@@ -224,31 +264,53 @@ impl Drive<'_> {
     }
 
     async fn open(&self, force: bool) -> Result<(), QmpError> {
-        self.tell("blockdev-open-tray", json!({ "force": force })).await
+        self.tell("blockdev-open-tray", json!({ "force": force })).await?;
+        Checkpoint::TrayOpened.passed();
+        Ok(())
     }
 
     /// A guest that has locked the tray was asked to open it, and may take its time.
-    async fn take_out(&self) -> Result<(), QmpError> {
+    async fn take_out(&self, force: bool) -> Result<(), QmpError> {
+        self.while_open("blockdev-remove-medium", json!({}), force).await?;
+        Checkpoint::MediumRemoved.passed();
+        Ok(())
+    }
+
+    async fn insert(&self, node: &str) -> Result<(), QmpError> {
+        // There is nothing in the drive that a guest would miss.
+        self.while_open("blockdev-insert-medium", json!({ "node-name": node }), true).await?;
+        Checkpoint::MediumInserted.passed();
+        Ok(())
+    }
+
+    /// Does what is only done while the tray is open. `force`: a guest that closes it, as one does which looks what is in
+    /// the drive, has it opened again.
+    async fn while_open(&self, command: &str, arguments: Value, force: bool) -> Result<(), QmpError> {
         let deadline = Instant::now() + TRAY_DEADLINE;
         loop {
-            match self.tell("blockdev-remove-medium", json!({})).await {
+            match self.tell(command, arguments.clone()).await {
                 Err(e) if is_closed(&e) && Instant::now() < deadline => sleep(TRAY_INTERVAL).await,
                 done => return done,
+            }
+            if force {
+                self.open(true).await?;
             }
         }
     }
 
-    async fn insert(&self, node: &str) -> Result<(), QmpError> {
-        self.tell("blockdev-insert-medium", json!({ "node-name": node })).await
+    async fn close(&self) -> Result<(), QmpError> {
+        self.tell("blockdev-close-tray", json!({})).await?;
+        Checkpoint::TrayClosed.passed();
+        Ok(())
     }
 
     async fn put_back(&self, old: Option<&String>) -> Result<(), QmpError> {
         self.open(true).await?;
-        self.take_out().await?;
+        self.take_out(true).await?;
         if let Some(node) = old {
             self.insert(node).await?;
         }
-        self.tell("blockdev-close-tray", json!({})).await
+        self.close().await
     }
 
     async fn tell(&self, command: &str, mut arguments: Value) -> Result<(), QmpError> {

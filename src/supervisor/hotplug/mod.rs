@@ -16,5 +16,5 @@ pub use detach::{DETACH_DEADLINE, detach, watch};
 pub use error::HotplugError;
 pub use media::{Medium, change_media};
 pub use steps::{DiskParts, Step, Undone};
-pub(super) use steps::{is_absent, undo};
+pub(super) use steps::{block_of, is_absent, undo};
 pub(super) use tidy::tidy;

@@ -36,6 +36,10 @@ pub struct DiskParts {
     /// and what is done with it (amending it, above all) does nothing to the image.
     #[serde(default)]
     pub unlocked_outside: Option<String>,
+    /// Of a drive: the medium that is not in it. That is the one which is about to come, until it is saved that the guest
+    /// has it, and from then on the one that was there before, until nothing of it is left.
+    #[serde(default)]
+    pub out: Option<Box<DiskParts>>,
 }
 
 impl DiskParts {
@@ -49,12 +53,31 @@ impl DiskParts {
             nodes: plan.nodes.iter().map(|n| text(n, "node-name")).collect(),
             descriptors: Vec::new(),
             unlocked_outside: None,
+            out: None,
         }
     }
 
     /// Whether a node or an object of that name is one of its parts.
     pub fn has(&self, name: &str) -> bool {
-        self.nodes.iter().chain(&self.objects).any(|part| part == name)
+        let is_its = self.nodes.iter().chain(&self.objects).any(|part| part == name);
+        is_its || self.out.as_ref().is_some_and(|out| out.has(name))
+    }
+
+    /// Whether a set of descriptors is one of its parts.
+    pub(super) fn has_set(&self, number: u32) -> bool {
+        let is_its = self.descriptors.iter().any(|set| set.number == number);
+        is_its || self.out.as_ref().is_some_and(|out| out.has_set(number))
+    }
+
+    /// What could not be removed of it, if there is anything.
+    fn rest(mut self, left: &[(Step, QmpError)]) -> Option<Box<Self>> {
+        let is_left = |step| left.iter().any(|(l, _)| *l == step);
+        self.objects.retain(|id| is_left(Step::Object(id.clone())));
+        self.nodes.retain(|name| is_left(Step::Node(name.clone())));
+        self.descriptors.retain(|set| is_left(Step::FdSet(set.number)));
+        self.out = self.out.and_then(|out| out.rest(left));
+        let is_empty = self.objects.is_empty() && self.nodes.is_empty() && self.descriptors.is_empty();
+        (!is_empty || self.out.is_some()).then(|| Box::new(self))
     }
 
     /// Notes that one of its nodes is opened through a set of descriptors.
@@ -85,11 +108,16 @@ impl DiskParts {
     }
 
     /// The steps that made it, without the device.
-    fn steps(&self, keep: impl Fn(&str) -> bool) -> Vec<Step> {
+    fn steps(&self, keep: &dyn Fn(&str) -> bool) -> Vec<Step> {
+        let out = self.out.iter().flat_map(|out| out.steps(keep));
         let objects = self.objects.iter().filter(|id| !keep(id)).cloned().map(Step::Object);
         let fd_sets = self.descriptors.iter().map(|set| Step::FdSet(set.number));
         let chardev = self.chardev.iter().cloned().map(Step::Chardev);
-        objects.chain(fd_sets).chain(chardev).chain(self.nodes.iter().cloned().map(Step::Node)).collect()
+        out.chain(objects)
+            .chain(fd_sets)
+            .chain(chardev)
+            .chain(self.nodes.iter().cloned().map(Step::Node))
+            .collect()
     }
 }
 
@@ -353,7 +381,23 @@ pub(super) async fn is_there(qmp: &Qmp, alias: &str) -> Result<bool, QmpError> {
 
 /// Removes what is behind a frontend that is gone: nodes from the top down, then objects.
 pub(super) async fn clean_up(qmp: &Qmp, parts: &DiskParts, keep: impl Fn(&str) -> bool) -> Undone {
-    undo(qmp, parts.steps(keep)).await
+    undo(qmp, parts.steps(&keep)).await
+}
+
+/// Removes a medium that is not in its drive. What stays of it is the result.
+pub(super) async fn clean_up_medium(qmp: &Qmp, medium: DiskParts) -> Option<Box<DiskParts>> {
+    let left = clean_up(qmp, &medium, |_| false).await.left;
+    for (step, why) in &left {
+        tracing::warn!("{step} stays until it can go with the medium after it: {why}");
+    }
+    medium.rest(&left)
+}
+
+/// What `query-block` says of a device.
+pub(in crate::supervisor) fn block_of<'a>(blocks: &'a Value, alias: &str) -> Option<&'a Value> {
+    // An id, or the path of the device or of its part.
+    let device = |block: &'a Value| block.get("qdev").and_then(Value::as_str).unwrap_or_default();
+    blocks.as_array()?.iter().find(|block| device(block).split('/').any(|part| part == alias))
 }
 
 fn text(properties: &JsonObject, name: &str) -> String {

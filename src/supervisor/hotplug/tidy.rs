@@ -9,6 +9,7 @@ use crate::qemu::{VNC_SECRET, is_chardev_key};
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
 use crate::supervisor::{Configuration, FdSet, rekey};
 
+use super::media::complete;
 use super::steps::{is_absent, undo};
 use super::{DiskParts, Step};
 
@@ -33,6 +34,7 @@ pub(in crate::supervisor) async fn tidy(
     for prefix in [rekey::JOB, "vmward-create-"] {
         qmp.dismiss_jobs(prefix, JOB_DEADLINE).await?;
     }
+    complete(qmp, configuration).await?;
     let left = left(qmp, configuration).await?;
     if left.is_empty() {
         return Ok(());
@@ -70,9 +72,7 @@ async fn left(qmp: &Qmp, configuration: &Configuration) -> Result<Vec<Step>, Qmp
     let sets = qmp.execute(qapi::qmp::query_fdsets {}).await?;
     let ours = sets.iter().filter(|set| set.fds.iter().any(|fd| fd.opaque.as_deref().is_some_and(is_left)));
     let ours = ours.filter_map(|set| u32::try_from(set.fdset_id).ok());
-    let ours = ours.filter(|set| {
-        !configuration.disks.iter().any(|d| d.descriptors.iter().any(|known| known.number == *set))
-    });
+    let ours = ours.filter(|set| !configuration.disks.iter().any(|d| d.has_set(*set)));
     left.extend(ours.map(Step::FdSet));
     let command = "query-named-block-nodes";
     let nodes = qmp.execute_json(command, Some(&json!({ "flat": true })), COMMAND_DEADLINE).await?;

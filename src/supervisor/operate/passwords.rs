@@ -20,7 +20,7 @@ use crate::domain::devices::password::{PasswordProtocol, password_secret};
 use crate::keystore::ResolvedSecrets;
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
 use crate::secret::{SecretLookup, SecretRef, SecretValue, ValueError, os_random};
-use crate::supervisor::{Running, SupervisorError};
+use crate::supervisor::{Checkpoint, Running, SupervisorError};
 use crate::xml::Span;
 
 use super::OperationError;
@@ -147,18 +147,25 @@ async fn put(
     lock_out(running, protocol).await?;
     tell(&running.qmp, protocol, value).await?;
     let until = expires.map_or_else(|| "never".to_owned(), |seconds| seconds.to_string());
-    expire(&running.qmp, protocol, &until).await.map_err(OperationError::Password)
+    expire(&running.qmp, protocol, &until).await.map_err(OperationError::Password)?;
+    Checkpoint::ExpirySet.passed();
+    Ok(())
 }
 
 async fn lock_out(running: &Running, protocol: PasswordProtocol) -> Result<(), OperationError> {
-    expire(&running.qmp, protocol, "now").await.map_err(OperationError::Password)
+    expire(&running.qmp, protocol, "now").await.map_err(OperationError::Password)?;
+    Checkpoint::LockedOut.passed();
+    Ok(())
 }
 
 async fn tell(qmp: &Qmp, protocol: PasswordProtocol, value: &SecretValue) -> Result<(), OperationError> {
     let password = value.as_passphrase().map_err(OperationError::Value)?;
     let arguments = SetPassword { protocol: protocol.as_str(), password };
     match qmp.execute_json("set_password", Some(&arguments), COMMAND_DEADLINE).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            Checkpoint::PasswordSet.passed();
+            Ok(())
+        }
         // monitor/qmp-cmds.c, of a display that asks for none.
         Err(e) if e.refusal().is_some_and(|(_, desc)| desc.contains("Could not set password")) => {
             Err(OperationError::NoPasswords(protocol))

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::domain::disk::Disk;
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
-use crate::supervisor::hotplug::{Step, undo};
+use crate::supervisor::hotplug::{Step, block_of, undo};
 use crate::supervisor::{Configuration, FdSet, live_xml};
 use crate::volume::{self, Image, VolumeError};
 use crate::xml::Element;
@@ -70,11 +70,7 @@ fn is_merged(blocks: &Value, configuration: &Configuration, merge: &Unfinished) 
     let depth = || {
         let disk = configuration.domain.devices.disks.iter().find(|d| d.target == merge.target)?;
         let alias = disk.info.alias.as_deref()?;
-        let is_its = |block: &&Value| {
-            let device = block.get("qdev").and_then(Value::as_str).unwrap_or_default();
-            device.split('/').any(|part| part == alias)
-        };
-        let block = blocks.as_array()?.iter().find(is_its)?;
+        let block = block_of(blocks, alias)?;
         let now = usize::try_from(block.get("inserted")?.get("backing_file_depth")?.as_u64()?).ok()?;
         Some((now, disk.chain().count()))
     };
