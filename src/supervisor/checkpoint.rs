@@ -25,6 +25,8 @@ pub enum Checkpoint {
     Continued,
     /// Start, and coming back: the service manager knows.
     Ready,
+    /// Attach: what serves the images runs, of which nothing is saved yet.
+    Served,
     /// Attach: the images are unlocked, QEMU has not heard of them.
     Unlocked,
     /// Attach: an object is made.
@@ -83,7 +85,7 @@ pub enum Checkpoint {
 
 impl Checkpoint {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::LibDirClaimed,
         Self::KeyWritten,
         Self::Spawned,
@@ -93,6 +95,7 @@ impl Checkpoint {
         Self::RunSaved,
         Self::Continued,
         Self::Ready,
+        Self::Served,
         Self::Unlocked,
         Self::ObjectAdded,
         Self::DescriptorAdded,

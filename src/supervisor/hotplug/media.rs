@@ -14,8 +14,8 @@ use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
 use crate::supervisor::{Running, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
-use super::attach::{blame, open, save};
-use super::steps::{self, Failed};
+use super::attach::{failed, is_unserved, open, save};
+use super::steps;
 use super::{DiskParts, HotplugError, Step};
 
 /// How long a guest that has locked the tray may take to open it when it is asked to.
@@ -74,23 +74,27 @@ pub async fn change_media(
     let Some(mut plan) = plan.filter(|_| !diagnostics.has_errors()) else {
         return Err(HotplugError::Xml(diagnostics));
     };
+    if let Some(element) = &source
+        && is_unserved(running, &mut plan, element, &mut diagnostics)
+    {
+        return Err(HotplugError::Unserved(diagnostics));
+    }
 
     let mut parts = DiskParts { alias: before.alias.clone(), ..DiskParts::of(target, &plan) };
     let (_, made) = open(running, &mut plan, &mut parts).await?;
-    made.map_err(|Failed { step, source, undone }| match source.is_disconnect() {
-        true => HotplugError::Ended { step, source },
-        false => {
-            let wrong = blame(&step, &source, &disk, &plan).map(Box::new);
-            HotplugError::Step { step, undone, wrong, source: source.into() }
-        }
-    })?;
+    if let Err(step) = made {
+        return Err(failed(running, step, &parts, &disk, &plan).await);
+    }
     let drive = Drive { qmp: &running.qmp, id: &before.alias };
-    if let Err(failed) = drive.swap(before.nodes.last(), parts.nodes.last(), force).await {
+    if let Err(unswapped) = drive.swap(before.nodes.last(), parts.nodes.last(), force).await {
         let undone = steps::clean_up(&running.qmp, &parts, |_| false).await;
         for (step, why) in &undone.left {
             tracing::warn!("{step} stays until the guest ends: {why}");
         }
-        return Err(failed.of(target));
+        if undone.left.is_empty() {
+            running.end_helpers(&parts.helpers).await;
+        }
+        return Err(unswapped.of(target));
     }
 
     // The new one is open, the old one is out: QEMU needs neither the secrets of the one nor anything of the other.
@@ -100,6 +104,10 @@ pub async fn change_media(
     let left = steps::clean_up(&running.qmp, &before, |_| false).await.left;
     for (step, why) in removed.left.iter().chain(&left) {
         tracing::warn!("{step} stays until it can go with the medium after it: {why}");
+    }
+    let mut unneeded = before.helpers;
+    if !left.is_empty() {
+        parts.helpers.append(&mut unneeded);
     }
     for (step, _) in left.into_iter().rev() {
         match step {
@@ -121,6 +129,7 @@ pub async fn change_media(
             configuration.nodes = numbers;
         })
         .map_err(save)?;
+    running.end_helpers(&unneeded).await;
     Ok(diagnostics)
 }
 

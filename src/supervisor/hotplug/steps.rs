@@ -29,6 +29,9 @@ pub struct DiskParts {
     pub objects: Vec<String>,
     /// The block nodes, base image first.
     pub nodes: Vec<String>,
+    /// What runs beside QEMU for it alone, by the names of the devices that those are to a helper.
+    #[serde(default)]
+    pub helpers: Vec<String>,
     /// The sets of descriptors through which QEMU has opened them.
     #[serde(default)]
     pub descriptors: Vec<FdSet>,
@@ -47,6 +50,7 @@ impl DiskParts {
             chardev: plan.chardev.as_ref().map(|c| c.id.clone()),
             objects: plan.objects.iter().map(|o| o.id().to_owned()).collect(),
             nodes: plan.nodes.iter().map(|n| text(n, "node-name")).collect(),
+            helpers: plan.helpers.iter().filter(|h| h.is_of_one_disk()).map(|h| h.device.clone()).collect(),
             descriptors: Vec::new(),
             unlocked_outside: None,
         }
