@@ -201,8 +201,8 @@ medium() {
       <target dev='sda' bus='sata'/><readonly/></disk>"
 }
 drive_holds() {
-    guest_run "for i in \$(seq 300); do [ \"\$(dd if=/dev/sr0 bs=2048 count=1 2>/dev/null | tr -d '$1\\n' | wc -c)\" = 0 ] &&
-        [ \"\$(dd if=/dev/sr0 bs=2048 count=1 2>/dev/null | wc -c)\" = 2048 ] && exit 0; sleep 0.1; done; exit 1"
+    local read="dd if=/dev/sr0 bs=2048 count=1 2>/dev/null"
+    guest_run "for i in \$(seq 300); do [ \"\$($read | wc -c) \$($read | tr -d $1 | wc -c)\" = '2048 0' ] && exit 0; sleep 0.1; done; exit 1"
 }
 for letter in M N; do
     medium $letter >"$WORK/medium.xml"

@@ -223,6 +223,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         environment: &line.environment,
         stdio: line.uses_stdio(),
         outlives_reader: true,
+        ends_with_parent: false,
         lib_dir: lib_dir.path(),
         fd_sets: fd_sets.clone(),
         bounds: bounds.as_ref(),

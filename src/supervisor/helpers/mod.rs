@@ -472,6 +472,8 @@ fn spawn(
         environment: &[],
         stdio: false,
         outlives_reader: false,
+        // Debian 12's asks for it (1.32.5), whatever its options are.
+        ends_with_parent: name == nbdkit::NBDKIT,
         lib_dir,
         fd_sets: FdSetPaths::default(),
         bounds: None,
