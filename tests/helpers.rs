@@ -15,23 +15,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use bare::{Host, PASSPHRASE, Run, SECRET, disk, has_qemu_img, helpers_of, nothing_left, processes_of};
+use bare::{
+    Host, PASSPHRASE, Run, SECRET, disk, has_qemu_img, helpers_of, installed, nothing_left, processes_of,
+    ssh_disk,
+};
 
 const UUID: &str = "6f1e3c52-0000-4000-8000-00000000beef";
 const KEY: &str = "7a1e3c52-0000-4000-8000-00000000cafe";
 const KEY_VALUE: &str = "vmward-test-Tpm-Key-1";
 /// Where a test gives up.
 const PATIENCE: Duration = Duration::from_secs(600);
-
-/// Whether programs are installed; a test that needs them and has none says so.
-fn installed(programs: &[&str]) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let missing = programs.iter().find(|name| !env::split_paths(&path).any(|dir| dir.join(name).is_file()));
-    if let Some(name) = missing {
-        println!("skipped: there is no {name}");
-    }
-    missing.is_none()
-}
 
 fn has_swtpm() -> bool {
     installed(&["swtpm", "swtpm_setup"])
@@ -226,6 +219,38 @@ fn a_helper_that_is_not_installed_is_named_with_its_package() {
         }
         assert!(said.contains("missing.xml:8:"), "{said}");
     }
+}
+
+#[test]
+fn a_disk_whose_helper_does_not_come_is_not_plugged_in() {
+    let host = Host::new();
+    let guest = host.guest("bare", "");
+    let disk = ssh_disk(&host, "vdb", "virtio");
+    // The programs that are found: QEMU, and after a while something that is called nbdkit.
+    let programs = host.path("bin");
+    fs::create_dir(&programs).unwrap();
+    let path = env::var_os("PATH").unwrap_or_default();
+    let qemu = env::split_paths(&path).map(|dir| dir.join("qemu-system-x86_64")).find(|path| path.is_file());
+    std::os::unix::fs::symlink(qemu.unwrap(), programs.join("qemu-system-x86_64")).unwrap();
+    let mut run = host.start_with(&guest, &[], |command| {
+        command.env("PATH", &programs);
+    });
+    run.ready();
+    let attach = ["attach-device", "bare", "-"];
+    let said = host.user.fails(69, &attach, disk.as_bytes());
+    assert!(said.contains("<stdin>:1:") && said.contains("there is no nbdkit on this host"), "{said}");
+    assert!(said.contains("(Debian: nbdkit)"), "{said}");
+
+    script::write(&programs.join("nbdkit"), "echo 'no such plugin' >&2; exit 3\n");
+    let said = host.user.fails(69, &attach, disk.as_bytes());
+    assert!(said.contains("nbdkit, which is to give the guest the file /disk on 127.0.0.1"), "{said}");
+    assert!(said.contains("ended with exit code 3") && said.contains("no such plugin"), "{said}");
+    assert_eq!(status(&host, "bare")["helpers"], serde_json::json!([]));
+
+    host.user.ok(&["secret", "undefine", "ssh"], b"");
+    let said = host.user.fails(66, &attach, disk.as_bytes());
+    assert!(said.contains("'ssh'"), "{said}");
+    stop(run);
 }
 
 #[test]

@@ -22,7 +22,9 @@ use serde_json::{Value, json};
 use vmward::supervisor::{Checkpoint, STOP_AT};
 
 use Checkpoint::*;
-use bare::{Host, PASSPHRASE, Run, has_qemu_img, nothing_left, objects, processes_of};
+use bare::{
+    Host, PASSPHRASE, Run, has_qemu_img, helpers_of, installed, nothing_left, objects, processes_of, ssh_disk,
+};
 use images::image_options;
 use slow::wait_until;
 use steps::*;
@@ -43,6 +45,7 @@ fn no_step_is_left_out() {
         STARTED,
         ATTACH,
         ATTACH_SERVED,
+        ATTACH_WITH_HELPER,
         DETACH,
         REKEY_RAW,
         REKEY_QCOW2,
@@ -234,6 +237,27 @@ fn attach_of_an_image_on_a_server_killed() {
     }
     drop(server);
     is_intact(&other, "raw", PASSPHRASE, "in the end");
+}
+
+#[test]
+fn attach_of_an_image_that_a_helper_serves_killed() {
+    if !can_stop() || !installed(&["nbdkit"]) {
+        return;
+    }
+    let scene = Scene::new("qcow2");
+    let disk = ssh_disk(&scene.host, "sdb", "scsi");
+    let run = scene.host.running(&scene.guest);
+    let before = scene.inventory(&run);
+    ends(run);
+    let attach = ["attach-device", "guest", "-"];
+    let again = |run: &Run, at: &str| {
+        assert_eq!(helpers_of(run.lib_dir()), [0; 0], "{at}");
+        let said = scene.host.user.fails(69, &attach, disk.as_bytes());
+        assert!(said.contains("Connection refused"), "{said}");
+        assert_eq!(helpers_of(run.lib_dir()), [0; 0], "{at}");
+        assert_eq!(scene.inventory(run), before, "{at}");
+    };
+    scene.at_each(ATTACH_WITH_HELPER, &attach, &disk, again, || {});
 }
 
 #[test]

@@ -6,9 +6,9 @@ guest_connect() {
         kill -0 "$2" 2>/dev/null || die "the guest did not start"
         sleep 0.05
     done
-    coproc GUEST { socat - "UNIX-CONNECT:$1"; }
+    coproc SERIAL { socat - "UNIX-CONNECT:$1"; }
     # The shell closes a coprocess's own descriptors in subshells, which pipelines are.
-    exec {GUEST_OUT}<&"${GUEST[0]}" {GUEST_IN}>&"${GUEST[1]}"
+    exec {GUEST_OUT}<&"${SERIAL[0]}" {GUEST_IN}>&"${SERIAL[1]}"
 }
 
 # guest_wait TEXT SECONDS: waits for a line that holds the text.

@@ -120,7 +120,8 @@ promise "the guest ends" guest_end web1
 secret iscsi ssh-password "$(cat "$VMWARD_HOME/password")"
 rm "$ssh/authorized_keys"
 login="<auth username='root'><secret type='iscsi' usage='ssh-password'/></auth>"
-linux_xml web2 "$(disk_xml vda network "$(remote 1 | sed "s#<identity username='root'/>#$login#")")" >"$WORK/web2.xml"
+linux_xml web2 "$(disk_xml vda network "$(remote 1 | sed "s#<identity username='root'/>#$login#")")
+    <disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>" >"$WORK/web2.xml"
 disk_xml vdb network "$(remote 2 | sed "s#<identity username='root'/>#$login#")" >"$WORK/password.xml"
 # Programs are looked for in PATH.
 mkdir "$WORK/bin"
@@ -133,15 +134,98 @@ promise "which is not told" not grep -qF not-the-right-one "$WORK/told"
 secret_right ssh-password
 mv "$ssh/known_hosts" "$WORK/known_hosts"
 refused "of a server that is not known" 77 'host key is unknown|known_hosts' run_guest "$WORK/web2.xml"
-sed "s#<auth#<knownHosts path='$WORK/known_hosts'/><auth#" "$WORK/web2.xml" >"$WORK/known.xml"
+known() { sed "s#<auth#<knownHosts path='$WORK/known_hosts'/><auth#" "$1"; }
+known "$WORK/web2.xml" >"$WORK/known.xml"
 linux_start web2 "$WORK/known.xml"
 promise "with the right one, and a file of known servers, the guest finds what it wrote" guest_reads vda A
 promise "QEMU keeps no secret" keeps_only web2
-promise "the password is in no arguments and no environment" eval \
-    'hex <"$VMWARD_HOME/password" | perl "$REPO/integration/lib/scan.pl" /proc/[0-9]*/cmdline /proc/[0-9]*/environ'
+password_nowhere() { hex <"$VMWARD_HOME/password" | perl "$REPO/integration/lib/scan.pl" /proc/[0-9]*/cmdline /proc/[0-9]*/environ; }
+promise "the password is in no arguments and no environment" password_nowhere
 promise "status shows nbdkit" eval '"$vmward" status web2 | grep -q nbdkit'
-nbdkit=$(pgrep -f "nbdkit.*helper-virtio-disk0-nbdkit0.sock")
-not_attached "another disk with a password" 65 'starts no nbdkit while a guest runs' web2 "$WORK/password.xml"
+# What is plugged in while the guest runs has nbdkits of its own, which go with it.
+nbdkits() { pgrep -f "nbdkit --foreground --unix $VMWARD_RUNTIME_DIR/web2/helper-${1:-}"; }
+served() {
+    "$vmward" status web2 | grep nbdkit
+    (cd "$VMWARD_RUNTIME_DIR/web2" && ls helper-*)
+    nbdkits
+}
+supervisor_again() {
+    kill -KILL "$GUEST_PID"
+    ends_within 10 "$GUEST_PID"
+    guest_start web2 "$WORK/known.xml"
+}
+before=$(served)
+not_served() {
+    not_attached "$@"
+    promise "and no nbdkit, and no socket of one" equal "$(served)" "$before"
+}
+known "$WORK/password.xml" >"$WORK/vdb.xml"
+not_served "a disk of a server that is not known is not plugged in" 77 'host key is unknown' web2 "$WORK/password.xml"
+secret_wrong ssh-password
+not_served "nor with the wrong password" 77 'all possible authentication methods failed' web2 "$WORK/vdb.xml"
+promise "which is not told" not grep -qF not-the-right-one "$WORK/said"
+secret_right ssh-password
+secret_wrong remote
+not_served "nor with the wrong passphrase" 77 "usage 'remote' is not the passphrase of the disk 'vdb'" web2 "$WORK/vdb.xml"
+secret_right remote
+sed "s#port='$RECORDED'#port='$(free_port)'#" "$WORK/vdb.xml" >"$WORK/none.xml"
+not_served "nor from where nobody answers" 69 'Connection refused' web2 "$WORK/none.xml"
+sed "s#$WORK/disk2#$WORK/disk4#" "$WORK/vdb.xml" >"$WORK/none.xml"
+not_served "nor a file that is not there" 66 'No such file' web2 "$WORK/none.xml"
+promise "with all that is right it is plugged in" "$vmward" attach-device web2 "$WORK/vdb.xml"
+promise "QEMU keeps no secret" keeps_only web2
+promise "the password is in no arguments and no environment" password_nowhere
+promise "status shows its nbdkit" eval '"$vmward" status web2 | grep -q "nbdkit (virtio-disk1-nbdkit0)"'
+promise "the guest has what was written" eval 'guest_sees vdb && guest_reads vdb B'
+hot=$(nbdkits virtio-disk1)
+supervisor_again
+promise "a supervisor that comes back has both nbdkits" equal "$("$vmward" status web2 | grep -c 'nbdkit (.*process')" 2
+promise "the guest writes" guest_writes vdb B
+promise "and the disk is taken out" "$vmward" detach-device web2 vdb
+promise "with its nbdkit" ends_within 10 "$hot"
+promise "and the socket of that" equal "$(served)" "$before"
+promise "it is plugged in again" "$vmward" attach-device web2 "$WORK/vdb.xml"
+kill -KILL "$(nbdkits virtio-disk1)"
+until_true 20 eval '"$vmward" status web2 | grep -q "nbdkit (virtio-disk1-nbdkit0), was killed by SIGKILL"'
+promise "an nbdkit that is killed is told of" \
+    grep -qF "nbdkit, which gave the guest the file $WORK/disk2 on 127.0.0.1, was killed by SIGKILL" "$WORK/web2.log"
+promise "its disk is taken out" "$vmward" detach-device web2 vdb
+promise "and nothing of it is left" equal "$(served)" "$before"
+
+# Media as well: the new one is open before the old one goes.
+medium() {
+    head -c 1M /dev/zero | tr '\0' "$1" >"$WORK/medium$1"
+    remote 2 | sed "s#<identity username='root'/>#$login#; s#<encryption.*</encryption>##; s#/disk2#/medium$1#" >"$WORK/source"
+    known "$WORK/source" >"$WORK/known_source"
+    echo "<disk type='network' device='cdrom'><driver name='qemu' type='raw'/>$(cat "$WORK/known_source")
+      <target dev='sda' bus='sata'/><readonly/></disk>"
+}
+drive_holds() {
+    local read="dd if=/dev/sr0 bs=2048 count=1 2>/dev/null"
+    guest_run "for i in \$(seq 300); do [ \"\$($read | wc -c) \$($read | tr -d $1 | wc -c)\" = '2048 0' ] && exit 0; sleep 0.1; done; exit 1"
+}
+for letter in M N; do
+    medium $letter >"$WORK/medium.xml"
+    promise "the medium $letter is put in" "$vmward" change-media web2 sda "$WORK/medium.xml"
+    promise "the guest reads it" drive_holds $letter
+    promise "one nbdkit serves it" equal "$(nbdkits sata | wc -l)" 1
+done
+secret_wrong ssh-password
+refused "with the wrong password none is" 77 'all possible authentication methods failed' \
+    "$vmward" change-media web2 sda "$WORK/medium.xml"
+secret_right ssh-password
+promise "the old one is there" drive_holds N
+supervisor_again
+promise "and for a supervisor that comes back" eval 'drive_holds N && "$vmward" status web2 | grep -q "nbdkit (sata.*process"'
+promise "the medium is taken out" "$vmward" change-media web2 sda --eject
+promise "with its nbdkit" equal "$(served)" "$before"
+
+promise "the disk that was there at the start is taken out" "$vmward" detach-device web2 vda
+promise "with its nbdkit" equal "$(nbdkits)" ""
+promise "and plugged in" eval 'known "$WORK/web2.xml" | sed -n "/<disk/,/<.disk>/p;/<.disk>/q" >"$WORK/vda.xml" &&
+    "$vmward" attach-device web2 "$WORK/vda.xml"'
+promise "the guest finds what it wrote" eval 'guest_sees vda && guest_reads vda A'
+nbdkit=$(nbdkits)
 promise "the guest ends" guest_end web2
 promise "and nbdkit with it" ends_within 10 "$nbdkit"
 

@@ -235,9 +235,11 @@ fn refused(error: &ControlError, input: Option<&Input>) -> CliError {
         E::WrongKey(_) | E::NotAllowed(_) | E::SecretForbidden(_) | E::StorageForbidden(_) => {
             Exit::NoPermission
         }
-        E::GuestRefused(_) | E::QemuRefused(_) | E::QemuUnavailable(_) | E::KeystoreUnavailable(_) => {
-            Exit::Unavailable
-        }
+        E::GuestRefused(_)
+        | E::QemuRefused(_)
+        | E::QemuUnavailable(_)
+        | E::KeystoreUnavailable(_)
+        | E::HelperUnavailable(_) => Exit::Unavailable,
         E::Failed(_) => Exit::Internal,
     };
     let failure = error.failure();

@@ -21,6 +21,13 @@ pub struct Helper {
     pub span: Span,
 }
 
+impl Helper {
+    /// Whether it is there for one disk, and goes with that.
+    pub fn is_of_one_disk(&self) -> bool {
+        matches!(self.service, Service::Ssh(_))
+    }
+}
+
 /// What a [`Helper`] does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Service {

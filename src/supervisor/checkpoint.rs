@@ -27,6 +27,8 @@ pub enum Checkpoint {
     Continued,
     /// Start, and coming back: the service manager knows.
     Ready,
+    /// Attach: what serves the images runs, of which nothing is saved yet.
+    Served,
     /// Attach: the images are unlocked, QEMU has not heard of them.
     Unlocked,
     /// Attach: an object is made.
@@ -103,7 +105,7 @@ pub enum Checkpoint {
 
 impl Checkpoint {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::LibDirClaimed,
         Self::KeyWritten,
         Self::Spawned,
@@ -114,6 +116,7 @@ impl Checkpoint {
         Self::RunSaved,
         Self::Continued,
         Self::Ready,
+        Self::Served,
         Self::Unlocked,
         Self::ObjectAdded,
         Self::DescriptorAdded,

@@ -26,7 +26,7 @@ use super::checkpoint::Checkpoint;
 use super::confinement::{Bounds, Guest, Places};
 use super::control::Sockets;
 use super::descriptors::open_all;
-use super::helpers::{Helpers, Place};
+use super::helpers::{Deaths, Helpers, Place};
 use super::key::{self, KeyInMemory, KeyPlace};
 use super::lib_dir::{LibDir, MONITOR_SOCKET};
 use super::opened::{hand_over, open_images};
@@ -99,7 +99,8 @@ pub struct Started {
     pub(super) events: Events,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
     pub(super) process: Process,
-    pub(super) helpers: Helpers,
+    pub(super) helpers: Rc<Helpers>,
+    pub(super) deaths: Deaths,
     /// Where clients connect.
     pub(super) control: Sockets,
     pub(super) lease: Lease,
@@ -166,7 +167,8 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     };
     let opening = open_images(&line.images, &line.servers, how, &capabilities, &secrets, &reader);
     let opening = async { Ok(opening.await?) };
-    let (helpers, (opened, derivations)) = tokio::try_join!(Helpers::start(&line.helpers, &place), opening)?;
+    let ((helpers, deaths), (opened, derivations)) =
+        tokio::try_join!(Helpers::start(&line.helpers, &place), opening)?;
     let options = LaunchOptions {
         master_key: lib_dir.path().join(MASTER_KEY_FILE),
         monitor_fd: MONITOR_FD,
@@ -226,6 +228,7 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         environment: &line.environment,
         stdio: line.uses_stdio(),
         outlives_reader: true,
+        ends_with_parent: false,
         lib_dir: lib_dir.path(),
         fd_sets: fd_sets.clone(),
         bounds: bounds.as_ref(),
@@ -269,11 +272,11 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         qemu_pid: process.id().pid,
         started,
         configuration,
+        helpers: Rc::clone(&helpers),
         state_file,
         orders: sender,
     }));
-    running.show_helpers(&helpers);
-    Ok(Started { running, events, orders, process, helpers, control, lease, key_in_memory, prepared })
+    Ok(Started { running, events, orders, process, helpers, deaths, control, lease, key_in_memory, prepared })
 }
 
 /// From QEMU's first word to where its processors run.

@@ -101,7 +101,7 @@ impl From<ExitStatus> for Ending {
     }
 }
 
-/// What starts a program that a reader of its messages who goes away does not end. Part of coreutils.
+/// What starts a program that the end of a reader of its messages, or of its parent, does not end. Part of coreutils.
 const ENV: &str = "/usr/bin/env";
 
 /// How a program is started.
@@ -122,6 +122,8 @@ pub(super) struct Program<'a> {
     pub(super) stdio: bool,
     /// Whether the program goes on by itself when nobody reads its messages any more.
     pub(super) outlives_reader: bool,
+    /// Whether the program has the kernel send it a SIGTERM when its parent ends. It does not get it.
+    pub(super) ends_with_parent: bool,
     /// Its home.
     pub(super) lib_dir: &'a Path,
     /// What its words name instead of sets of descriptors.
@@ -264,9 +266,20 @@ impl Process {
     /// Asks it to end.
     pub(super) fn ask_to_end(&self) {
         if !self.done.get()
-            && let Err(e) = pidfd_send_signal(&self.pidfd, rustix::process::Signal::TERM)
+            && let Err(e) = pidfd_send_signal(&self.pidfd, self.ending_signal())
         {
             tracing::debug!("{} is not asked to end: {e}", self.name);
+        }
+    }
+
+    /// What it can be asked with: one that is not to end with its parent has SIGTERM blocked (proc_pid_status(5)).
+    fn ending_signal(&self) -> rustix::process::Signal {
+        const TERM: u64 = 1 << (Signal::SIGTERM as u32 - 1);
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id.pid)).unwrap_or_default();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        match blocked.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()) {
+            Some(mask) if mask & TERM != 0 => rustix::process::Signal::INT,
+            _ => rustix::process::Signal::TERM,
         }
     }
 
@@ -332,8 +345,13 @@ fn command(program: &Program<'_>) -> Command {
         words.extend([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)].map(Into::into));
         words.extend(["--init-groups", "--no-new-privs", "--inh-caps=-all", "--"].map(Into::into));
     }
-    if !program.outlives_reader {
-        words.extend([ENV, "--ignore-signal=PIPE", "--"].map(Into::into));
+    let signals = [
+        (!program.outlives_reader, "--ignore-signal=PIPE"),
+        (program.ends_with_parent, "--block-signal=TERM"),
+    ];
+    let mut signals = signals.into_iter().filter(|(wanted, _)| *wanted).map(|(_, option)| option).peekable();
+    if signals.peek().is_some() {
+        words.extend([ENV].into_iter().chain(signals).chain(["--"]).map(OsString::from));
     }
     words.push(program.path.into());
     let mut command = Command::new(words.remove(0));

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::domain::Domain;
 use crate::keystore::Keystores;
-use crate::qemu::{self, Capabilities, CommandLine, HELPER_SOCKET, MASTER_KEY_FILE};
+use crate::qemu::{self, Capabilities, CommandLine, HELPER_SOCKET, Helper, MASTER_KEY_FILE};
 use crate::qmp::Qmp;
 use crate::xml::{self, Diagnostics};
 
@@ -173,6 +173,27 @@ fn processes_with(lib_dir: &Path, name: &str) -> Result<Vec<ProcessId>, Supervis
     Ok(found)
 }
 
+/// Ends what serves a disk that never came to be known, or that is gone, with the sockets of that. `wanted`: what the guest's
+/// XML asks for.
+fn end_strangers(lib_dir: &Path, wanted: &[Helper], qemu: u32) -> Result<(), SupervisorError> {
+    // Some have processes of their own with the same arguments.
+    let name = |helper: &Helper| helper.socket.file_name()?.to_str().map(str::to_owned);
+    let names: Vec<_> = wanted.iter().filter_map(name).collect();
+    let mut known = Vec::new();
+    for name in &names {
+        known.extend(processes_with(lib_dir, name)?);
+    }
+    let strangers = processes_with(lib_dir, HELPER_SOCKET)?;
+    end_left_over(strangers.into_iter().filter(|id| id.pid != qemu && !known.contains(id)))?;
+    for entry in fs::read_dir(lib_dir).into_iter().flatten().filter_map(Result::ok) {
+        let is_left = |name: &str| name.starts_with(HELPER_SOCKET) && !names.iter().any(|n| n == name);
+        if entry.file_name().to_str().is_some_and(is_left) {
+            fs::remove_file(entry.path()).map_err(SupervisorError::io(entry.path(), "removed"))?;
+        }
+    }
+    Ok(())
+}
+
 impl LeftOver {
     /// Takes the guest back. If that cannot be, it goes on without a supervisor.
     pub(super) async fn take_back(
@@ -231,7 +252,8 @@ impl LeftOver {
         process.own();
         let lease = Lease(Rc::clone(&lib_dir));
         let prepared = Prepared::taken_over(made);
-        let helpers = Helpers::take_back(line.helpers, &left, lib_dir.path(), user.as_ref(), uuid)?;
+        end_strangers(lib_dir.path(), &line.helpers, pid)?;
+        let (helpers, deaths) = Helpers::take_back(line.helpers, &left, lib_dir.path(), user.as_ref(), uuid)?;
         let (sender, orders) = mpsc::unbounded_channel();
         let running = Rc::new(Running::new(Parts {
             qmp,
@@ -242,14 +264,24 @@ impl LeftOver {
             qemu_pid: pid,
             started,
             configuration,
+            helpers: Rc::clone(&helpers),
             state_file,
             orders: sender,
         }));
-        running.show_helpers(&helpers);
-        Ok((
-            Started { running, events, orders, process, helpers, control, lease, key_in_memory, prepared },
-            over,
-        ))
+        running.save_helpers();
+        let started = Started {
+            running,
+            events,
+            orders,
+            process,
+            helpers,
+            deaths,
+            control,
+            lease,
+            key_in_memory,
+            prepared,
+        };
+        Ok((started, over))
     }
 }
 
@@ -295,11 +327,18 @@ fn configuration(state: &State, capabilities: &Capabilities) -> Option<(Configur
     let mut said = Diagnostics::new();
     let mut xml = xml::parse(&state.xml, &mut said)?;
     let mut domain = Domain::from_xml(&live_xml::without_redacted(&xml), &mut said)?;
-    let line = qemu::build(&mut domain, capabilities, &mut said)?;
+    let mut line = qemu::build(&mut domain, capabilities, &mut said)?;
     domain.general.uuid = state.uuid;
-    // A disk that was plugged in has the alias that it got then, whatever it would get at a start.
+    // A disk that was plugged in has the alias that it got then, and its helpers theirs, whatever they would get at a start.
     let devices = live_xml::devices(&mut xml)?;
     for disk in &mut domain.devices.disks {
+        let parts = state.disks.iter().find(|parts| parts.target == disk.target);
+        let own = line.helpers.iter_mut().filter(|h| disk.chain().any(|image| image.span == h.span));
+        for (helper, device) in own.filter(|h| h.is_of_one_disk()).zip(parts.iter().flat_map(|p| &p.helpers))
+        {
+            helper.socket = capabilities.host.helper_socket(&domain.general.name, device);
+            helper.device.clone_from(device);
+        }
         let element = devices.children.iter().find(|e| e.span == disk.info.span);
         let alias = element.and_then(|e| e.child("alias")?.get("name"));
         disk.info.alias = alias.map(str::to_owned).or(disk.info.alias.take());

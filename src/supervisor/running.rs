@@ -2,6 +2,7 @@
 
 use std::cell::{Ref, RefCell};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -82,7 +83,8 @@ pub struct Running {
     /// When QEMU was started.
     pub started: SystemTime,
     configuration: RefCell<Configuration>,
-    helpers: RefCell<Vec<HelperStatus>>,
+    /// What runs beside QEMU.
+    pub(super) helpers: Rc<Helpers>,
     /// Held while the guest's devices are being changed.
     changing: Mutex<()>,
     /// Held while somebody is at the keys of its disks.
@@ -101,6 +103,7 @@ pub(super) struct Parts {
     pub(super) qemu_pid: u32,
     pub(super) started: SystemTime,
     pub(super) configuration: Configuration,
+    pub(super) helpers: Rc<Helpers>,
     pub(super) state_file: StateFile,
     pub(super) orders: mpsc::UnboundedSender<Order>,
 }
@@ -124,7 +127,7 @@ impl Running {
             qemu_pid,
             started,
             configuration: RefCell::new(parts.configuration),
-            helpers: RefCell::default(),
+            helpers: parts.helpers,
             changing: Mutex::new(()),
             rekeying: Arc::default(),
             state_file: parts.state_file,
@@ -171,15 +174,24 @@ impl Running {
 
     /// How the programs beside QEMU are.
     pub fn helpers(&self) -> Vec<HelperStatus> {
-        self.helpers.borrow().clone()
+        self.helpers.status()
     }
 
-    /// Shows and saves how they are now.
-    pub(super) fn show_helpers(&self, helpers: &Helpers) {
-        *self.helpers.borrow_mut() = helpers.status();
-        if let Err(e) = self.state_file.save_helpers(helpers.state()) {
+    /// Saves what runs beside QEMU now.
+    pub(super) fn save_helpers(&self) {
+        if let Err(e) = self.state_file.save_helpers(self.helpers.state()) {
             tracing::error!("{e}");
         }
+    }
+
+    /// Ends what runs beside QEMU for a disk that is gone; what it said at last.
+    pub(super) async fn end_helpers(&self, devices: &[String]) -> Vec<String> {
+        if devices.is_empty() {
+            return Vec::new();
+        }
+        let said = self.helpers.end(devices).await;
+        self.save_helpers();
+        said
     }
 
     /// Waits until nobody else changes the guest's devices, and keeps others from it.

@@ -175,6 +175,7 @@ impl Reader<'_> {
             environment: self.environment,
             stdio: false,
             outlives_reader: false,
+            ends_with_parent: false,
             lib_dir: self.lib_dir,
             fd_sets: FdSetPaths::default(),
             bounds: None,

@@ -85,7 +85,8 @@ pub(super) async fn supervise(
         mut events,
         mut orders,
         process,
-        mut helpers,
+        helpers,
+        mut deaths,
         control,
         lease,
         key_in_memory,
@@ -126,13 +127,11 @@ pub(super) async fn supervise(
             request = signals.next() => supervision.request(request),
             () = &mut watchdog => {}
             Some(order) = orders.recv() => supervision.order(order),
-            death = helpers.death() => {
-                // Of a QEMU that is told to quit they are gone first.
-                if supervision.stage < Stage::Quit {
-                    helpers.died(&death);
-                    running.show_helpers(&helpers);
-                }
-            }
+            // Of a QEMU that is told to quit they are gone first.
+            Some(death) = deaths.recv() => if supervision.stage < Stage::Quit {
+                helpers.died(&death);
+                running.save_helpers();
+            },
             event = events.next(), if monitor_open => match event {
                 Ok(event) => supervision.event(&event),
                 Err(QmpError::EventsMissed(n)) => tracing::warn!("{n} events of QEMU were missed"),
@@ -155,7 +154,7 @@ pub(super) async fn supervise(
     let crashed = supervision.crashed;
     let last_words = if intended { Vec::new() } else { process.last_words().await };
     supervision.tasks.take().shutdown().await;
-    drop(helpers);
+    helpers.end_all();
     drop(lease);
     drop(key_in_memory);
     Ended::Ran(Outcome { ending, crashed, intended, last_words })

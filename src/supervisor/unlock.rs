@@ -21,6 +21,7 @@ use crate::keystore::ResolvedSecrets;
 use crate::luks::{
     self, Container, LUKS1_HEADER_LEN, Luks1Header, LuksHeader, ReadAt, UnlockError, VolumeKey,
 };
+use crate::parallel::all_at_once;
 use crate::qemu::Capabilities;
 use crate::qemu::storage::{LocalImage, RawLuks, ServerImage};
 use crate::qmp::{Qmp, QmpError};
@@ -237,11 +238,16 @@ fn fill_all(derivations: Vec<Derivation>, secrets: &ResolvedSecrets) -> Result<V
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let containers = derivations.iter().map(|d| d.container(secrets).map_err(|e| d.failed(e)));
     let containers = containers.collect::<Result<Vec<_>, _>>()?;
-    wiping_stack(|| {
-        let keys = luks::unlock(&containers, processors);
-        let filled = derivations.iter().zip(keys).map(|(d, key)| d.fill(key).map_err(|e| d.failed(e)));
-        filled.collect::<Result<(), _>>()
-    })?;
+    let keys = wiping_stack(|| luks::unlock(&containers, processors));
+    let keys = derivations.iter().zip(keys).map(|(d, key)| match key {
+        Ok((_, key)) => Ok((d, key)),
+        Err(e) => Err(d.failed(e.into())),
+    });
+    let keys = keys.collect::<Result<Vec<_>, _>>()?;
+    let filled =
+        all_at_once(&keys, processors, |(d, key)| wiping_stack(|| d.fill(key)).map_err(|e| d.failed(e)));
+    filled.into_iter().collect::<Result<(), _>>()?;
+    drop(keys);
     Ok(derivations.into_iter().map(Derivation::opening).collect())
 }
 
@@ -251,9 +257,8 @@ impl Derivation {
         Ok(Container { header: &self.header, image: &self.image, passphrase })
     }
 
-    fn fill(&self, key: Result<(usize, VolumeKey), UnlockError>) -> Result<(), NotDerived> {
-        let (_, key) = key?;
-        let header = self.header.ephemeral(&key, &self.passphrase, &mut os_random())?;
+    fn fill(&self, key: &VolumeKey) -> Result<(), NotDerived> {
+        let header = self.header.ephemeral(key, &self.passphrase, &mut os_random())?;
         Ok(self.beside.fill(&header)?)
     }
 

@@ -175,6 +175,29 @@ pub fn disk(image: &Path, format: &str, secret: Option<&str>) -> String {
     )
 }
 
+/// Whether programs are installed; a test that needs them and has none says so.
+pub fn installed(programs: &[&str]) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let missing = programs.iter().find(|name| !env::split_paths(&path).any(|dir| dir.join(name).is_file()));
+    if let Some(name) = missing {
+        println!("skipped: there is no {name}");
+    }
+    missing.is_none()
+}
+
+/// The XML of a disk behind a password, where nobody answers.
+pub fn ssh_disk(host: &Host, target: &str, bus: &str) -> String {
+    let secret = host.user.define("<usage type='iscsi'><target>ssh</target></usage>");
+    host.user.ok(&["secret", "set-value", &secret], b"vmward-test-Ssh-Password-1");
+    format!(
+        "<disk type='network' device='disk'><driver name='qemu' type='raw'/>\
+         <source protocol='ssh' name='/disk'><host name='127.0.0.1' port='1'/>\
+         <auth username='me'><secret type='iscsi' usage='ssh'/></auth>\
+         <knownHosts path='{}'/></source><target dev='{target}' bus='{bus}'/></disk>",
+        host.path("known_hosts").display()
+    )
+}
+
 /// No lib dir, and no process that was started with its key, or that serves its guest.
 pub fn nothing_left(lib_dir: &Path) {
     assert!(!lib_dir.exists(), "{} is left", lib_dir.display());

@@ -36,6 +36,8 @@ pub const ATTACH: Steps = &[
 ];
 /// The same with an image on a server, whose header QEMU shows.
 pub const ATTACH_SERVED: Steps = &[(HeaderShown, 1)];
+/// The same with one that a helper serves, of which QEMU has not heard.
+pub const ATTACH_WITH_HELPER: Steps = &[(Served, 1)];
 pub const DETACH: Steps = &[(Unplugged, 1), (Undone, 2), (DetachSaved, 1)];
 /// The material, the activation and the proof of the new slot; the deactivation and the material of the old one.
 pub const REKEY_RAW: Steps = &[(KeyArea, 5)];

@@ -92,16 +92,22 @@ pub fn plan_disks(
     }
     for plan in &mut plans {
         let alias = plan.device.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-        serve(plan, &alias, domain.name(), capabilities);
+        serve(plan, &alias, domain.name(), capabilities, |_| false);
     }
     plans
 }
 
 /// Has a disk's images that a helper serves be found where that listens. The helpers are numbered from the base image on: what
-/// comes on top does not change their names.
-fn serve(plan: &mut DiskPlan, disk: &str, domain: &str, capabilities: &Capabilities) {
-    for (number, (node, file, span)) in plan.served.drain(..).enumerate() {
-        let device = format!("{disk}-nbdkit{number}");
+/// comes on top does not change their names. `taken` are the names of others.
+pub fn serve(
+    plan: &mut DiskPlan,
+    disk: &str,
+    domain: &str,
+    capabilities: &Capabilities,
+    taken: impl Fn(&str) -> bool,
+) {
+    let devices = (0..).map(|number: u32| format!("{disk}-nbdkit{number}")).filter(|name| !taken(name));
+    for ((node, file, span), device) in plan.served.drain(..).zip(devices) {
         let socket = capabilities.host.helper_socket(domain, &device);
         if let Some(node) =
             plan.nodes.iter_mut().find(|n| n.get("node-name").is_some_and(|name| *name == node))

@@ -205,7 +205,11 @@ pub(super) fn check_disk(source: &str) -> Result<(), Outside> {
         let source = element.child("source");
         let path = source.and_then(|s| s.get("file").or_else(|| s.get("dev")));
         path.map_or(Ok(()), |path| check_image(Path::new(path), access))?;
-        let over_ssh = source.is_some_and(|s| s.get("protocol") == Some("ssh"));
+        let known_hosts = source.and_then(|s| s.child("knownHosts")?.get("path"));
+        known_hosts.map_or(Ok(()), |path| check_image(Path::new(path), Access::Read))?;
+        // What knows the server, and whom it is to let in, from elsewhere has no use for the directory.
+        let has_own = known_hosts.is_some() && source.is_some_and(|s| s.child("auth").is_some());
+        let over_ssh = !has_own && source.is_some_and(|s| s.get("protocol") == Some("ssh"));
         // Root's QEMU may reach its own.
         if let Some(keys) = rules::ssh_directory(geteuid()).filter(|_| over_ssh && !geteuid().is_root()) {
             check(&keys, Access::Read)?;

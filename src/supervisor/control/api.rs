@@ -247,6 +247,8 @@ errors! {
     KeystoreUnavailable = "org.vmward.Domain.KeystoreUnavailable",
     /// A keystore cannot be reached, is locked, or did not answer in time: the same again may help.
     KeystoreNotReady = "org.vmward.Domain.KeystoreNotReady",
+    /// A program that serves what is asked for is not installed, or did not start.
+    HelperUnavailable = "org.vmward.Domain.HelperUnavailable",
     /// The guest has no such disk.
     NoSuchDevice = "org.vmward.Domain.NoSuchDevice",
     /// The guest refused to let go of the device, which is still there.

@@ -20,6 +20,10 @@ impl From<HotplugError> for ControlError {
         let failure = Failure::of(&error).with_hint(error.hint());
         match &error {
             E::Xml(diagnostics) => Self::InvalidXml(Failure { problems: problems(diagnostics), ..failure }),
+            E::Unserved(diagnostics) => {
+                Self::HelperUnavailable(Failure { problems: problems(diagnostics), ..failure })
+            }
+            E::Helper(_) => Self::HelperUnavailable(failure),
             E::Secrets(unresolved) => {
                 let problems = unresolved.iter().map(Problem::from).collect();
                 let failure = Failure { problems, ..failure };

@@ -8,8 +8,8 @@ mod reservations;
 mod swtpm;
 mod virtiofsd;
 
+use std::cell::RefCell;
 use std::fs;
-use std::future::pending;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use command_fds::FdMapping;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::qemu::{Helper, Service};
@@ -39,7 +39,7 @@ pub use check::check_helpers;
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 /// How often is looked.
 const READY_INTERVAL: Duration = Duration::from_millis(5);
-/// How long it may take to end once it is asked to.
+/// How long it may take to end once it is asked to, in milliseconds.
 const END_DEADLINE_MS: u16 = 5000;
 /// Helpers go when QEMU does: the end of one is an event only if QEMU has not ended so much later.
 const GRACE: Duration = Duration::from_millis(500);
@@ -129,31 +129,57 @@ struct Serving {
 
 /// The end of a helper whose guest goes on.
 pub(super) struct Death {
-    device: String,
+    process: ProcessId,
     ending: Ending,
     last_words: Vec<String>,
 }
+
+/// What brings the ends of helpers to the main loop.
+pub(super) type Deaths = mpsc::UnboundedReceiver<Death>;
 
 /// All helpers of a guest. Dropped, they are ended.
 pub(super) struct Helpers {
     lib_dir: PathBuf,
     user: Option<User>,
     uuid: Uuid,
-    serving: Vec<Serving>,
-    deaths: mpsc::UnboundedReceiver<Death>,
-    sender: mpsc::UnboundedSender<Death>,
+    serving: RefCell<Vec<Serving>>,
+    deaths: mpsc::UnboundedSender<Death>,
 }
 
 impl Helpers {
     /// None yet.
-    fn new(lib_dir: &Path, user: Option<&User>, uuid: Uuid) -> Self {
+    fn new(lib_dir: &Path, user: Option<&User>, uuid: Uuid) -> (Rc<Self>, Deaths) {
         let (sender, deaths) = mpsc::unbounded_channel();
-        Self { lib_dir: lib_dir.to_owned(), user: user.cloned(), uuid, serving: Vec::new(), deaths, sender }
+        let (lib_dir, user) = (lib_dir.to_owned(), user.cloned());
+        (Rc::new(Self { lib_dir, user, uuid, serving: RefCell::default(), deaths: sender }), deaths)
+    }
+
+    /// Those of a guest that is being started.
+    pub(super) async fn start(
+        wanted: &[Helper],
+        place: &Place<'_>,
+    ) -> Result<(Rc<Self>, Deaths), SupervisorError> {
+        let (helpers, deaths) = Self::new(place.lib_dir, place.user, place.uuid);
+        helpers.start_all(wanted, place).await?;
+        Ok((helpers, deaths))
+    }
+
+    /// Starts more of them while the guest runs: all, or none. `secrets` are the values of theirs.
+    pub(super) async fn add<'a>(
+        &'a self,
+        wanted: &[Helper],
+        secrets: &'a dyn Fn(&SecretRef) -> Option<&'a SecretValue>,
+    ) -> Result<(), SupervisorError> {
+        let (lib_dir, user) = (self.lib_dir.as_path(), self.user.as_ref());
+        let started = self.start_all(wanted, &Place { lib_dir, user, uuid: self.uuid, secrets }).await;
+        if started.is_err() {
+            self.end(&wanted.iter().map(|helper| helper.device.clone()).collect::<Vec<_>>()).await;
+        }
+        started
     }
 
     /// Starts them, and waits until each is ready.
-    pub(super) async fn start(wanted: &[Helper], place: &Place<'_>) -> Result<Self, SupervisorError> {
-        let mut helpers = Self::new(place.lib_dir, place.user, place.uuid);
+    async fn start_all(&self, wanted: &[Helper], place: &Place<'_>) -> Result<(), SupervisorError> {
         for helper in wanted {
             if let Service::Tpm(tpm) = &helper.service {
                 swtpm::manufacture(tpm, place).await?;
@@ -161,13 +187,40 @@ impl Helpers {
             let serving = Serving::spawn(helper.clone(), place)?;
             let process = serving.process.clone();
             // Ended from here on, whatever happens.
-            helpers.serving.push(serving);
+            self.serving.borrow_mut().push(serving);
             if let Some(process) = process {
                 ready(helper, &process, place).await?;
             }
         }
-        helpers.serving.iter().for_each(|serving| helpers.watch(serving));
-        Ok(helpers)
+        let is_new = |serving: &&Serving| wanted.contains(&serving.helper);
+        self.serving.borrow().iter().filter(is_new).for_each(|serving| self.watch(serving));
+        Ok(())
+    }
+
+    /// Ends those of these devices, which need them no more; what they said at last.
+    pub(super) async fn end(&self, devices: &[String]) -> Vec<String> {
+        let is_meant = |serving: &Serving| devices.contains(&serving.helper.device);
+        let processes = self.processes(is_meant);
+        processes.iter().for_each(|(_, process)| process.ask_to_end());
+        let deadline = Duration::from_millis(END_DEADLINE_MS.into());
+        for (_, process) in &processes {
+            if timeout(deadline, process.ended()).await.is_err() {
+                process.end_within(0);
+            }
+        }
+        for serving in self.serving.borrow_mut().extract_if(.., |serving| is_meant(serving)) {
+            // Not all of them remove it themselves.
+            if let Err(e) = remove_socket(&serving.helper.socket) {
+                tracing::warn!("{e}");
+            }
+        }
+        last_words(&processes).await
+    }
+
+    /// The processes of some, with what they are called.
+    fn processes(&self, is_meant: impl Fn(&Serving) -> bool) -> Vec<(&'static str, Rc<Process>)> {
+        let named = |s: &Serving| Some((program_of(&s.helper.service).name(), s.process.clone()?));
+        self.serving.borrow().iter().filter(|serving| is_meant(serving)).filter_map(named).collect()
     }
 
     /// Those that an earlier supervisor started. `wanted` is what the guest's XML asks for.
@@ -177,8 +230,8 @@ impl Helpers {
         lib_dir: &Path,
         user: Option<&User>,
         uuid: Uuid,
-    ) -> Result<Self, SupervisorError> {
-        let mut helpers = Self::new(lib_dir, user, uuid);
+    ) -> Result<(Rc<Self>, Deaths), SupervisorError> {
+        let (helpers, deaths) = Self::new(lib_dir, user, uuid);
         for helper in wanted {
             let state = left.iter().find(|state| state.device == helper.device);
             let name = program_of(&helper.service).name();
@@ -187,47 +240,46 @@ impl Helpers {
             let gone = process.is_none();
             let serving = Serving { helper, process, started: Instant::now(), ended: None };
             helpers.watch(&serving);
-            helpers.serving.push(serving);
+            let index = helpers.serving.borrow().len();
+            helpers.serving.borrow_mut().push(serving);
             if gone {
-                helpers.lost(helpers.serving.len() - 1, Ending::Unknown, &[], true);
+                helpers.lost(index, Ending::Unknown, &[], true);
             }
         }
-        Ok(helpers)
+        Ok((helpers, deaths))
     }
 
     fn watch(&self, serving: &Serving) {
         let Some(process) = serving.process.clone() else { return };
-        let sender = self.sender.clone();
-        let device = serving.helper.device.clone();
+        let deaths = self.deaths.clone();
         tokio::task::spawn_local(async move {
             let ending = process.ended().await;
             let last_words = process.last_words().await;
             sleep(GRACE).await;
             // Without a main loop the guest has ended.
-            let _ = sender.send(Death { device, ending, last_words });
+            let _ = deaths.send(Death { process: process.id(), ending, last_words });
         });
     }
 
-    /// Waits for one to end. Cancel-safe.
-    pub(super) async fn death(&mut self) -> Death {
-        match self.deaths.recv().await {
-            Some(death) => death,
-            // The sender is in here.
-            None => pending().await,
-        }
-    }
-
-    /// Says what the end of a helper means, and starts it again where that helps.
-    pub(super) fn died(&mut self, death: &Death) {
-        let Some(index) = self.serving.iter().position(|s| s.helper.device == death.device) else { return };
-        let lived = self.serving[index].started.elapsed() >= WORTH_RESTARTING;
+    /// Says what the end of a helper means, and starts it again where that helps. One that was [ended](Self::end) is none
+    /// of the guest's any more.
+    pub(super) fn died(&self, death: &Death) {
+        let is_it = |serving: &Serving| serving.process.as_ref().is_some_and(|p| p.id() == death.process);
+        let found = self.serving.borrow().iter().position(is_it);
+        let Some(index) = found else { return };
+        let lived = self.serving.borrow()[index].started.elapsed() >= WORTH_RESTARTING;
         self.lost(index, death.ending, &death.last_words, lived);
     }
 
-    fn lost(&mut self, index: usize, ending: Ending, last_words: &[String], lived: bool) {
-        let Some(serving) = self.serving.get_mut(index) else { return };
-        serving.ended = Some(ending);
-        let program = program_of(&serving.helper.service);
+    fn lost(&self, index: usize, ending: Ending, last_words: &[String], lived: bool) {
+        let helper = match self.serving.borrow_mut().get_mut(index) {
+            Some(serving) => {
+                serving.ended = Some(ending);
+                serving.helper.clone()
+            }
+            None => return,
+        };
+        let program = program_of(&helper.service);
         let again = program.can_restart() && lived;
         let outcome = match again {
             true => "it is started again".to_owned(),
@@ -235,19 +287,13 @@ impl Helpers {
         };
         let (name, gives) = (program.name(), program.gives());
         tracing::warn!("{name}, which gave the guest {gives}, {ending}: {outcome}{}", said(last_words));
-        if again && let Err(e) = self.start_again(index) {
+        if again && let Err(e) = self.start_again(index, helper) {
             tracing::error!("{e}");
         }
     }
 
-    fn start_again(&mut self, index: usize) -> Result<(), SupervisorError> {
-        let Some(helper) = self.serving.get(index).map(|s| s.helper.clone()) else { return Ok(()) };
-        match fs::remove_file(&helper.socket) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(SupervisorError::io(&helper.socket, "removed")(e));
-            }
-            _ => {}
-        }
+    fn start_again(&self, index: usize, helper: Helper) -> Result<(), SupervisorError> {
+        remove_socket(&helper.socket)?;
         let place = Place {
             lib_dir: &self.lib_dir,
             user: self.user.as_ref(),
@@ -257,7 +303,7 @@ impl Helpers {
         };
         let serving = Serving::spawn(helper, &place)?;
         self.watch(&serving);
-        if let Some(old) = self.serving.get_mut(index) {
+        if let Some(old) = self.serving.borrow_mut().get_mut(index) {
             *old = serving;
         }
         Ok(())
@@ -269,7 +315,7 @@ impl Helpers {
             let process = s.process.as_ref().filter(|_| s.ended.is_none())?.id();
             Some(HelperState { device: s.helper.device.clone(), process })
         };
-        self.serving.iter().filter_map(state).collect()
+        self.serving.borrow().iter().filter_map(state).collect()
     }
 
     /// How each is.
@@ -282,29 +328,45 @@ impl Helpers {
                 (_, ending) => Err(ending.unwrap_or(Ending::Unknown).to_string()),
             },
         };
-        self.serving.iter().map(status).collect()
+        self.serving.borrow().iter().map(status).collect()
     }
 
     /// What they said, for a QEMU that did not start: the reason is often there.
     pub(super) async fn last_words(&self) -> Vec<String> {
-        let mut all = Vec::new();
-        for serving in &self.serving {
-            let Some(process) = &serving.process else { continue };
-            let name = program_of(&serving.helper.service).name();
-            let words = process.last_words().await;
-            // Those that name themselves say it once.
-            let prefix = format!("{name}: ");
-            all.extend(words.iter().map(|w| format!("{prefix}{}", w.strip_prefix(&prefix).unwrap_or(w))));
-        }
-        all
+        last_words(&self.processes(|_| true)).await
+    }
+
+    /// Ends them all, once their guest is gone. Holds up everything else meanwhile.
+    pub(super) fn end_all(&self) {
+        let processes = self.processes(|_| true);
+        self.serving.take();
+        processes.iter().for_each(|(_, process)| process.ask_to_end());
+        processes.iter().for_each(|(_, process)| process.end_within(END_DEADLINE_MS));
     }
 }
 
 impl Drop for Helpers {
     fn drop(&mut self) {
-        let processes = || self.serving.iter().filter_map(|serving| serving.process.as_ref());
-        processes().for_each(|process| process.ask_to_end());
-        processes().for_each(|process| process.end_within(END_DEADLINE_MS));
+        self.end_all();
+    }
+}
+
+/// What these said at last.
+async fn last_words(processes: &[(&'static str, Rc<Process>)]) -> Vec<String> {
+    let mut said = Vec::new();
+    for (name, process) in processes {
+        let words = process.last_words().await;
+        // Those that name themselves say it once.
+        let prefix = format!("{name}: ");
+        said.extend(words.iter().map(|w| format!("{prefix}{}", w.strip_prefix(&prefix).unwrap_or(w))));
+    }
+    said
+}
+
+fn remove_socket(path: &Path) -> Result<(), SupervisorError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SupervisorError::io(path, "removed")(e)),
+        _ => Ok(()),
     }
 }
 
@@ -410,6 +472,8 @@ fn spawn(
         environment: &[],
         stdio: false,
         outlives_reader: false,
+        // Debian 12's asks for it (1.32.5), whatever its options are.
+        ends_with_parent: name == nbdkit::NBDKIT,
         lib_dir,
         fd_sets: FdSetPaths::default(),
         bounds: None,

@@ -22,7 +22,7 @@ impl HelperProgram for SshFile {
     }
 
     fn without(&self) -> &'static str {
-        "cannot read and write a disk until it is started anew"
+        "cannot read and write the disk until that is plugged in again, or the guest is started anew"
     }
 
     fn invocation(&self, socket: &Path, place: &Place<'_>) -> Result<Invocation, SupervisorError> {

@@ -7,13 +7,15 @@ use serde_json::Value;
 use crate::domain::disk::Disk;
 use crate::keystore::ResolvedSecrets;
 use crate::qemu::refusal::WrongSecret;
-use crate::qemu::{DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, addresses, storage};
+use crate::qemu::{
+    DiskPlan, JsonObject, QemuObject, SecretObject, SecretSource, Service, addresses, storage,
+};
 use crate::qmp::QmpError;
 use crate::secret::{SecretRef, os_random};
 use crate::supervisor::opened::{hand_over_to, open_images};
 use crate::supervisor::server_header::{DEADLINE as READ_DEADLINE, Reader};
 use crate::supervisor::unlock::{derive, finish};
-use crate::supervisor::{Checkpoint, Running, SupervisorError, check_images, live_xml};
+use crate::supervisor::{Checkpoint, Running, SupervisorError, check_helpers, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
 use super::steps::{self, Failed, Making};
@@ -36,6 +38,8 @@ struct Prepared {
     element: Element,
     plan: DiskPlan,
     numbers: storage::NodeNumbers,
+    /// What has to run for it is not installed, which is said.
+    unserved: bool,
 }
 
 /// Plugs in the disk of a `<disk>` document, or, where that fails, leaves everything as it was.
@@ -52,29 +56,24 @@ pub async fn attach(
     if allow_unsupported {
         diagnostics.allow_unsupported();
     }
-    let Some(prepared) = prepared.filter(|_| !diagnostics.has_errors()) else {
-        return Err(HotplugError::Xml(diagnostics));
+    let prepared = match prepared {
+        Some(prepared) if !diagnostics.has_errors() => prepared,
+        Some(Prepared { unserved: true, .. }) => return Err(HotplugError::Unserved(diagnostics)),
+        _ => return Err(HotplugError::Xml(diagnostics)),
     };
-    let Prepared { disk, mut element, mut plan, numbers } = prepared;
+    let Prepared { disk, mut element, mut plan, numbers, .. } = prepared;
 
     let mut parts = DiskParts::of(&disk.target, &plan);
     let (mut making, mut made) = open(running, &mut plan, &mut parts).await?;
     if made.is_ok() {
         made = making.frontend(&plan).await;
     }
-    match made {
-        Ok(()) => {}
-        Err(Failed { step, source, .. }) if source.is_disconnect() => {
-            return Err(HotplugError::Ended { step, source });
+    if let Err(step) = made {
+        if !step.undone.left.is_empty() {
+            // What could not be undone goes when the guest lets go of the device.
+            change.commit(|configuration| configuration.disks.push(parts.clone())).map_err(save)?;
         }
-        Err(Failed { step, source, undone }) => {
-            if !undone.left.is_empty() {
-                // What could not be undone goes when the guest lets go of the device.
-                change.commit(|configuration| configuration.disks.push(parts)).map_err(save)?;
-            }
-            let wrong = blame(&step, &source, &disk, &plan).map(Box::new);
-            return Err(HotplugError::Step { step, undone, wrong, source: source.into() });
-        }
+        return Err(failed(running, step, &parts, &disk, &plan).await);
     }
 
     // The disk is open: QEMU needs no secret any more. One that cannot be removed goes with the disk.
@@ -103,14 +102,33 @@ pub async fn attach(
     Ok(attached)
 }
 
-/// Has QEMU open what is behind a disk's device. Where that fails nothing of it is left, but for what a step that failed
-/// says.
+/// Has QEMU open what is behind a disk's device, and what serves that started before. Where that fails nothing of it is
+/// left, but for what a step that failed says.
 pub(super) async fn open<'a>(
     running: &'a Running,
     plan: &mut DiskPlan,
     parts: &mut DiskParts,
 ) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
     let secrets = Arc::new(resolve(running, plan).await?);
+    if !plan.helpers.is_empty() {
+        let served = running.helpers.add(&plan.helpers, &|secret| secrets.get(secret)).await;
+        served.map_err(|e| HotplugError::Helper(Box::new(e)))?;
+        Checkpoint::Served.passed();
+        running.save_helpers();
+    }
+    let opened = open_images_of(running, plan, parts, secrets).await;
+    if opened.is_err() {
+        running.end_helpers(&parts.helpers).await;
+    }
+    opened
+}
+
+async fn open_images_of<'a>(
+    running: &'a Running,
+    plan: &mut DiskPlan,
+    parts: &mut DiskParts,
+    secrets: Arc<ResolvedSecrets>,
+) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
     let (lib_dir, user) = (running.lib_dir(), running.user());
     let environment = running.configuration().domain.passed_through.environment.clone();
     let reader = Reader {
@@ -149,8 +167,28 @@ pub(super) async fn open<'a>(
     Ok((making, made))
 }
 
+/// The error of a step that failed, with what served the disk ended, unless something of that is left.
+pub(super) async fn failed(
+    running: &Running,
+    failed: Failed,
+    parts: &DiskParts,
+    disk: &Disk,
+    plan: &DiskPlan,
+) -> HotplugError {
+    let Failed { step, source, undone } = failed;
+    if source.is_disconnect() {
+        return HotplugError::Ended { step, source };
+    }
+    let said = match undone.left.is_empty() {
+        true => running.end_helpers(&parts.helpers).await,
+        false => Vec::new(),
+    };
+    let wrong = blame(&step, &source, disk, plan).map(Box::new);
+    HotplugError::Step { step, undone, said, wrong, source: source.into() }
+}
+
 /// The secret of the disk that did not open what a step was to open, if that is why the step failed.
-pub(super) fn blame(step: &Step, error: &QmpError, disk: &Disk, plan: &DiskPlan) -> Option<WrongSecret> {
+fn blame(step: &Step, error: &QmpError, disk: &Disk, plan: &DiskPlan) -> Option<WrongSecret> {
     let told = plan.told(step.name()?)?;
     let secrets = plan.objects.iter().filter_map(|o| match o {
         QemuObject::Secret(secret) => Some((secret, format!("the disk '{}'", disk.target))),
@@ -175,32 +213,42 @@ fn prepare(running: &Running, source: &str, diagnostics: &mut Diagnostics) -> Op
         return None;
     }
     let mut numbers = configuration.nodes.clone();
-    let plan = storage::plan_disk(&disk, &mut numbers, &running.capabilities, diagnostics)?;
+    let mut plan = storage::plan_disk(&disk, &mut numbers, &running.capabilities, diagnostics)?;
     for descriptor in &plan.descriptors {
         diagnostics.error(descriptor.span, "vmward plugs in no disk that needs a descriptor opened for it");
     }
     if let Some(span) = plan.reservations {
         diagnostics.error(span, "vmward starts no helper for persistent reservations while a guest runs");
     }
-    for (_, _, span) in &plan.served {
-        diagnostics
-            .error(*span, "vmward starts no nbdkit while a guest runs")
-            .hint("log in with a key, or start the guest with this disk");
-    }
-    Some(Prepared { disk, element, plan, numbers })
+    let unserved = is_unserved(running, &mut plan, &element, diagnostics);
+    Some(Prepared { disk, element, plan, numbers, unserved })
+}
+
+/// Has the images of a disk that a helper is to serve be found where that will listen. Whether there is no such helper on
+/// this host, which is said.
+pub(super) fn is_unserved(
+    running: &Running,
+    plan: &mut DiskPlan,
+    element: &Element,
+    diagnostics: &mut Diagnostics,
+) -> bool {
+    let alias = plan.device.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let others = running.helpers();
+    let taken = |device: &str| others.iter().any(|helper| helper.device == device);
+    storage::serve(plan, &alias, &running.name(), &running.capabilities, taken);
+    check_helpers(&plan.helpers, element, running.user().as_ref(), diagnostics).is_some()
 }
 
 async fn resolve(running: &Running, plan: &DiskPlan) -> Result<ResolvedSecrets, HotplugError> {
-    let wanted: Vec<SecretRef> = plan
-        .objects
-        .iter()
-        .filter_map(|o| match o {
-            QemuObject::Secret(SecretObject { source: SecretSource::Keystore(secret), .. }) => {
-                Some(secret.clone())
-            }
-            _ => None,
-        })
-        .collect();
+    let of_qemu = plan.objects.iter().filter_map(|o| match o {
+        QemuObject::Secret(SecretObject { source: SecretSource::Keystore(secret), .. }) => Some(secret),
+        _ => None,
+    });
+    let of_helpers = plan.helpers.iter().filter_map(|helper| match &helper.service {
+        Service::Ssh(file) => Some(&file.password),
+        _ => None,
+    });
+    let wanted: Vec<SecretRef> = of_qemu.chain(of_helpers).cloned().collect();
     let keystores = running.keystores.clone();
     // A keystore may be a server that does not answer: the guest's supervision goes on meanwhile.
     tokio::task::spawn_blocking(move || keystores.resolve(&wanted))

@@ -96,6 +96,8 @@ async fn forget(running: &Running, change: &Change<'_>, alias: &str) -> Result<(
             devices.children.retain(|e| e.name != "disk" || live_xml::target(e) != Some(&target));
         }
     });
+    // A supervisor that comes back ends what no disk needs.
+    running.end_helpers(&parts.all_helpers()).await;
     saved.map_err(|e| HotplugError::Save(Box::new(e)))?;
     Checkpoint::DetachSaved.passed();
     Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::keystore::Unresolved;
 use crate::qemu::refusal::{self, Meaning, WrongSecret};
 use crate::qmp::QmpError;
-use crate::supervisor::{ImageError, SupervisorError};
+use crate::supervisor::{ImageError, SupervisorError, error};
 use crate::xml::Diagnostics;
 
 use super::{Step, Undone};
@@ -19,6 +19,12 @@ pub enum HotplugError {
     /// Secrets are missing.
     #[error("not all of the disk's secrets are to be had")]
     Secrets(Vec<Unresolved>),
+    /// A program that is to serve the disk is not installed.
+    #[error("there is not everything that the disk needs")]
+    Unserved(Diagnostics),
+    /// A program that is to serve the disk did not start.
+    #[error("the disk is not plugged in")]
+    Helper(#[source] Box<SupervisorError>),
     /// An image could not be opened.
     #[error("the disk is not plugged in")]
     Image(#[from] ImageError),
@@ -35,12 +41,14 @@ pub enum HotplugError {
     #[error("QEMU cannot be given the disk's descriptors")]
     Descriptors(#[source] QmpError),
     /// A step failed, and what had been done was undone.
-    #[error("{step} could not be made in QEMU; {undone}")]
+    #[error("{step} could not be made in QEMU; {undone}{}", error::said(said))]
     Step {
         /// The step.
         step: Step,
         /// What became of those before it.
         undone: Undone,
+        /// What the programs that served the disk said.
+        said: Vec<String>,
         /// The secret that is to blame, if one is.
         wrong: Option<Box<WrongSecret>>,
         /// What QEMU said.
@@ -130,14 +138,15 @@ const CHANGED: &str = "another program has written a LUKS header there just now:
 impl HotplugError {
     /// What QEMU's refusal means, if there is one and it is known.
     pub fn refusal(&self) -> Option<Meaning> {
-        let source = match self {
-            Self::Step { source, .. } | Self::Medium { source, .. } | Self::MediumLost { source, .. } => {
-                source.as_ref()
-            }
-            Self::Unplug { source, .. } => source,
+        let (source, said) = match self {
+            Self::Step { source, said, .. } => (source.as_ref(), said.as_slice()),
+            Self::Medium { source, .. } | Self::MediumLost { source, .. } => (source.as_ref(), [].as_slice()),
+            Self::Unplug { source, .. } => (source, [].as_slice()),
             _ => return None,
         };
-        refusal::meaning(source.refusal()?.1)
+        let words: Vec<&str> =
+            [source.refusal()?.1].into_iter().chain(said.iter().map(String::as_str)).collect();
+        refusal::meaning_of_any(&words)
     }
 
     /// What to do about it.

@@ -14,8 +14,8 @@ use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
 use crate::supervisor::{Checkpoint, Configuration, Running, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
-use super::attach::{blame, open, save};
-use super::steps::{self, Failed};
+use super::attach::{failed, is_unserved, open, save};
+use super::steps;
 use super::{DiskParts, HotplugError, Step};
 
 /// How long a guest that has locked the tray may take to open it when it is asked to.
@@ -74,16 +74,17 @@ pub async fn change_media(
     let Some(mut plan) = plan.filter(|_| !diagnostics.has_errors()) else {
         return Err(HotplugError::Xml(diagnostics));
     };
+    if let Some(element) = &source
+        && is_unserved(running, &mut plan, element, &mut diagnostics)
+    {
+        return Err(HotplugError::Unserved(diagnostics));
+    }
 
     let mut parts = DiskParts { alias: before.alias.clone(), ..DiskParts::of(target, &plan) };
     let (_, made) = open(running, &mut plan, &mut parts).await?;
-    made.map_err(|Failed { step, source, undone }| match source.is_disconnect() {
-        true => HotplugError::Ended { step, source },
-        false => {
-            let wrong = blame(&step, &source, &disk, &plan).map(Box::new);
-            HotplugError::Step { step, undone, wrong, source: source.into() }
-        }
-    })?;
+    if let Err(step) = made {
+        return Err(failed(running, step, &parts, &disk, &plan).await);
+    }
     // Whoever is killed from here on has the old one put back, until it is saved that the guest has the new one.
     let mut planned = running.configuration().clone();
     let new = DiskParts { out: before.out.clone(), ..parts.clone() };
@@ -93,12 +94,12 @@ pub async fn change_media(
         Ok(()) => {
             Checkpoint::ChangeAnnounced.passed();
             let swapped = drive.swap(before.nodes.last(), parts.nodes.last(), force).await;
-            swapped.map_err(|failed| failed.of(target))
+            swapped.map_err(|unswapped| unswapped.of(target))
         }
         Err(e) => Err(save(e)),
     };
     if let Err(failed) = swapped {
-        let left = steps::clean_up_medium(&running.qmp, parts).await;
+        let left = remove(running, parts).await;
         // Without this, whoever comes back puts the old one where it is.
         let _ = change.commit(|configuration| {
             let Some(left) = left else { return };
@@ -130,9 +131,19 @@ pub async fn change_media(
         })
         .map_err(save)?;
     Checkpoint::MediumSaved.passed();
-    parts.out = steps::clean_up_medium(&running.qmp, before).await;
+    parts.out = remove(running, before).await;
     change.commit(|configuration| replace(configuration, parts)).map_err(save)?;
     Ok(diagnostics)
+}
+
+/// Removes a medium that is not in its drive, and what served it. What stays of it is the result.
+async fn remove(running: &Running, medium: DiskParts) -> Option<Box<DiskParts>> {
+    let helpers = medium.all_helpers();
+    let left = steps::clean_up_medium(&running.qmp, medium).await;
+    if left.is_none() {
+        running.end_helpers(&helpers).await;
+    }
+    left
 }
 
 /// Puts the medium back that a drive had when a supervisor was killed while it changed that, or removes the one that was

@@ -29,6 +29,9 @@ pub struct DiskParts {
     pub objects: Vec<String>,
     /// The block nodes, base image first.
     pub nodes: Vec<String>,
+    /// What runs beside QEMU for it alone, by the names of the devices that those are to a helper.
+    #[serde(default)]
+    pub helpers: Vec<String>,
     /// The sets of descriptors through which QEMU has opened them.
     #[serde(default)]
     pub descriptors: Vec<FdSet>,
@@ -51,6 +54,7 @@ impl DiskParts {
             chardev: plan.chardev.as_ref().map(|c| c.id.clone()),
             objects: plan.objects.iter().map(|o| o.id().to_owned()).collect(),
             nodes: plan.nodes.iter().map(|n| text(n, "node-name")).collect(),
+            helpers: plan.helpers.iter().filter(|h| h.is_of_one_disk()).map(|h| h.device.clone()).collect(),
             descriptors: Vec::new(),
             unlocked_outside: None,
             out: None,
@@ -67,6 +71,12 @@ impl DiskParts {
     pub(super) fn has_set(&self, number: u32) -> bool {
         let is_its = self.descriptors.iter().any(|set| set.number == number);
         is_its || self.out.as_ref().is_some_and(|out| out.has_set(number))
+    }
+
+    /// What runs beside QEMU for it alone, and for a medium that is not in it.
+    pub fn all_helpers(&self) -> Vec<String> {
+        let out = self.out.iter().flat_map(|out| out.all_helpers());
+        self.helpers.iter().cloned().chain(out).collect()
     }
 
     /// What could not be removed of it, if there is anything.
