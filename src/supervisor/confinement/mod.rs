@@ -20,9 +20,10 @@ use nix::unistd::geteuid;
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
 use crate::domain::Domain;
+use crate::domain::disk::{Disk, Protocol, Source};
 use crate::keystore;
 use crate::qemu::{CommandLine, Service};
-use crate::xml::{self, Diagnostics, Element, keywords};
+use crate::xml::keywords;
 
 use super::user::User;
 
@@ -192,31 +193,22 @@ pub(super) fn check_image(path: &Path, access: Access) -> Result<(), Outside> {
     if path.exists() { check(path, access) } else { Ok(()) }
 }
 
-/// The same for the images that the XML of a disk names. What else there is to say about the XML is left to others.
-pub(super) fn check_disk(source: &str) -> Result<(), Outside> {
-    if ENFORCED.get().is_none() {
-        return Ok(());
-    }
-    let Some(disk) = xml::parse(source, &mut Diagnostics::new()) else { return Ok(()) };
-    let reads = disk.child("readonly").is_some() || disk.get("device") == Some("cdrom");
-    let mut access = if reads { Access::Read } else { Access::Write };
-    let mut image: Option<&Element> = Some(&disk);
-    while let Some(element) = image {
-        let source = element.child("source");
-        let path = source.and_then(|s| s.get("file").or_else(|| s.get("dev")));
-        path.map_or(Ok(()), |path| check_image(Path::new(path), access))?;
-        let known_hosts = source.and_then(|s| s.child("knownHosts")?.get("path"));
-        known_hosts.map_or(Ok(()), |path| check_image(Path::new(path), Access::Read))?;
-        // What knows the server, and whom it is to let in, from elsewhere has no use for the directory.
-        let has_own = known_hosts.is_some() && source.is_some_and(|s| s.child("auth").is_some());
-        let over_ssh = !has_own && source.is_some_and(|s| s.get("protocol") == Some("ssh"));
-        // Root's QEMU may reach its own.
-        if let Some(keys) = rules::ssh_directory(geteuid()).filter(|_| over_ssh && !geteuid().is_root()) {
+/// The same for the images of a disk that is to come, and for what QEMU or a helper reads to log in where they are.
+pub(super) fn check_disk(disk: &Disk) -> Result<(), Outside> {
+    for image in disk.chain() {
+        for image in [Some(image), image.data_store.as_deref()].into_iter().flatten() {
+            let access = if image.readonly { Access::Read } else { Access::Write };
+            image.source.local_path().map_or(Ok(()), |path| check_image(Path::new(path), access))?;
+        }
+        let Source::Network(network) = &image.source else { continue };
+        let Protocol::Ssh { known_hosts, .. } = &network.protocol else { continue };
+        known_hosts.as_ref().map_or(Ok(()), |path| check_image(Path::new(path), Access::Read))?;
+        // What knows the server, and whom it is to let in, from elsewhere has no use for the directory. Root's QEMU may reach
+        // its own.
+        let has_own = known_hosts.is_some() && network.auth.is_some();
+        if let Some(keys) = rules::ssh_directory(geteuid()).filter(|_| !has_own && !geteuid().is_root()) {
             check(&keys, Access::Read)?;
         }
-        // What is below an image is only read.
-        access = Access::Read;
-        image = element.child("backingStore");
     }
     Ok(())
 }

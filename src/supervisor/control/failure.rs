@@ -6,10 +6,10 @@ use std::io::ErrorKind;
 use crate::keystore::{Trouble, Unresolved};
 use crate::qemu::refusal::Cause;
 use crate::qmp::QmpError;
+use crate::supervisor::ImageError;
 use crate::supervisor::hotplug::HotplugError;
 use crate::supervisor::operate::OperationError;
 use crate::supervisor::snapshot::SnapshotError;
-use crate::supervisor::{ImageError, Outside};
 use crate::xml::Diagnostics;
 
 use super::api::{ControlError, Failure, Problem};
@@ -20,6 +20,7 @@ impl From<HotplugError> for ControlError {
         let failure = Failure::of(&error).with_hint(error.hint());
         match &error {
             E::Xml(diagnostics) => Self::InvalidXml(Failure { problems: problems(diagnostics), ..failure }),
+            E::Outside(_) => Self::NotAllowed(failure),
             E::Unserved(diagnostics) => {
                 Self::HelperUnavailable(Failure { problems: problems(diagnostics), ..failure })
             }
@@ -108,12 +109,6 @@ impl From<SnapshotError> for ControlError {
             }
             E::Aborted | E::CameOutPlain(_) | E::Unknown(_) | E::Save(_) => Self::Failed(failure),
         }
-    }
-}
-
-impl From<Outside> for ControlError {
-    fn from(error: Outside) -> Self {
-        Self::NotAllowed(Failure::of(&error).with_hint(Some(error.hint())))
     }
 }
 

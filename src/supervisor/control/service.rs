@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,7 +13,6 @@ use zlink::futures_util::stream::{self, Stream};
 use crate::domain::devices::password::PasswordProtocol;
 use crate::qmp::{Events, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::SecretLookup;
-use crate::supervisor::confinement::{self, Access};
 use crate::supervisor::hotplug::{self, DETACH_DEADLINE, Medium};
 use crate::supervisor::operate::{self, NewPassword, OperationError};
 use crate::supervisor::rekey::{self, RekeyTurn};
@@ -130,7 +128,6 @@ impl Service {
 
     /// Plugs in the disk of a `<disk>` document. `unsupported`: what vmward does not honour is a warning.
     async fn attach_device(&self, xml: String, unsupported: Option<bool>) -> Result<Attached, ControlError> {
-        confinement::check_disk(&xml)?;
         let running = Rc::clone(&self.running);
         let attached =
             to_the_end(async move { hotplug::attach(&running, &xml, unsupported.unwrap_or(false)).await })
@@ -209,11 +206,6 @@ impl Service {
             (None, Some(path)) => Medium::Image(path),
             (None, None) => Medium::None,
         };
-        match &medium {
-            Medium::Xml(xml) => confinement::check_disk(xml)?,
-            Medium::Image(path) => confinement::check_image(Path::new(path), Access::Read)?,
-            Medium::None => {}
-        }
         let (force, unsupported) = (force.unwrap_or(false), unsupported.unwrap_or(false));
         let changed =
             async move { hotplug::change_media(&running, &target, medium, force, unsupported).await };

@@ -12,10 +12,13 @@ use crate::qemu::{
 };
 use crate::qmp::QmpError;
 use crate::secret::{SecretRef, os_random};
+use crate::supervisor::confinement::check_disk;
 use crate::supervisor::opened::{hand_over_to, open_images};
 use crate::supervisor::server_header::{DEADLINE as READ_DEADLINE, Reader};
 use crate::supervisor::unlock::{derive, finish};
-use crate::supervisor::{Checkpoint, Running, SupervisorError, check_helpers, check_images, live_xml};
+use crate::supervisor::{
+    Checkpoint, Outside, Running, SupervisorError, check_helpers, check_images, live_xml,
+};
 use crate::xml::{self, Diagnostics, Element};
 
 use super::steps::{self, Failed, Making};
@@ -52,7 +55,7 @@ pub async fn attach(
 ) -> Result<Attached, HotplugError> {
     let change = running.change().await;
     let mut diagnostics = Diagnostics::new();
-    let prepared = prepare(running, source, &mut diagnostics);
+    let prepared = prepare(running, source, &mut diagnostics)?;
     if allow_unsupported {
         diagnostics.allow_unsupported();
     }
@@ -202,18 +205,24 @@ pub(super) fn save(error: SupervisorError) -> HotplugError {
 }
 
 /// Everything that can be said and decided without QEMU and without a keystore.
-fn prepare(running: &Running, source: &str, diagnostics: &mut Diagnostics) -> Option<Prepared> {
-    let element = xml::parse(source, diagnostics)?;
-    let mut disk = Disk::from_xml(&element, diagnostics)?;
+fn prepare(
+    running: &Running,
+    source: &str,
+    diagnostics: &mut Diagnostics,
+) -> Result<Option<Prepared>, Outside> {
+    let Some(element) = xml::parse(source, diagnostics) else { return Ok(None) };
+    let Some(mut disk) = Disk::from_xml(&element, diagnostics) else { return Ok(None) };
     element.report_unread(diagnostics);
+    check_disk(&disk)?;
     check_images([&disk], diagnostics);
     let configuration = running.configuration();
     addresses::assign_disk(&mut disk, &configuration.domain, &running.capabilities, diagnostics);
     if diagnostics.has_hard_errors() {
-        return None;
+        return Ok(None);
     }
     let mut numbers = configuration.nodes.clone();
-    let mut plan = storage::plan_disk(&disk, &mut numbers, &running.capabilities, diagnostics)?;
+    let plan = storage::plan_disk(&disk, &mut numbers, &running.capabilities, diagnostics);
+    let Some(mut plan) = plan else { return Ok(None) };
     for descriptor in &plan.descriptors {
         diagnostics.error(descriptor.span, "vmward plugs in no disk that needs a descriptor opened for it");
     }
@@ -221,7 +230,7 @@ fn prepare(running: &Running, source: &str, diagnostics: &mut Diagnostics) -> Op
         diagnostics.error(span, "vmward starts no helper for persistent reservations while a guest runs");
     }
     let unserved = is_unserved(running, &mut plan, &element, diagnostics);
-    Some(Prepared { disk, element, plan, numbers, unserved })
+    Ok(Some(Prepared { disk, element, plan, numbers, unserved }))
 }
 
 /// Has the images of a disk that a helper is to serve be found where that will listen. Whether there is no such helper on

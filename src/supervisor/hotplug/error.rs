@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::keystore::Unresolved;
 use crate::qemu::refusal::{self, Meaning, WrongSecret};
 use crate::qmp::QmpError;
-use crate::supervisor::{ImageError, SupervisorError, error};
+use crate::supervisor::{ImageError, Outside, SupervisorError, error};
 use crate::xml::Diagnostics;
 
 use super::{Step, Undone};
@@ -16,6 +16,9 @@ pub enum HotplugError {
     /// The XML is wrong, or does not fit this guest.
     #[error("the disk's XML cannot be used")]
     Xml(Diagnostics),
+    /// It is where this supervisor may not reach.
+    #[error(transparent)]
+    Outside(#[from] Outside),
     /// Secrets are missing.
     #[error("not all of the disk's secrets are to be had")]
     Secrets(Vec<Unresolved>),
@@ -152,6 +155,7 @@ impl HotplugError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Outside(outside) => outside.hint(),
             Self::Image(ImageError::WrongPassphrase { .. }) => refusal::PASSPHRASE.into(),
             Self::Image(ImageError::NotUnlocked { .. } | ImageError::Underived) => refusal::UNDERIVED.into(),
             Self::Image(ImageError::Unread { .. }) | Self::Changed { source: ImageError::Unread { .. }, .. } => {

@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 use crate::domain::disk::{Disk, Kind};
 use crate::qemu::{DiskPlan, QemuObject, storage};
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
-use crate::supervisor::{Checkpoint, Configuration, Running, check_images, live_xml};
+use crate::supervisor::confinement::check_disk;
+use crate::supervisor::{Checkpoint, Configuration, Outside, Running, check_images, live_xml};
 use crate::xml::{self, Diagnostics, Element};
 
 use super::attach::{failed, is_unserved, open, save};
@@ -55,7 +56,7 @@ pub async fn change_media(
             xml::parse(&source, &mut diagnostics).ok_or_else(|| HotplugError::Xml(diagnostics.clone()))?,
         ),
     };
-    let read = source.as_ref().map(|element| read(element, &old, &mut diagnostics));
+    let read = source.as_ref().map(|element| read(element, &old, &mut diagnostics)).transpose()?;
     if allow_unsupported {
         diagnostics.allow_unsupported();
     }
@@ -200,9 +201,10 @@ fn of_image(path: &str, drive: &Disk) -> Element {
 }
 
 /// The disk of an element that is to be another medium of the drive.
-fn read(element: &Element, drive: &Disk, diagnostics: &mut Diagnostics) -> Option<Disk> {
-    let disk = Disk::from_xml(element, diagnostics)?;
+fn read(element: &Element, drive: &Disk, diagnostics: &mut Diagnostics) -> Result<Option<Disk>, Outside> {
+    let Some(disk) = Disk::from_xml(element, diagnostics) else { return Ok(None) };
     element.report_unread(diagnostics);
+    check_disk(&disk)?;
     if disk.target != drive.target || disk.kind != drive.kind {
         let (kind, target) = (drive.kind.as_str(), &drive.target);
         diagnostics.error(disk.target_span, format!("this is another drive than the {kind} '{target}'"));
@@ -211,7 +213,7 @@ fn read(element: &Element, drive: &Disk, diagnostics: &mut Diagnostics) -> Optio
         diagnostics.error(element.span, "there is no medium in this <disk>").hint("say --eject");
     }
     check_images([&disk], diagnostics);
-    Some(disk)
+    Ok(Some(disk))
 }
 
 /// A drive as QEMU knows it.
