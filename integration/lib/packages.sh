@@ -17,7 +17,8 @@ openssl openssl
 cryptsetup cryptsetup-bin
 swtpm swtpm
 swtpm_setup swtpm-tools
-passt passt"
+passt passt
+nbdkit nbdkit"
 # The servers that the scenarios storage-*.sh start themselves.
 PACKAGES_ISCSI="tgtd tgt"
 PACKAGES_NFS="ganesha.nfsd nfs-ganesha

@@ -184,6 +184,18 @@ promise "the guest writes" guest_writes vdb B
 promise "and the disk is taken out" "$vmward" detach-device web2 vdb
 promise "with its nbdkit" ends_within 10 "$hot"
 promise "and the socket of that" equal "$(served)" "$before"
+in_qemu=$(parts web2)
+kill -KILL "$GUEST_PID"
+ends_within 10 "$GUEST_PID"
+VMWARD_TEST_STOP_AT=DeviceAdded:1 guest_start web2 "$WORK/known.xml"
+"$vmward" attach-device web2 "$WORK/vdb.xml" >"$WORK/attaching" 2>&1 &
+attaching=$!
+until_true 20 grep -q '^State:.T' "/proc/$GUEST_PID/status"
+promise "midway it has an nbdkit" nbdkits virtio-disk1
+supervisor_again
+wait $attaching || true
+promise "of a disk whose supervisor was killed midway no nbdkit is left" equal "$(served)" "$before"
+until_true 60 eval 'equal "$(parts web2)" "$in_qemu"'
 promise "it is plugged in again" "$vmward" attach-device web2 "$WORK/vdb.xml"
 kill -KILL "$(nbdkits virtio-disk1)"
 until_true 20 eval '"$vmward" status web2 | grep -q "nbdkit (virtio-disk1-nbdkit0), was killed by SIGKILL"'

@@ -187,8 +187,10 @@ fn end_strangers(lib_dir: &Path, wanted: &[Helper], qemu: u32) -> Result<(), Sup
     end_left_over(strangers.into_iter().filter(|id| id.pid != qemu && !known.contains(id)))?;
     for entry in fs::read_dir(lib_dir).into_iter().flatten().filter_map(Result::ok) {
         let is_left = |name: &str| name.starts_with(HELPER_SOCKET) && !names.iter().any(|n| n == name);
-        if entry.file_name().to_str().is_some_and(is_left) {
-            fs::remove_file(entry.path()).map_err(SupervisorError::io(entry.path(), "removed"))?;
+        if entry.file_name().to_str().is_some_and(is_left)
+            && let Err(e) = fs::remove_file(entry.path())
+        {
+            tracing::warn!("{} stays until the guest ends: {e}", entry.path().display());
         }
     }
     Ok(())
