@@ -136,6 +136,12 @@ mv "$ssh/known_hosts" "$WORK/known_hosts"
 refused "of a server that is not known" 77 'host key is unknown|known_hosts' run_guest "$WORK/web2.xml"
 known() { sed "s#<auth#<knownHosts path='$WORK/known_hosts'/><auth#" "$1"; }
 known "$WORK/web2.xml" >"$WORK/known.xml"
+disk_xml vdc network "$(remote 3 | sed "s#<identity username='root'/>#$login#")" >"$WORK/slow.xml"
+known "$WORK/slow.xml" >"$WORK/vdc.xml"
+linux_xml web2 "$(cat "$WORK/vdc.xml")" >"$WORK/slow.xml"
+secret_wrong remote
+refused "of a slow disk with the wrong passphrase, which vmward has tried" 77 'no key slot opens|is not the passphrase' run_guest "$WORK/slow.xml"
+secret_right remote
 linux_start web2 "$WORK/known.xml"
 promise "with the right one, and a file of known servers, the guest finds what it wrote" guest_reads vda A
 promise "QEMU keeps no secret" keeps_only web2
@@ -184,6 +190,11 @@ promise "the guest writes" guest_writes vdb B
 promise "and the disk is taken out" "$vmward" detach-device web2 vdb
 promise "with its nbdkit" ends_within 10 "$hot"
 promise "and the socket of that" equal "$(served)" "$before"
+promise "a slow one is plugged in" "$vmward" attach-device web2 "$WORK/vdc.xml"
+promise "its key was derived by vmward" unlocked web2 vdc
+promise "the guest has what was written" eval 'guest_sees vdb && guest_reads vdb C'
+promise "it is taken out" "$vmward" detach-device web2 vdc
+promise "and nothing of it is left" equal "$(served)" "$before"
 in_qemu=$(parts web2)
 kill -KILL "$GUEST_PID"
 ends_within 10 "$GUEST_PID"

@@ -15,8 +15,8 @@ use zlink::futures_util::future::try_join_all;
 use crate::domain::Domain;
 use crate::keystore::{Keystores, ResolvedSecrets};
 use crate::qemu::{
-    Capabilities, CommandLine, FIRMWARE_VARIABLES, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, Resource,
-    SecretObject, launch_arguments, storage,
+    Capabilities, CommandLine, FIRMWARE_VARIABLES, Helper, LaunchOptions, MASTER_KEY_FILE, MONITOR_FD,
+    Resource, SecretObject, launch_arguments, storage,
 };
 use crate::qmp::{COMMAND_DEADLINE, Events, FdSetPaths, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
 use crate::secret::{MasterKey, SealedSecret, os_random};
@@ -167,8 +167,12 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
     };
     let opening = open_images(&line.images, &line.servers, how, &capabilities, &secrets, &reader);
     let opening = async { Ok(opening.await?) };
-    let ((helpers, deaths), (opened, derivations)) =
-        tokio::try_join!(Helpers::start(&line.helpers, &place), opening)?;
+    let helping = Helpers::start(&line.helpers, &place);
+    let ((helpers, deaths), (opened, derivations)) = match line.helpers.iter().any(Helper::is_of_one_disk) {
+        // Images are behind some of them.
+        true => (helping.await?, opening.await?),
+        false => tokio::try_join!(helping, opening)?,
+    };
     let options = LaunchOptions {
         master_key: lib_dir.path().join(MASTER_KEY_FILE),
         monitor_fd: MONITOR_FD,

@@ -109,9 +109,9 @@ pub fn serve(
     let devices = (0..).map(|number: u32| format!("{disk}-nbdkit{number}")).filter(|name| !taken(name));
     for ((node, file, span), device) in plan.served.drain(..).zip(devices) {
         let socket = capabilities.host.helper_socket(domain, &device);
-        if let Some(node) =
-            plan.nodes.iter_mut().find(|n| n.get("node-name").is_some_and(|name| *name == node))
-        {
+        let of_qemu = plan.nodes.iter_mut().filter(|n| n.get("node-name").is_some_and(|name| *name == node));
+        let of_others = plan.servers.iter_mut().filter(|image| image.node == node);
+        for node in of_qemu.chain(of_others.map(|image| &mut image.server.node)) {
             node.put("server", json!({ "type": "unix", "path": socket }));
         }
         plan.helpers.push(Helper { device, socket, service: Service::Ssh(file), span });

@@ -30,7 +30,7 @@ impl ServerImage {
             name: name(network),
             node: layer.names.storage(),
             luks: layer.raw_luks()?,
-            server: Server::of(layer)?,
+            server: Server::of(layer),
             span: layer.image.span,
         })
     }
@@ -46,17 +46,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// `None`: a helper serves it, which is about to be started.
-    fn of(layer: &Layer<'_>) -> Option<Self> {
+    /// Where a helper that serves it listens comes later.
+    fn of(layer: &Layer<'_>) -> Self {
         let mut plan = DiskPlan::default();
         protocol::objects(layer, &mut plan);
-        if !plan.served.is_empty() {
-            return None;
-        }
         let mut node = protocol::properties(layer);
         node.put("read-only", true);
         layer.put_cache(&mut node);
-        Some(Self { node, objects: plan.objects })
+        Self { node, objects: plan.objects }
     }
 }
 
