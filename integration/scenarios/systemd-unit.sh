@@ -19,9 +19,11 @@ promise "units are installed below a directory" "$vmward" install-units --root "
 promise "of a user as well" "$vmward" install-units --user --root "$root"
 unit=$root/etc/systemd/system/vmward@.service
 mkdir "$WORK/rated"
-cp "$unit" "$WORK/rated/vmward@.service"
+cp "$unit" "${unit%/*}/vmward-secrets@.service" "$WORK/rated"
 promise "the unit's exposure is rated 3.0 or less" \
     systemd-analyze security --offline=true --threshold=30 "$WORK/rated/vmward@.service"
+promise "so is that of the one that brings secrets" \
+    systemd-analyze security --offline=true --threshold=30 "$WORK/rated/vmward-secrets@.service"
 refused "somebody who may not install says so" 77 "could not be written" \
     setpriv --reuid=65534 --regid=65534 --clear-groups "$vmward" install-units --root "$root"
 cp "$vmward" "$WORK/with a space"
