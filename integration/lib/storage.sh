@@ -176,6 +176,23 @@ not_attached() {
     promise "and leaves nothing in QEMU" equal "$(parts "$4")" "$before"
 }
 
+# disks_come_and_go: the disk of vdb.xml is plugged into the guest web1, whose own disk holds A, and out of it; then that of
+# vdc.xml, which has qemu-img's usual costs and stays. They hold B and C afterwards.
+disks_come_and_go() {
+    promise "with the right ones it is plugged in" "$vmward" attach-device web1 "$WORK/vdb.xml"
+    promise "QEMU keeps no secret of it" keeps_only web1
+    promise "the guest sees it" guest_sees vdb
+    promise "and writes" guest_writes vdb B
+    promise "and reads both" eval 'guest_reads vda A && guest_reads vdb B'
+    promise "it is taken out" "$vmward" detach-device web1 vdb
+    promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdc.xml"
+    promise "its key was derived by vmward" unlocked web1 vdc
+    promise "QEMU keeps no secret of it" keeps_only web1
+    # For the guest it has the name that was free again.
+    promise "the guest sees it and writes" eval 'guest_sees vdb && guest_writes vdb C'
+    promise "and reads it" guest_reads vdb C
+}
+
 # recorder FILE PORT: a proxy in front of a server on a port of the loopback; what goes over the wire is in the file.
 # Its own port is $RECORDED.
 recorder() {

@@ -86,19 +86,8 @@ key mine
 secret_wrong remote
 not_attached "with the wrong passphrase" 77 "usage 'remote' is not the passphrase of the disk 'vdb'" web1 "$WORK/vdb.xml"
 secret_right remote
-promise "with the right ones it is plugged in" "$vmward" attach-device web1 "$WORK/vdb.xml"
-promise "QEMU keeps no secret of it" keeps_only web1
-promise "the guest sees it" guest_sees vdb
-promise "and writes" guest_writes vdb B
-promise "and reads both" eval 'guest_reads vda A && guest_reads vdb B'
-promise "it is taken out" "$vmward" detach-device web1 vdb
 disk_xml vdc network "$(remote 3)" >"$WORK/vdc.xml"
-promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdc.xml"
-promise "its key was derived by vmward" unlocked web1 vdc
-promise "QEMU keeps no secret of it" keeps_only web1
-# For the guest it has the name that was free again.
-promise "the guest sees it and writes" eval 'guest_sees vdb && guest_writes vdb C'
-promise "and reads it" guest_reads vdb C
+disks_come_and_go
 promise "the guest ends" guest_end web1
 
 # The agent's keys, with none in a file.

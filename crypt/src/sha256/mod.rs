@@ -13,7 +13,8 @@ mod wide;
 use sha2::block_api::compress256;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::hash::{Block, Hash};
+use super::Hash;
+use super::block::Block;
 
 /// The length of a result.
 const LEN: usize = 32;
@@ -168,7 +169,6 @@ fn make_with(kernels: &[Kernel], blocks: Vec<Block<'_>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Derivation;
 
     /// With whatever instructions: those of older processors, and of others than this one.
     #[test]
@@ -178,11 +178,10 @@ mod tests {
             let passwords: Vec<_> = (0..count).map(|n| vec![n as u8; 5 * n]).collect();
             let with = |kernels: Option<&[Kernel]>| {
                 let mut outs = vec![[0; LEN]; count];
-                let derivations = passwords.iter().zip(&mut outs).enumerate().map(|(n, (password, out))| {
+                let blocks = passwords.iter().zip(&mut outs).enumerate().map(|(n, (password, out))| {
                     let iterations = [50, 50, 1, 20, 50, 300][n % 6];
-                    Derivation { hash: Hash::Sha256, password, salt: b"some salt", iterations, out }
+                    Block { hash: Hash::Sha256, password, salt: b"some salt", iterations, index: 1, out }
                 });
-                let blocks = derivations.flat_map(Derivation::blocks);
                 match kernels {
                     Some(kernels) => make_with(kernels, blocks.collect()),
                     None => blocks.for_each(|block| block.make::<sha2::Sha256>()),
