@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::keystore::ResolvedSecrets;
+use crate::qemu::Capabilities;
 use crate::qemu::storage::{Images, LocalImage, RawLuks, ServerImage};
-use crate::qemu::{Capabilities, DiskPlan};
 use crate::qmp::{COMMAND_DEADLINE, FdSetPaths, Qmp, QmpError};
 use crate::volume;
 use crate::xml::Span;
@@ -232,16 +232,11 @@ pub(super) fn hand_over<T: Images>(
     descriptors
 }
 
-/// The same for a QEMU that runs.
-pub(super) async fn hand_over_to(
-    qmp: &Qmp,
-    opened: Vec<Opened>,
-    told: &mut DiskPlan,
-) -> Result<Vec<(FdSet, OwnedFd)>, QmpError> {
+/// The numbers that no set has in a QEMU that runs.
+pub(super) async fn free_fd_sets(qmp: &Qmp) -> Result<impl Iterator<Item = u32>, QmpError> {
     let sets = qmp.execute(query_fdsets {}).await?;
     let highest = sets.iter().filter_map(|set| u32::try_from(set.fdset_id).ok()).max();
-    let mut free = highest.map_or(0, |n| n.saturating_add(1))..;
-    Ok(hand_over(opened, told, |_, _, _| free.next().unwrap_or(u32::MAX)))
+    Ok(highest.map_or(0, |n| n.saturating_add(1))..)
 }
 
 impl OpenImage {

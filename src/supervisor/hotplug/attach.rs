@@ -13,7 +13,7 @@ use crate::qemu::{
 use crate::qmp::QmpError;
 use crate::secret::{SecretRef, os_random};
 use crate::supervisor::confinement::check_disk;
-use crate::supervisor::opened::{hand_over_to, open_images};
+use crate::supervisor::opened::{free_fd_sets, hand_over, open_images};
 use crate::supervisor::server_header::{DEADLINE as READ_DEADLINE, Reader};
 use crate::supervisor::unlock::{derive, finish};
 use crate::supervisor::{
@@ -22,7 +22,7 @@ use crate::supervisor::{
 use crate::xml::{self, Diagnostics, Element};
 
 use super::steps::{self, Failed, Making};
-use super::{DiskParts, HotplugError, Step};
+use super::{DiskParts, HotplugError, Step, Undone};
 
 /// A disk that was plugged in.
 #[derive(Debug)]
@@ -68,8 +68,12 @@ pub async fn attach(
 
     let mut parts = DiskParts::of(&disk.target, &plan);
     let (mut making, mut made) = open(running, &mut plan, &mut parts).await?;
+    let mut removed = Undone::default();
     if made.is_ok() {
-        made = making.frontend(&plan).await;
+        // The images are open: QEMU needs no secret any more. One that cannot be removed goes with the disk.
+        let secrets = plan.objects.iter().filter(|o| matches!(o, QemuObject::Secret(_)));
+        let secrets = secrets.map(|o| Step::Object(o.id().to_owned())).collect();
+        (made, removed) = tokio::join!(making.frontend(&plan), steps::undo(&running.qmp, secrets));
     }
     if let Err(step) = made {
         if !step.undone.left.is_empty() {
@@ -78,10 +82,6 @@ pub async fn attach(
         }
         return Err(failed(running, step, &parts, &disk, &plan).await);
     }
-
-    // The disk is open: QEMU needs no secret any more. One that cannot be removed goes with the disk.
-    let secrets = plan.objects.iter().filter(|o| matches!(o, QemuObject::Secret(_)));
-    let removed = steps::undo(&running.qmp, secrets.map(|o| Step::Object(o.id().to_owned())).collect()).await;
     for (step, why) in &removed.left {
         tracing::warn!("{step} stays until the disk goes: {why}");
     }
@@ -112,14 +112,16 @@ pub(super) async fn open<'a>(
     plan: &mut DiskPlan,
     parts: &mut DiskParts,
 ) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
-    let secrets = Arc::new(resolve(running, plan).await?);
+    let free = async { free_fd_sets(&running.qmp).await.map_err(HotplugError::Descriptors) };
+    let (secrets, free) = tokio::try_join!(resolve(running, plan), free)?;
+    let secrets = Arc::new(secrets);
     if !plan.helpers.is_empty() {
         let served = running.helpers.add(&plan.helpers, &|secret| secrets.get(secret)).await;
         served.map_err(|e| HotplugError::Helper(Box::new(e)))?;
         Checkpoint::Served.passed();
         running.save_helpers();
     }
-    let opened = open_images_of(running, plan, parts, secrets).await;
+    let opened = open_images_of(running, plan, parts, free, secrets).await;
     if opened.is_err() {
         running.end_helpers(&parts.helpers).await;
     }
@@ -130,6 +132,7 @@ async fn open_images_of<'a>(
     running: &'a Running,
     plan: &mut DiskPlan,
     parts: &mut DiskParts,
+    mut free: impl Iterator<Item = u32>,
     secrets: Arc<ResolvedSecrets>,
 ) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
     let (lib_dir, user) = (running.lib_dir(), running.user());
@@ -146,7 +149,7 @@ async fn open_images_of<'a>(
         open_images(images, servers, running.unlock, &running.capabilities, &secrets, &reader).await?;
     let openings = derive(derivations, &secrets).done().await?;
     Checkpoint::Unlocked.passed();
-    let descriptors = hand_over_to(&running.qmp, opened, plan).await.map_err(HotplugError::Descriptors)?;
+    let descriptors = hand_over(opened, plan, |_, _, _| free.next().unwrap_or(u32::MAX));
     descriptors.iter().for_each(|(set, _)| parts.note(set));
     // An object that a disk before this one brought (a helper, a throttle group) serves both.
     let shared = |id: &str| running.configuration().disks.iter().any(|d| d.objects.iter().any(|o| o == id));

@@ -19,7 +19,7 @@ use crate::secret::{SecretLookup, SecretRef, SecretValue, UsageKind};
 use crate::supervisor::confinement::{Access, check};
 use crate::supervisor::hotplug::{Step, undo};
 use crate::supervisor::images::first_bytes;
-use crate::supervisor::opened::{hand_over_to, open_locked};
+use crate::supervisor::opened::{free_fd_sets, hand_over, open_locked};
 use crate::supervisor::operate::virtual_size;
 use crate::supervisor::{Checkpoint, Configuration, FdSet, Running, live_xml};
 use crate::volume::Kdf;
@@ -345,7 +345,9 @@ async fn open(
     for image in &overlay.plan.images {
         images.extend(open_locked(image)?);
     }
-    for (set, descriptor) in hand_over_to(&running.qmp, images, &mut overlay.plan).await? {
+    let mut free = free_fd_sets(&running.qmp).await?;
+    let descriptors = hand_over(images, &mut overlay.plan, |_, _, _| free.next().unwrap_or(u32::MAX));
+    for (set, descriptor) in descriptors {
         set.add(&running.qmp, descriptor).await?;
         opened.push(Step::FdSet(set.number));
         overlay.descriptors.push(set);
