@@ -155,6 +155,9 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         uuid: domain.general.uuid,
         secrets: &|secret| secrets.get(secret),
     };
+    // Servers may take their time to show the headers of images.
+    manager::status("disks are unlocked");
+    manager::more_time(GREETING_DEADLINE);
     // A firmware's variables are among the images.
     let mut prepared = prepare(&line.preparations, user.as_ref())?;
     let environment = line.environment.clone();
@@ -218,7 +221,6 @@ pub(super) async fn launch(launch: Launch) -> Result<Started, SupervisorError> {
         Some(bounds) => Some(bounds.enforce().await.map_err(SupervisorError::Confinement)?),
         None => None,
     };
-    manager::status("disks are unlocked");
     manager::more_time(2 * GREETING_DEADLINE + LEAVE_DEADLINE);
     // While QEMU starts. Its threads are confined as this one is.
     let deriving = derive(derivations, &secrets);
