@@ -240,6 +240,26 @@ fn a_start_is_ended_or_killed_while_it_unlocks() {
 }
 
 #[test]
+fn an_image_that_ends_in_its_key_material_is_said_to() {
+    let host = Host::new();
+    if !can_unlock(&host) {
+        return;
+    }
+    let short = image(&host, "short", WORTHWHILE);
+    File::options().write(true).open(&short).unwrap().set_len(8192).unwrap();
+    let said = host.fails(69, &host.guest("short", &disk(&short, "vda")));
+    assert!(said.contains("could not be unlocked") && said.contains("key material"), "{said}");
+    assert!(said.contains("--unlock=qemu"), "{said}");
+    let run = host.running(&host.guest("short", USB));
+    let before = inventory(&host, &run, "short");
+    let said = host.user.fails(65, &["attach-device", "short", "-"], usb(&short).as_bytes());
+    assert!(said.contains("could not be unlocked") && said.contains("key material"), "{said}");
+    assert_eq!(inventory(&host, &run, "short"), before);
+    run.signal(Signal::SIGTERM);
+    run.ends(0);
+}
+
+#[test]
 fn a_supervisor_is_killed_while_a_disk_is_plugged_in() {
     let host = Host::new();
     if !can_unlock(&host) {
