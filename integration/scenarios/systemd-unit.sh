@@ -198,6 +198,19 @@ promise "it has failed with code 65" equal "$(of ExecMainStatus vmward@bad) $(of
 refused "nor a guest that is not there" 1 "" ctl start vmward@nobody
 promise "it has failed with code 66" equal "$(of ExecMainStatus vmward@nobody) $(of NRestarts vmward@nobody)" "66 0"
 
+# starts_with_drop_in WHAT PROGRAM: the guest web1 as it is now starts with the example of a drop-in for helpers, without
+# which PROGRAM cannot do its work.
+starts_with_drop_in() {
+    drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1"'
+    refused "a guest with $1 does not start without its drop-in" 1 "" ctl start vmward@web1
+    promise "and it is $2 that cannot" bash -c "grep -q $2" <<<"$(systemd_run journalctl --no-pager -u vmward@web1 -n 20)"
+    promise "nothing of it is left" nothing_left
+    systemd_run cp /usr/local/share/doc/vmward/systemd/helpers.conf "/etc/systemd/system/vmward@web1.service.d/helpers.conf"
+    ctl daemon-reload
+    promise "with the example of one it does" ctl start vmward@web1
+    promise "and runs" equal "$(guest_is state)" running
+}
+
 # What the sandbox has no room for by default, and a drop-in has.
 for virtiofsd in /usr/libexec/virtiofsd /usr/lib/qemu/virtiofsd "$TARGET/virtiofsd/bin/virtiofsd" ""; do
     [ -z "$virtiofsd" ] || [ ! -x "$virtiofsd" ] || break
@@ -221,14 +234,7 @@ if systemd_run "$WORK/virtiofsd" --version >/dev/null 2>&1; then
 </domain>
 XML
     systemd_run cp "$WORK/virtiofsd" /usr/local/sbin/virtiofsd
-    drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1"'
-    refused "a guest with virtiofs does not start without its drop-in" 1 "" ctl start vmward@web1
-    promise "and it is virtiofsd that cannot" bash -c "grep -q virtiofsd" <<<"$(systemd_run journalctl --no-pager -u vmward@web1 -n 20)"
-    promise "nothing of it is left" nothing_left
-    systemd_run cp /usr/local/share/doc/vmward/systemd/helpers.conf "/etc/systemd/system/vmward@web1.service.d/helpers.conf"
-    ctl daemon-reload
-    promise "with the example of one it does" ctl start vmward@web1
-    promise "and runs" equal "$(guest_is state)" running
+    starts_with_drop_in virtiofs virtiofsd
     ctl stop vmward@web1
     promise "nothing of it is left then either" nothing_left
     systemd_run rm "/etc/systemd/system/vmward@web1.service.d/helpers.conf"
@@ -251,14 +257,7 @@ if systemd_run passt --version >/dev/null 2>&1 && systemd_run ip link add outsid
   </devices>
 </domain>
 XML
-    drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1"'
-    refused "a guest with passt does not start without its drop-in" 1 "" ctl start vmward@web1
-    promise "and it is passt that cannot" bash -c "grep -q passt" <<<"$(systemd_run journalctl --no-pager -u vmward@web1 -n 20)"
-    promise "nothing of it is left" nothing_left
-    systemd_run cp /usr/local/share/doc/vmward/systemd/helpers.conf "/etc/systemd/system/vmward@web1.service.d/helpers.conf"
-    ctl daemon-reload
-    promise "with the example of one it does" ctl start vmward@web1
-    promise "and runs" equal "$(guest_is state)" running
+    starts_with_drop_in passt passt
     passt=$(systemd_run pgrep -f '^(\S*/)?passt(\.avx2)? ')
     promise "so does passt, as QEMU's user" equal "$(systemd_run stat -c %U "/proc/$passt")" vmward-qemu
     ctl stop vmward@web1

@@ -239,10 +239,8 @@ fn fill_all(derivations: Vec<Derivation>, secrets: &ResolvedSecrets) -> Result<V
     let containers = derivations.iter().map(|d| d.container(secrets).map_err(|e| d.failed(e)));
     let containers = containers.collect::<Result<Vec<_>, _>>()?;
     let keys = wiping_stack(|| luks::unlock(&containers, processors));
-    let keys = derivations.iter().zip(keys).map(|(d, key)| match key {
-        Ok((_, key)) => Ok((d, key)),
-        Err(e) => Err(d.failed(e.into())),
-    });
+    let keys = derivations.iter().zip(keys);
+    let keys = keys.map(|(d, key)| key.map(|(_, key)| (d, key)).map_err(|e| d.failed(e.into())));
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
     let filled =
         all_at_once(&keys, processors, |(d, key)| wiping_stack(|| d.fill(key)).map_err(|e| d.failed(e)));

@@ -71,9 +71,8 @@ pub async fn attach(
     let mut removed = Undone::default();
     if made.is_ok() {
         // The images are open: QEMU needs no secret any more. One that cannot be removed goes with the disk.
-        let secrets = plan.objects.iter().filter(|o| matches!(o, QemuObject::Secret(_)));
-        let secrets = secrets.map(|o| Step::Object(o.id().to_owned())).collect();
-        (made, removed) = tokio::join!(making.frontend(&plan), steps::undo(&running.qmp, secrets));
+        let secrets = steps::undo(&running.qmp, steps::secrets(&plan));
+        (made, removed) = tokio::join!(making.frontend(&plan), secrets);
     }
     if let Err(step) = made {
         if !step.undone.left.is_empty() {

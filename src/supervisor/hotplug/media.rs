@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::domain::disk::{Disk, Kind};
-use crate::qemu::{DiskPlan, QemuObject, storage};
+use crate::qemu::{DiskPlan, storage};
 use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError};
 use crate::supervisor::confinement::check_disk;
 use crate::supervisor::{Checkpoint, Configuration, Outside, Running, check_images, live_xml};
@@ -111,8 +111,7 @@ pub async fn change_media(
     }
 
     // The new one is open, the old one is out: QEMU needs neither the secrets of the one nor anything of the other.
-    let secrets = plan.objects.iter().filter(|o| matches!(o, QemuObject::Secret(_)));
-    let removed = steps::undo(&running.qmp, secrets.map(|o| Step::Object(o.id().to_owned())).collect()).await;
+    let removed = steps::undo(&running.qmp, steps::secrets(&plan)).await;
     for (step, why) in &removed.left {
         tracing::warn!("{step} stays until it can go with the medium: {why}");
     }

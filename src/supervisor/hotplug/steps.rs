@@ -291,6 +291,12 @@ impl<'a> Making<'a> {
     }
 }
 
+/// The secrets of a disk, which QEMU needs no more once its images are open.
+pub(super) fn secrets(plan: &DiskPlan) -> Vec<Step> {
+    let secrets = plan.objects.iter().filter(|object| matches!(object, QemuObject::Secret(_)));
+    secrets.map(|object| Step::Object(object.id().to_owned())).collect()
+}
+
 /// Undoes steps, the last first. One that fails does not keep the others from being tried.
 pub(in crate::supervisor) async fn undo(qmp: &Qmp, made: Vec<Step>) -> Undone {
     let mut result = Undone::default();
