@@ -180,7 +180,14 @@ fn attach_killed() {
     let steps = match slow::can_unlock(&scene.host) {
         true => ATTACH,
         // No descriptors, and no header beside the image.
-        false => &[(ObjectAdded, 1), (NodeAdded, 2), (DeviceAdded, 1), (Undone, 1), (AttachSaved, 1)],
+        false => &[
+            (BackendSent, 1),
+            (ObjectAdded, 1),
+            (NodeAdded, 2),
+            (DeviceAdded, 1),
+            (Undone, 1),
+            (AttachSaved, 1),
+        ],
     };
     let again = |run: &Run, at: &str| {
         // All or nothing.

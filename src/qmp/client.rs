@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use qapi::qmp::AddfdInfo;
+use qapi::qmp::{AddfdInfo, QMPCapability};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,8 +18,10 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::command::{Forget, Outgoing, Refusal, Reply, Request, Sent, Waiting};
 use super::frame::{Frame, parse, read_line};
 use super::{Event, Events, FdSetPaths, QemuVersion, QmpError};
 
@@ -33,60 +35,34 @@ pub const SLOW_COMMAND_DEADLINE: Duration = Duration::from_secs(600);
 /// guest can cause at will.
 const EVENT_BACKLOG: usize = 1024;
 
+const ADD_FD: &str = "add-fd";
+
 /// Commands in line for a socket that takes no more; the next caller waits, within its deadline.
 const COMMAND_BACKLOG: usize = 64;
-
-type Reply = Result<Value, Refusal>;
-
-struct Refusal {
-    class: String,
-    desc: String,
-}
 
 /// A client of one QEMU's monitor. Clones share the connection, which is closed with the last of them.
 #[derive(Clone)]
 pub struct Qmp {
-    connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
     version: QemuVersion,
     fd_sets: FdSetPaths,
 }
 
-struct Connection {
+pub(super) struct Connection {
     shared: Arc<Shared>,
     outgoing: mpsc::Sender<Outgoing>,
     next_id: AtomicU64,
     /// Held from a descriptor's way out to the reply: QEMU keeps one, the last that came.
-    descriptor: tokio::sync::Mutex<()>,
+    descriptor: Arc<tokio::sync::Mutex<()>>,
     tasks: [AbortHandle; 2],
 }
 
-/// A command on its way.
-struct Outgoing {
-    line: Zeroizing<Vec<u8>>,
-    descriptor: Option<OwnedFd>,
-}
-
-struct Shared {
+pub(super) struct Shared {
     /// `None` once the connection has ended: nothing would ever answer.
-    waiting: Mutex<Option<HashMap<u64, Waiting>>>,
+    pub(super) waiting: Mutex<Option<HashMap<u64, Waiting>>>,
     /// `None` once the connection has ended, so that listeners learn of it.
     events: Mutex<Option<broadcast::Sender<Arc<Event>>>>,
     end: Arc<OnceLock<QmpError>>,
-}
-
-/// Who waits for a reply.
-struct Waiting {
-    reply: oneshot::Sender<Reply>,
-    /// Whether it may take longer than an ordinary command.
-    slow: bool,
-}
-
-#[derive(Serialize)]
-struct Request<'a, A> {
-    execute: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    arguments: Option<A>,
-    id: u64,
 }
 
 impl Qmp {
@@ -109,8 +85,8 @@ impl Qmp {
             }
         };
         let greeted = tokio::time::timeout(deadline, greeting).await;
-        let version = match greeted.map_err(|_| QmpError::NoGreeting(deadline))?? {
-            Frame::Greeting(version) => version,
+        let (version, out_of_band) = match greeted.map_err(|_| QmpError::NoGreeting(deadline))?? {
+            Frame::Greeting { version, out_of_band } => (version, out_of_band),
             _ => return Err(QmpError::Protocol("it did not begin with QEMU's greeting")),
         };
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
@@ -132,7 +108,10 @@ impl Qmp {
             tasks,
         });
         let qmp = Self { connection, version, fd_sets: FdSetPaths::default() };
-        qmp.execute_within(qapi::qmp::qmp_capabilities { enable: None }, deadline).await?;
+        // QEMU reads its monitor byte by byte (3 µs each), and nothing of it while it carries out a command; with this it
+        // reads up to seven more meanwhile. None is sent that is to overtake others.
+        let enable = out_of_band.then(|| vec![QMPCapability::oob]);
+        qmp.execute_within(qapi::qmp::qmp_capabilities { enable }, deadline).await?;
         Ok(qmp)
     }
 
@@ -150,6 +129,11 @@ impl Qmp {
             None => broadcast::channel(1).1,
         };
         Events { receiver, end: Arc::clone(&shared.end) }
+    }
+
+    /// Whether the connection has ended, as it does with QEMU.
+    pub fn has_ended(&self) -> bool {
+        lock(&self.connection.shared.waiting).is_none()
     }
 
     /// Whether QEMU is busy with a command that may take longer than [`COMMAND_DEADLINE`]: it may answer nobody meanwhile.
@@ -171,7 +155,7 @@ impl Qmp {
         command: C,
         deadline: Duration,
     ) -> Result<C::Ok, QmpError> {
-        let value = self.request(C::NAME, Some(&command), None, deadline).await?;
+        let value = self.request(C::NAME, Some(&command), deadline).await?;
         serde_json::from_value(value)
             .map_err(|e| QmpError::Reply { command: C::NAME.to_owned(), source: e.into() })
     }
@@ -183,7 +167,7 @@ impl Qmp {
         arguments: Option<&impl Serialize>,
         deadline: Duration,
     ) -> Result<Value, QmpError> {
-        self.request(command, arguments, None, deadline).await
+        self.request(command, arguments, deadline).await
     }
 
     /// The same client, whose words name these paths instead of sets of descriptors.
@@ -196,24 +180,48 @@ impl Qmp {
         &self.fd_sets
     }
 
+    /// Has a command carried out after those that were sent before, without waiting for it: a QEMU that can reads it while
+    /// it carries out the others. Each of those that depend on one which fails fails as well.
+    pub async fn send(
+        &self,
+        command: &str,
+        arguments: Option<&impl Serialize>,
+        deadline: Duration,
+    ) -> Result<Sent<'_>, QmpError> {
+        self.send_with(command, arguments, None, deadline).await
+    }
+
     /// Gives QEMU a descriptor, in a set of that number (`/dev/fdset/N`); `name` tells people what it is. Its number in QEMU.
     pub async fn add_fd(&self, set: u32, name: &str, descriptor: OwnedFd) -> Result<i64, QmpError> {
-        const COMMAND: &str = "add-fd";
-        let arguments = json!({ "fdset-id": set, "opaque": name });
-        let _alone = self.connection.descriptor.lock().await;
-        let added = self.request(COMMAND, Some(&arguments), Some(descriptor), COMMAND_DEADLINE).await?;
+        let added = self.send_fd(set, name, descriptor).await?.reply().await?;
         let added: AddfdInfo = serde_json::from_value(added)
-            .map_err(|e| QmpError::Reply { command: COMMAND.to_owned(), source: e.into() })?;
+            .map_err(|e| QmpError::Reply { command: ADD_FD.to_owned(), source: e.into() })?;
         Ok(added.fd)
+    }
+
+    /// The same as [`send`](Self::send) is to other commands. It waits for descriptors that were sent before.
+    pub async fn send_fd(&self, set: u32, name: &str, descriptor: OwnedFd) -> Result<Sent<'_>, QmpError> {
+        let arguments = json!({ "fdset-id": set, "opaque": name });
+        self.send_with(ADD_FD, Some(&arguments), Some(descriptor), COMMAND_DEADLINE).await
     }
 
     async fn request(
         &self,
         command: &str,
         arguments: Option<&impl Serialize>,
-        descriptor: Option<OwnedFd>,
         deadline: Duration,
     ) -> Result<Value, QmpError> {
+        let end = Instant::now() + deadline;
+        self.send(command, arguments, deadline).await?.reply_by(end).await
+    }
+
+    async fn send_with(
+        &self,
+        command: &str,
+        arguments: Option<&impl Serialize>,
+        descriptor: Option<OwnedFd>,
+        deadline: Duration,
+    ) -> Result<Sent<'_>, QmpError> {
         let connection = &self.connection;
         let id = connection.next_id.fetch_add(1, Ordering::Relaxed);
         // Room for a line that holds a password, so that no copy of it is left behind by growing.
@@ -222,30 +230,30 @@ impl Qmp {
             .map_err(|e| QmpError::Arguments { command: command.to_owned(), source: e.into() })?;
         line.push(b'\n');
         let (sender, reply) = oneshot::channel();
-        match lock(&connection.shared.waiting).as_mut() {
-            Some(waiting) => waiting.insert(id, Waiting { reply: sender, slow: deadline > COMMAND_DEADLINE }),
-            None => return Err(connection.end()),
-        };
-        let _forget = Forget { shared: &connection.shared, id };
-        let answered = tokio::time::timeout(deadline, async {
+        let slow = deadline > COMMAND_DEADLINE;
+        let sent = tokio::time::timeout(deadline, async {
+            let turn = match &descriptor {
+                Some(_) => Some(Arc::clone(&connection.descriptor).lock_owned().await),
+                None => None,
+            };
+            let waiting = Waiting { reply: sender, slow, _turn: turn };
+            lock(&connection.shared.waiting).as_mut()?.insert(id, waiting);
+            let forget = Forget { shared: &connection.shared, id };
             connection.outgoing.send(Outgoing { line, descriptor }).await.ok()?;
-            reply.await.ok()
+            Some(forget)
         })
         .await;
-        match answered {
-            Err(_) => Err(QmpError::Timeout { command: command.to_owned(), deadline }),
+        let command = command.to_owned();
+        match sent {
+            Err(_) => Err(QmpError::Timeout { command, deadline }),
             Ok(None) => Err(connection.end()),
-            Ok(Some(Ok(value))) => Ok(value),
-            Ok(Some(Err(Refusal { class, desc }))) => {
-                let desc = self.fd_sets.put_into(&desc).into_owned();
-                Err(QmpError::Refused { command: command.to_owned(), class, desc })
-            }
+            Ok(Some(forget)) => Ok(Sent { qmp: self, command, deadline, reply, forget }),
         }
     }
 }
 
 impl Connection {
-    fn end(&self) -> QmpError {
+    pub(super) fn end(&self) -> QmpError {
         self.shared.end.get().cloned().unwrap_or(QmpError::Closed)
     }
 }
@@ -253,20 +261,6 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
-    }
-}
-
-/// Takes a command that nobody waits for any more off the list.
-struct Forget<'a> {
-    shared: &'a Shared,
-    id: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        if let Some(waiting) = lock(&self.shared.waiting).as_mut() {
-            waiting.remove(&self.id);
-        }
     }
 }
 
@@ -306,7 +300,7 @@ async fn receive(mut reader: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
             }
             Ok(Frame::Return { id, value }) => shared.answer(id, Ok(value)),
             Ok(Frame::Error { id, class, desc }) => shared.answer(id, Err(Refusal { class, desc })),
-            Ok(Frame::Greeting(_) | Frame::Unknown) => tracing::debug!("an unexpected message of QEMU"),
+            Ok(Frame::Greeting { .. } | Frame::Unknown) => tracing::debug!("an unexpected message of QEMU"),
             Err(e) => return shared.finish(e),
         }
     }
@@ -346,7 +340,7 @@ async fn send_with(stream: &UnixStream, line: &[u8], descriptor: &OwnedFd) -> io
         .await
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is guarded is changed by single statements: a panic elsewhere leaves nothing half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -416,6 +410,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_command_is_sent_before_the_last_is_answered_but_no_second_descriptor() {
+        let mut before = None;
+        let qmp = Qmp::over(
+            peer(move |id, request| match (request["execute"].as_str(), before) {
+                // Answered with what comes next.
+                (Some("add-fd"), None) => {
+                    before = Some(id);
+                    Some(String::new())
+                }
+                (_, Some(first)) => {
+                    Some(format!("{{\"return\":1,\"id\":{first}}}\n{{\"return\":2,\"id\":{id}}}\n"))
+                }
+                _ => None,
+            }),
+            LONG,
+        )
+        .await
+        .unwrap();
+        let descriptor = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let first = qmp.send_fd(1, "first", descriptor()).await.unwrap();
+        let second = tokio::time::timeout(SHORT, qmp.send_fd(2, "second", descriptor())).await;
+        assert!(second.is_err());
+        let stop = qmp.send("stop", None::<&()>, LONG).await.unwrap();
+        assert_eq!((first.reply().await.unwrap(), stop.reply().await.unwrap()), (json!(1), json!(2)));
+        let second = qmp.send_fd(2, "second", descriptor()).await.unwrap();
+        assert_eq!(second.reply().await.unwrap(), json!(2));
+    }
+
+    #[tokio::test]
     async fn silence_is_a_timeout_and_a_late_reply_harms_nobody() {
         let mut seen = Vec::new();
         let qmp = Qmp::over(
@@ -455,7 +478,7 @@ mod tests {
         assert!(b.is_err());
         assert!(matches!(events.next().await, Err(QmpError::Closed)));
         assert!(matches!(stop(&qmp, LONG).await, Err(QmpError::Closed)));
-        assert!(qmp.events().next().await.is_err());
+        assert!(qmp.events().next().await.is_err() && qmp.has_ended());
     }
 
     #[tokio::test]

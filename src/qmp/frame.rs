@@ -27,8 +27,8 @@ pub struct QemuVersion {
 /// What a line says.
 #[derive(Debug, PartialEq)]
 pub(super) enum Frame {
-    /// The first line.
-    Greeting(QemuVersion),
+    /// The first line; `out_of_band`: QEMU can read commands while it carries out others.
+    Greeting { version: QemuVersion, out_of_band: bool },
     /// An event.
     Event(Event),
     /// A command was carried out; `id` is `None` if the reply belongs to no command of ours.
@@ -77,7 +77,9 @@ pub(super) fn parse(line: &[u8]) -> Result<Frame, QmpError> {
         return Err(QmpError::Protocol("it sent a line that is no JSON object"));
     };
     if let Some(greeting) = message.get("QMP") {
-        return Ok(Frame::Greeting(version(greeting)));
+        let capabilities = greeting.get("capabilities").and_then(Value::as_array);
+        let out_of_band = capabilities.is_some_and(|all| all.iter().any(|name| name == "oob"));
+        return Ok(Frame::Greeting { version: version(greeting), out_of_band });
     }
     if let Some(Value::String(name)) = message.remove("event") {
         let data = match message.remove("data") {
@@ -168,9 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn the_greeting_gives_the_version() {
+    fn the_greeting_gives_the_version_and_what_it_can() {
         let line = br#"{"QMP":{"version":{"qemu":{"micro":17,"minor":2,"major":7},"package":"Debian"},"capabilities":["oob"]}}"#;
-        assert_eq!(parse(line).unwrap(), Frame::Greeting(QemuVersion { major: 7, minor: 2, micro: 17 }));
+        let version = QemuVersion { major: 7, minor: 2, micro: 17 };
+        assert_eq!(parse(line).unwrap(), Frame::Greeting { version, out_of_band: true });
+        let old = parse(br#"{"QMP":{"version":{},"capabilities":[]}}"#).unwrap();
+        assert_eq!(old, Frame::Greeting { version: QemuVersion::default(), out_of_band: false });
     }
 
     #[tokio::test]

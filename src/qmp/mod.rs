@@ -4,6 +4,7 @@
 //! all the same: an event, field or enum value that this schema does not know yet breaks nothing.
 
 mod client;
+mod command;
 mod error;
 mod event;
 mod fd_sets;
@@ -11,6 +12,7 @@ mod frame;
 mod job;
 
 pub use client::{COMMAND_DEADLINE, Qmp, SLOW_COMMAND_DEADLINE};
+pub use command::Sent;
 pub use error::QmpError;
 pub use event::{Event, Events};
 pub use fd_sets::FdSetPaths;

@@ -31,6 +31,8 @@ pub enum Checkpoint {
     Served,
     /// Attach: the images are unlocked, QEMU has not heard of them.
     Unlocked,
+    /// Attach: QEMU has been sent all that is behind the device, and may have made none of it or all.
+    BackendSent,
     /// Attach: an object is made.
     ObjectAdded,
     /// Attach, snapshot: QEMU has a descriptor.
@@ -105,7 +107,7 @@ pub enum Checkpoint {
 
 impl Checkpoint {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::LibDirClaimed,
         Self::KeyWritten,
         Self::Spawned,
@@ -118,6 +120,7 @@ impl Checkpoint {
         Self::Ready,
         Self::Served,
         Self::Unlocked,
+        Self::BackendSent,
         Self::ObjectAdded,
         Self::DescriptorAdded,
         Self::NodeAdded,
@@ -155,6 +158,16 @@ impl Checkpoint {
         Self::Ended,
     ];
 
+    /// Whether QEMU is to be sent the steps of an attach one at a time, because a test wants to find it between two of them.
+    pub(super) fn are_apart() -> bool {
+        #[cfg(debug_assertions)]
+        return [Self::ObjectAdded, Self::DescriptorAdded, Self::NodeAdded, Self::DeviceAdded]
+            .into_iter()
+            .any(debug::is_awaited);
+        #[cfg(not(debug_assertions))]
+        false
+    }
+
     /// It has been done.
     pub(super) fn passed(self) {
         #[cfg(debug_assertions)]
@@ -178,9 +191,13 @@ mod debug {
         Some((name.to_owned(), AtomicUsize::new(times.parse().ok()?)))
     });
 
+    pub(super) fn is_awaited(checkpoint: Checkpoint) -> bool {
+        AT.as_ref().is_some_and(|(name, _)| *name == format!("{checkpoint:?}"))
+    }
+
     pub(super) fn stop_at(checkpoint: Checkpoint) {
-        let Some((name, left)) = &*AT else { return };
-        if *name == format!("{checkpoint:?}") && left.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let Some((_, left)) = &*AT else { return };
+        if is_awaited(checkpoint) && left.fetch_sub(1, Ordering::Relaxed) == 1 {
             // It cannot fail for this signal.
             let _ = raise(Signal::SIGSTOP);
         }

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::keystore::ResolvedSecrets;
 use crate::qemu::Capabilities;
 use crate::qemu::storage::{Images, LocalImage, RawLuks, ServerImage};
-use crate::qmp::{COMMAND_DEADLINE, FdSetPaths, Qmp, QmpError};
+use crate::qmp::{COMMAND_DEADLINE, FdSetPaths, Qmp, QmpError, Sent};
 use crate::volume;
 use crate::xml::Span;
 
@@ -283,6 +283,12 @@ impl FdSet {
         if let Some(image) = &self.image {
             paths.note(self.number, &image.path);
         }
+    }
+
+    /// Sends QEMU what is in it.
+    pub(super) async fn send<'a>(&self, qmp: &'a Qmp, descriptor: OwnedFd) -> Result<Sent<'a>, QmpError> {
+        self.name_in(qmp.fd_sets());
+        qmp.send_fd(self.number, &self.node, descriptor).await
     }
 
     /// Gives QEMU what is in it. The descriptor's number in QEMU.

@@ -27,6 +27,7 @@ pub const STARTED: Steps = &[(RunSaved, 1), (Continued, 1), (Ready, 1)];
 /// The secrets of two images, two descriptors, the image and its header and what is decrypted.
 pub const ATTACH: Steps = &[
     (Unlocked, 1),
+    (BackendSent, 1),
     (ObjectAdded, 1),
     (DescriptorAdded, 2),
     (NodeAdded, 2),

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::domain::Domain;
 use crate::qemu::{Capabilities, DiskPlan, JsonObject, QemuObject, storage};
-use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError, SLOW_COMMAND_DEADLINE};
+use crate::qmp::{COMMAND_DEADLINE, Qmp, QmpError, SLOW_COMMAND_DEADLINE, Sent};
 use crate::supervisor::{Checkpoint, FdSet};
 use crate::xml::Diagnostics;
 
@@ -209,16 +210,21 @@ pub(super) struct Failed {
     pub undone: Undone,
 }
 
-/// A disk that is being made in QEMU. A step that fails undoes all of them.
+/// A disk that is being made in QEMU. What its device needs is sent at once, one step behind the other: where one fails,
+/// those that depend on it fail as well. A step that fails undoes all of them.
 pub(super) struct Making<'a> {
     qmp: &'a Qmp,
+    /// On their way.
+    sent: Vec<(Step, Result<Sent<'a>, QmpError>)>,
     made: Vec<Step>,
+    /// The first that failed.
+    failed: Option<(Step, QmpError)>,
 }
 
 impl<'a> Making<'a> {
     /// Nothing of it yet.
     pub(super) fn new(qmp: &'a Qmp) -> Self {
-        Self { qmp, made: Vec::new() }
+        Self { qmp, sent: Vec::new(), made: Vec::new(), failed: None }
     }
 
     /// Makes what the device needs; `objects` with their secrets sealed.
@@ -229,28 +235,29 @@ impl<'a> Making<'a> {
         plan: &DiskPlan,
     ) -> Result<(), Failed> {
         for object in objects {
-            self.make(Step::Object(text(object, "id")), object).await?;
+            self.send(Step::Object(text(object, "id")), object).await;
         }
         for (set, descriptor) in descriptors {
-            let added = set.add(self.qmp, descriptor).await;
-            self.done(Step::FdSet(set.number), added.map(drop)).await?;
+            let sent = set.send(self.qmp, descriptor).await;
+            self.note(Step::FdSet(set.number), sent).await;
         }
         if let Some(chardev) = &plan.chardev {
-            self.make(Step::Chardev(chardev.id.clone()), &chardev.properties()).await?;
+            self.send(Step::Chardev(chardev.id.clone()), &chardev.properties()).await;
         }
         for node in &plan.nodes {
-            self.make(Step::Node(text(node, "node-name")), node).await?;
+            self.send(Step::Node(text(node, "node-name")), node).await;
         }
-        Ok(())
+        Checkpoint::BackendSent.passed();
+        self.done().await
     }
 
-    /// Makes the device.
+    /// Makes the device, which no guest sees before what is behind it is known to be there.
     pub(super) async fn frontend(&mut self, plan: &DiskPlan) -> Result<(), Failed> {
-        self.make(Step::Device(text(&plan.device, "id")), &plan.device).await?;
-        match &plan.throttle {
-            Some(limits) => self.make(Step::Throttle(text(limits, "id")), limits).await,
-            None => Ok(()),
+        self.send(Step::Device(text(&plan.device, "id")), &plan.device).await;
+        if let Some(limits) = &plan.throttle {
+            self.send(Step::Throttle(text(limits, "id")), limits).await;
         }
+        self.done().await
     }
 
     /// Undoes it all.
@@ -258,7 +265,7 @@ impl<'a> Making<'a> {
         undo(self.qmp, std::mem::take(&mut self.made)).await
     }
 
-    async fn make(&mut self, step: Step, arguments: &JsonObject) -> Result<(), Failed> {
+    async fn send(&mut self, step: Step, arguments: &JsonObject) {
         let (command, deadline) = match step {
             Step::Object(_) => ("object-add", COMMAND_DEADLINE),
             // Derives a LUKS key, or waits for a server.
@@ -268,26 +275,58 @@ impl<'a> Making<'a> {
             Step::Device(_) => ("device_add", COMMAND_DEADLINE),
             Step::Throttle(_) => ("block_set_io_throttle", COMMAND_DEADLINE),
         };
-        let made = self.qmp.execute_json(command, Some(arguments), deadline).await;
-        self.done(step, made.map(drop)).await
+        let sent = self.qmp.send(command, Some(arguments), deadline).await;
+        self.note(step, sent).await;
     }
 
-    async fn done(&mut self, step: Step, made: Result<(), QmpError>) -> Result<(), Failed> {
-        let Err(source) = made else {
-            match &step {
-                Step::Object(_) => Checkpoint::ObjectAdded.passed(),
-                Step::Node(_) => Checkpoint::NodeAdded.passed(),
-                Step::Device(_) => Checkpoint::DeviceAdded.passed(),
-                Step::FdSet(_) | Step::Chardev(_) | Step::Throttle(_) => {}
-            }
-            self.made.push(step);
-            return Ok(());
-        };
-        // QEMU may carry out later what it did not answer in time.
-        if matches!(source, QmpError::Timeout { .. }) {
-            self.made.push(step.clone());
+    async fn note(&mut self, step: Step, sent: Result<Sent<'a>, QmpError>) {
+        self.sent.push((step, sent));
+        if Checkpoint::are_apart() {
+            self.hear().await;
         }
-        Err(Failed { step, undone: self.undo().await, source })
+    }
+
+    /// Waits until QEMU has answered everything.
+    async fn done(&mut self) -> Result<(), Failed> {
+        self.hear().await;
+        match self.failed.take() {
+            None => Ok(()),
+            Some((step, source)) => Err(Failed { step, undone: self.undo().await, source }),
+        }
+    }
+
+    async fn hear(&mut self) {
+        for (step, sent) in std::mem::take(&mut self.sent) {
+            let reply = match sent {
+                // What is behind one that was not answered in time has had its time as well.
+                Ok(sent) if self.is_late() => sent.reply_by(Instant::now()).await,
+                Ok(sent) => sent.reply().await,
+                Err(e) => Err(e),
+            };
+            match reply {
+                Ok(_) => {
+                    match &step {
+                        Step::Object(_) => Checkpoint::ObjectAdded.passed(),
+                        Step::FdSet(_) => Checkpoint::DescriptorAdded.passed(),
+                        Step::Node(_) => Checkpoint::NodeAdded.passed(),
+                        Step::Device(_) => Checkpoint::DeviceAdded.passed(),
+                        Step::Chardev(_) | Step::Throttle(_) => {}
+                    }
+                    self.made.push(step);
+                }
+                Err(source) => {
+                    // QEMU may carry out later what it did not answer in time.
+                    if matches!(source, QmpError::Timeout { .. }) {
+                        self.made.push(step.clone());
+                    }
+                    self.failed.get_or_insert((step, source));
+                }
+            }
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        matches!(self.failed, Some((_, QmpError::Timeout { .. })))
     }
 }
 
