@@ -2,7 +2,7 @@
 //! where it is freed, because not every library wipes what it was given (age's writer keeps the plaintext in a
 //! plain vector, HTTP and JSON readers do as well).
 //!
-//! This is the one module of the project with `unsafe` code.
+//! This is the one module with `unsafe` code beside `supervisor/footprint.rs`.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -5,6 +5,7 @@ mod confinement;
 pub mod control;
 mod descriptors;
 mod error;
+mod footprint;
 mod helpers;
 pub mod hotplug;
 mod images;

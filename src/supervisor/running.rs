@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::{Mutex, MutexGuard, mpsc};
+use tokio::sync::{Mutex, MutexGuard, Notify, mpsc};
 use uuid::Uuid;
 
 use crate::domain::Domain;
@@ -85,6 +85,8 @@ pub struct Running {
     configuration: RefCell<Configuration>,
     /// What runs beside QEMU.
     pub(super) helpers: Rc<Helpers>,
+    /// Told when something has been done for somebody.
+    pub(super) done: Notify,
     /// Held while the guest's devices are being changed.
     changing: Mutex<()>,
     /// Held while somebody is at the keys of its disks.
@@ -128,6 +130,7 @@ impl Running {
             started,
             configuration: RefCell::new(parts.configuration),
             helpers: parts.helpers,
+            done: Notify::new(),
             changing: Mutex::new(()),
             rekeying: Arc::default(),
             state_file: parts.state_file,

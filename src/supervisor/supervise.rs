@@ -20,7 +20,7 @@ use super::checkpoint::Checkpoint;
 use super::launch::Started;
 use super::process::{Ending, Process};
 use super::signals::{Request, Signals, StopSignal};
-use super::{Ended, Order, Running, control, machined, manager, operate, watchdog};
+use super::{Ended, Order, Running, control, footprint, machined, manager, operate, watchdog};
 
 /// How long QEMU may take to write out its caches and end once it is told to quit.
 const QUIT_DEADLINE: Duration = Duration::from_secs(15);
@@ -109,7 +109,7 @@ pub(super) async fn supervise(
     manager::ready(RUNNING);
     Checkpoint::Ready.passed();
     supervision.register();
-    let mut watchdog = pin!(watchdog::feed(Rc::clone(&running), Rc::clone(&supervision.ending)));
+    supervision.watch();
     if let Some(reason) = over {
         supervision.guest_ended(reason);
     }
@@ -125,7 +125,6 @@ pub(super) async fn supervise(
         tokio::select! {
             ending = process.ended() => break ending,
             request = signals.next() => supervision.request(request),
-            () = &mut watchdog => {}
             Some(order) = orders.recv() => supervision.order(order),
             // Of a QEMU that is told to quit they are gone first.
             Some(death) = deaths.recv() => if supervision.stage < Stage::Quit {
@@ -168,6 +167,15 @@ impl Supervision<'_> {
             let socket = running.machine_socket();
             registered.set(machined::register(&running.name(), running.uuid(), &socket).await);
         });
+    }
+
+    /// Has the watchdog fed, and the supervisor small while nothing happens.
+    fn watch(&self) {
+        let mut tasks = self.tasks.borrow_mut();
+        tasks.spawn_local(watchdog::feed(Rc::clone(self.running), Rc::clone(&self.ending)));
+        let running = Rc::clone(self.running);
+        running.done.notify_one();
+        tasks.spawn_local(async move { footprint::shrink(&running.done).await });
     }
 
     fn request(&mut self, request: Request) {

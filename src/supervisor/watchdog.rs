@@ -9,7 +9,7 @@ use std::time::Duration;
 use qapi::qmp::query_status;
 use tokio::time::sleep;
 
-use super::{Running, manager};
+use super::{Running, footprint, manager};
 
 /// Feeds it, if there is one. Nothing wakes up in between but this and what QEMU answers. An end that has begun has
 /// deadlines of its own.
@@ -23,6 +23,8 @@ pub(super) async fn feed(running: Rc<Running>, ending: Rc<Cell<bool>>) {
             tracing::warn!("QEMU's monitor has not answered for {} s", patience.as_secs_f32());
         }
         manager::alive();
+        // Not some time later: nothing else is to wake up the process.
+        footprint::release_code();
     }
 }
 

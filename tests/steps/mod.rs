@@ -31,8 +31,8 @@ pub const ATTACH: Steps = &[
     (ObjectAdded, 1),
     (DescriptorAdded, 2),
     (NodeAdded, 2),
-    (DeviceAdded, 1),
     (Undone, 1),
+    (DeviceAdded, 1),
     (AttachSaved, 1),
 ];
 /// The same with an image on a server, whose header QEMU shows.
@@ -56,8 +56,9 @@ pub const SNAPSHOT: Steps = &[
 pub const MERGE: Steps =
     &[(MergeAnnounced, 1), (Merged, 1), (MergeSaved, 1), (Undone, 3), (OverlayRemoved, 1)];
 pub const RESIZE: Steps = &[(Resized, 1)];
-/// The new medium is opened as a disk is; then its secret goes; both nodes of the old one, and what they were opened through.
+/// The new medium is opened as a disk is, and its secret goes; then both nodes of the old one, and what they were opened through.
 pub const EXCHANGE: Steps = &[
+    (BackendSent, 1),
     (NodeAdded, 1),
     (ChangeAnnounced, 1),
     (TrayOpened, 1),

@@ -64,14 +64,17 @@ pub async fn serve(sockets: Sockets, running: Rc<Running>) -> io::Result<()> {
     let serve = async {
         tokio::task::spawn_local(super::hotplug::watch(Rc::clone(&running)));
         tokio::try_join!(
-            accept(control, || Service { running: Rc::clone(&running), rekeying: RefCell::default() }),
-            accept(machine, || Machine { running: Rc::clone(&running) }),
+            accept(control, &running, || Service {
+                running: Rc::clone(&running),
+                rekeying: RefCell::default()
+            }),
+            accept(machine, &running, || Machine { running: Rc::clone(&running) }),
         )
     };
     LocalSet::new().run_until(serve).await.map(drop)
 }
 
-async fn accept<S>(listener: UnixListener, service: impl Fn() -> S) -> io::Result<()>
+async fn accept<S>(listener: UnixListener, running: &Rc<Running>, service: impl Fn() -> S) -> io::Result<()>
 where
     S: zlink::Service<Stream> + 'static,
 {
@@ -96,12 +99,13 @@ where
             continue;
         }
         let place = Place::take(&open);
-        let service = service();
+        let (running, service) = (Rc::clone(running), service());
         tokio::task::spawn_local(async move {
             if let Err(e) = converse(stream, service).await {
                 tracing::debug!("a client of the control socket: {e}");
             }
             drop(place);
+            running.done.notify_one();
         });
     }
 }

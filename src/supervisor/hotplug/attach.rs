@@ -17,12 +17,12 @@ use crate::supervisor::opened::{free_fd_sets, hand_over, open_images};
 use crate::supervisor::server_header::{DEADLINE as READ_DEADLINE, Reader};
 use crate::supervisor::unlock::{derive, finish};
 use crate::supervisor::{
-    Checkpoint, Outside, Running, SupervisorError, check_helpers, check_images, live_xml,
+    Checkpoint, Configuration, Outside, Running, SupervisorError, check_helpers, check_images, live_xml,
 };
 use crate::xml::{self, Diagnostics, Element};
 
-use super::steps::{self, Failed, Making};
-use super::{DiskParts, HotplugError, Step, Undone};
+use super::steps::{Failed, Making};
+use super::{DiskParts, HotplugError, Step};
 
 /// A disk that was plugged in.
 #[derive(Debug)]
@@ -68,23 +68,20 @@ pub async fn attach(
 
     let mut parts = DiskParts::of(&disk.target, &plan);
     let (mut making, mut made) = open(running, &mut plan, &mut parts).await?;
-    let mut removed = Undone::default();
     if made.is_ok() {
-        // The images are open: QEMU needs no secret any more. One that cannot be removed goes with the disk.
-        let secrets = steps::undo(&running.qmp, steps::secrets(&plan));
-        (made, removed) = tokio::join!(making.frontend(&plan), secrets);
+        made = making.frontend(&plan).await;
     }
     if let Err(step) = made {
         if !step.undone.left.is_empty() {
             // What could not be undone goes when the guest lets go of the device.
-            change.commit(|configuration| configuration.disks.push(parts.clone())).map_err(save)?;
+            let keep = |configuration: &mut Configuration| {
+                configuration.disks.push(parts.clone());
+                configuration.nodes = numbers;
+            };
+            change.commit(keep).map_err(save)?;
         }
         return Err(failed(running, step, &parts, &disk, &plan).await);
     }
-    for (step, why) in &removed.left {
-        tracing::warn!("{step} stays until the disk goes: {why}");
-    }
-    parts.objects.retain(|id| !removed.undone.contains(&Step::Object(id.clone())));
 
     let attached =
         Attached { target: disk.target.clone(), alias: parts.alias.clone(), warnings: diagnostics };
@@ -157,6 +154,10 @@ async fn open_images_of<'a>(
     let mut making = Making::new(&running.qmp);
     let mut made = making.backend(&objects, descriptors, plan).await;
     drop((secrets, objects));
+    for (step, why) in &making.secrets.left {
+        tracing::warn!("{step} stays until the disk goes: {why}");
+    }
+    parts.objects.retain(|id| !making.secrets.undone.contains(&Step::Object(id.clone())));
     if made.is_ok() {
         match finish(openings, &running.qmp, &reader).await {
             Ok(Ok(())) => {}

@@ -17,7 +17,7 @@ use crate::xml::{self, Diagnostics, Element};
 
 use super::attach::{failed, is_unserved, open, save};
 use super::steps;
-use super::{DiskParts, HotplugError, Step};
+use super::{DiskParts, HotplugError};
 
 /// How long a guest that has locked the tray may take to open it when it is asked to.
 const TRAY_DEADLINE: Duration = Duration::from_secs(10);
@@ -110,12 +110,6 @@ pub async fn change_media(
         return Err(failed);
     }
 
-    // The new one is open, the old one is out: QEMU needs neither the secrets of the one nor anything of the other.
-    let removed = steps::undo(&running.qmp, steps::secrets(&plan)).await;
-    for (step, why) in &removed.left {
-        tracing::warn!("{step} stays until it can go with the medium: {why}");
-    }
-    parts.objects.retain(|id| !removed.undone.contains(&Step::Object(id.clone())));
     parts.out = Some(Box::new(before.clone()));
     change
         .commit(|configuration| {

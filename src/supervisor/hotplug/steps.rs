@@ -1,5 +1,6 @@
 //! The single steps in QEMU: making a disk's parts one after the other, undoing them in reverse.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -185,6 +186,20 @@ pub struct Undone {
     pub left: Vec<(Step, QmpError)>,
 }
 
+impl Undone {
+    fn note(&mut self, step: Step, removed: Result<(), QmpError>) {
+        match removed {
+            Err(e) if !e.is_disconnect() && !is_absent(&e) => self.left.push((step, e)),
+            // With QEMU everything in it is gone.
+            Err(e) if e.is_disconnect() => {}
+            _ => {
+                Checkpoint::Undone.passed();
+                self.undone.push(step);
+            }
+        }
+    }
+}
+
 impl fmt::Display for Undone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |steps: &[Step]| steps.iter().map(Step::to_string).collect::<Vec<_>>().join(", ");
@@ -215,16 +230,21 @@ pub(super) struct Failed {
 pub(super) struct Making<'a> {
     qmp: &'a Qmp,
     /// On their way.
-    sent: Vec<(Step, Result<Sent<'a>, QmpError>)>,
+    sent: VecDeque<(Step, Reply<'a>)>,
     made: Vec<Step>,
     /// The first that failed.
     failed: Option<(Step, QmpError)>,
+    /// What became of the secrets, which QEMU needs no more once the images are open.
+    pub(super) secrets: Undone,
 }
+
+/// What QEMU will say of a step, unless that could not be sent.
+type Reply<'a> = Result<Sent<'a>, QmpError>;
 
 impl<'a> Making<'a> {
     /// Nothing of it yet.
     pub(super) fn new(qmp: &'a Qmp) -> Self {
-        Self { qmp, sent: Vec::new(), made: Vec::new(), failed: None }
+        Self { qmp, sent: VecDeque::new(), made: Vec::new(), failed: None, secrets: Undone::default() }
     }
 
     /// Makes what the device needs; `objects` with their secrets sealed.
@@ -245,10 +265,29 @@ impl<'a> Making<'a> {
             self.send(Step::Chardev(chardev.id.clone()), &chardev.properties()).await;
         }
         for node in &plan.nodes {
-            self.send(Step::Node(text(node, "node-name")), node).await;
+            self.send(Step::Node(text(node, "node-name")), &brief(node)).await;
         }
         Checkpoint::BackendSent.passed();
-        self.done().await
+        // While QEMU opens the images: it comes to this when it has. What it has refused to make is not this disk's.
+        while matches!(self.sent.front(), Some((Step::Object(_), _))) {
+            self.hear_first().await;
+        }
+        let mut removals = Vec::new();
+        for step in secrets(plan).into_iter().filter(|step| self.made.contains(step)) {
+            let sent =
+                self.qmp.send("object-del", Some(&json!({ "id": step.name() })), COMMAND_DEADLINE).await;
+            removals.push((step, sent));
+        }
+        self.done().await?;
+        for (step, sent) in removals {
+            let removed = match sent {
+                Ok(sent) => sent.reply().await,
+                Err(e) => Err(e),
+            };
+            self.secrets.note(step, removed.map(drop));
+        }
+        self.made.retain(|step| !self.secrets.undone.contains(step));
+        Ok(())
     }
 
     /// Makes the device, which no guest sees before what is behind it is known to be there.
@@ -279,59 +318,65 @@ impl<'a> Making<'a> {
         self.note(step, sent).await;
     }
 
-    async fn note(&mut self, step: Step, sent: Result<Sent<'a>, QmpError>) {
-        self.sent.push((step, sent));
+    async fn note(&mut self, step: Step, sent: Reply<'a>) {
+        self.sent.push_back((step, sent));
         if Checkpoint::are_apart() {
-            self.hear().await;
+            self.hear_first().await;
         }
     }
 
     /// Waits until QEMU has answered everything.
     async fn done(&mut self) -> Result<(), Failed> {
-        self.hear().await;
+        while !self.sent.is_empty() {
+            self.hear_first().await;
+        }
         match self.failed.take() {
             None => Ok(()),
             Some((step, source)) => Err(Failed { step, undone: self.undo().await, source }),
         }
     }
 
-    async fn hear(&mut self) {
-        for (step, sent) in std::mem::take(&mut self.sent) {
-            let reply = match sent {
-                // What is behind one that was not answered in time has had its time as well.
-                Ok(sent) if self.is_late() => sent.reply_by(Instant::now()).await,
-                Ok(sent) => sent.reply().await,
-                Err(e) => Err(e),
-            };
-            match reply {
-                Ok(_) => {
-                    match &step {
-                        Step::Object(_) => Checkpoint::ObjectAdded.passed(),
-                        Step::FdSet(_) => Checkpoint::DescriptorAdded.passed(),
-                        Step::Node(_) => Checkpoint::NodeAdded.passed(),
-                        Step::Device(_) => Checkpoint::DeviceAdded.passed(),
-                        Step::Chardev(_) | Step::Throttle(_) => {}
-                    }
-                    self.made.push(step);
-                }
-                Err(source) => {
-                    // QEMU may carry out later what it did not answer in time.
-                    if matches!(source, QmpError::Timeout { .. }) {
-                        self.made.push(step.clone());
-                    }
-                    self.failed.get_or_insert((step, source));
-                }
+    async fn hear_first(&mut self) {
+        let Some((step, sent)) = self.sent.pop_front() else { return };
+        let reply = match sent {
+            // What is behind one that was not answered in time has had its time as well.
+            Ok(sent) if matches!(self.failed, Some((_, QmpError::Timeout { .. }))) => {
+                sent.reply_by(Instant::now()).await
             }
+            Ok(sent) => sent.reply().await,
+            Err(e) => Err(e),
+        };
+        let Err(source) = reply else {
+            match &step {
+                Step::Object(_) => Checkpoint::ObjectAdded.passed(),
+                Step::FdSet(_) => Checkpoint::DescriptorAdded.passed(),
+                Step::Node(_) => Checkpoint::NodeAdded.passed(),
+                Step::Device(_) => Checkpoint::DeviceAdded.passed(),
+                Step::Chardev(_) | Step::Throttle(_) => {}
+            }
+            self.made.push(step);
+            return;
+        };
+        // QEMU may carry out later what it did not answer in time.
+        if matches!(source, QmpError::Timeout { .. }) {
+            self.made.push(step.clone());
         }
-    }
-
-    fn is_late(&self) -> bool {
-        matches!(self.failed, Some((_, QmpError::Timeout { .. })))
+        self.failed.get_or_insert((step, source));
     }
 }
 
+/// A node without what is so in any case: QEMU takes some µs for each byte of a command.
+fn brief(node: &JsonObject) -> JsonObject {
+    let is_default =
+        |name: &str, value: &Value| ["auto-read-only", "read-only"].contains(&name) && *value == false;
+    node.iter()
+        .filter(|(name, value)| !is_default(name, value))
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect()
+}
+
 /// The secrets of a disk, which QEMU needs no more once its images are open.
-pub(super) fn secrets(plan: &DiskPlan) -> Vec<Step> {
+fn secrets(plan: &DiskPlan) -> Vec<Step> {
     let secrets = plan.objects.iter().filter(|object| matches!(object, QemuObject::Secret(_)));
     secrets.map(|object| Step::Object(object.id().to_owned())).collect()
 }
@@ -340,15 +385,8 @@ pub(super) fn secrets(plan: &DiskPlan) -> Vec<Step> {
 pub(in crate::supervisor) async fn undo(qmp: &Qmp, made: Vec<Step>) -> Undone {
     let mut result = Undone::default();
     for step in made.into_iter().rev() {
-        match remove(qmp, &step).await {
-            Ok(()) => {
-                Checkpoint::Undone.passed();
-                result.undone.push(step);
-            }
-            // With QEMU everything in it is gone.
-            Err(e) if e.is_disconnect() => {}
-            Err(e) => result.left.push((step, e)),
-        }
+        let removed = remove(qmp, &step).await;
+        result.note(step, removed);
     }
     result
 }
@@ -368,10 +406,7 @@ async fn remove(qmp: &Qmp, step: &Step) -> Result<(), QmpError> {
         // They go with the device.
         Step::Throttle(_) => return Ok(()),
     };
-    match qmp.execute_json(command, Some(&arguments), COMMAND_DEADLINE).await {
-        Err(e) if is_absent(&e) => Ok(()),
-        other => other.map(drop),
-    }
+    qmp.execute_json(command, Some(&arguments), COMMAND_DEADLINE).await.map(drop)
 }
 
 /// Whether QEMU refused because what is to be removed is not there (any more).
