@@ -51,8 +51,8 @@ pub struct Host {
     pub nodes: IdSet,
     /// Seconds since 1970.
     pub now: i64,
-    /// How many seconds its local time is ahead of UTC.
-    pub utc_offset: i64,
+    /// How many seconds its local time is ahead of UTC, where that is not to be found out.
+    utc_offset: Option<i64>,
     /// What TLS connections prove who they are with.
     pub tls: Tls,
     /// Whether the host's files are not to be looked at.
@@ -72,7 +72,7 @@ impl Host {
             prefix: "-1-",
             nodes: IdSet::first(4),
             now: 1_234_567_890,
-            utc_offset: -30 * 60,
+            utc_offset: Some(-30 * 60),
             tls: Tls::default(),
             assumed: true,
         }
@@ -81,7 +81,6 @@ impl Host {
     /// This host.
     pub fn of_this_machine() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let now = Timestamp::now();
         let default_hugepage = default_hugepage(&read(MEMINFO));
         Self {
             hugetlbfs: hugetlbfs(&read(MOUNTS), default_hugepage),
@@ -91,11 +90,18 @@ impl Host {
             runtime_dir: "/run/vmward".into(),
             prefix: "",
             nodes: IdSet::parse(read(NODES).trim()).unwrap_or_else(|| IdSet::first(1)),
-            now: now.as_second(),
-            utc_offset: TimeZone::system().to_offset(now).seconds().into(),
+            now: Timestamp::now().as_second(),
+            utc_offset: None,
             tls: Tls::default(),
             assumed: false,
         }
+    }
+
+    /// The seconds since 1970 on a clock that shows its local time.
+    pub fn local_now(&self) -> i64 {
+        // The whole database of time zones is looked through: not for guests that do without.
+        let found = || TimeZone::system().to_offset(Timestamp::now()).seconds().into();
+        self.now.saturating_add(self.utc_offset.unwrap_or_else(found))
     }
 
     /// The firmware that is installed, in the order in which it is preferred.

@@ -44,7 +44,7 @@ fn base(clock: &Clock, host: &Host) -> String {
         Some(ClockOffset::Absolute) => date(clock.start.unwrap_or_default()),
         Some(ClockOffset::Variable) => {
             let local = clock.basis == Some(ClockBasis::Localtime);
-            let now = if local { host.now.saturating_add(host.utc_offset) } else { host.now };
+            let now = if local { host.local_now() } else { host.now };
             date(now.saturating_add(clock.adjustment))
         }
     }
