@@ -67,7 +67,7 @@ pub async fn attach(
     let Prepared { disk, mut element, mut plan, numbers, .. } = prepared;
 
     let mut parts = DiskParts::of(&disk.target, &plan);
-    let (mut making, mut made) = open(running, &mut plan, &mut parts).await?;
+    let (mut making, mut made) = open(running, &mut plan, &mut parts, true).await?;
     if made.is_ok() {
         made = making.frontend(&plan).await;
     }
@@ -102,11 +102,13 @@ pub async fn attach(
 }
 
 /// Has QEMU open what is behind a disk's device, and what serves that started before. Where that fails nothing of it is
-/// left, but for what a step that failed says.
+/// left, but for what a step that failed says. `with_device`: the device may be made as well, where there is nothing to be
+/// looked at first.
 pub(super) async fn open<'a>(
     running: &'a Running,
     plan: &mut DiskPlan,
     parts: &mut DiskParts,
+    with_device: bool,
 ) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
     let free = async { free_fd_sets(&running.qmp).await.map_err(HotplugError::Descriptors) };
     let (secrets, free) = tokio::try_join!(resolve(running, plan), free)?;
@@ -117,7 +119,7 @@ pub(super) async fn open<'a>(
         Checkpoint::Served.passed();
         running.save_helpers();
     }
-    let opened = open_images_of(running, plan, parts, free, secrets).await;
+    let opened = open_images_of(running, plan, parts, with_device, free, secrets).await;
     if opened.is_err() {
         running.end_helpers(&parts.helpers).await;
     }
@@ -128,6 +130,7 @@ async fn open_images_of<'a>(
     running: &'a Running,
     plan: &mut DiskPlan,
     parts: &mut DiskParts,
+    with_device: bool,
     mut free: impl Iterator<Item = u32>,
     secrets: Arc<ResolvedSecrets>,
 ) -> Result<(Making<'a>, Result<(), Failed>), HotplugError> {
@@ -152,7 +155,7 @@ async fn open_images_of<'a>(
     let objects = plan.objects.iter().filter(|o| !shared(o.id()));
     let objects = objects.map(|o| properties(running, o, &secrets)).collect::<Result<Vec<_>, _>>()?;
     let mut making = Making::new(&running.qmp);
-    let mut made = making.backend(&objects, descriptors, plan).await;
+    let mut made = making.backend(&objects, descriptors, plan, with_device && openings.is_empty()).await;
     drop((secrets, objects));
     for (step, why) in &making.secrets.left {
         tracing::warn!("{step} stays until the disk goes: {why}");

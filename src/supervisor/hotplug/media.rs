@@ -82,7 +82,7 @@ pub async fn change_media(
     }
 
     let mut parts = DiskParts { alias: before.alias.clone(), ..DiskParts::of(target, &plan) };
-    let (_, made) = open(running, &mut plan, &mut parts).await?;
+    let (_, made) = open(running, &mut plan, &mut parts, false).await?;
     if let Err(step) = made {
         return Err(failed(running, step, &parts, &disk, &plan).await);
     }

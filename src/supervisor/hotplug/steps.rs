@@ -225,8 +225,8 @@ pub(super) struct Failed {
     pub undone: Undone,
 }
 
-/// A disk that is being made in QEMU. What its device needs is sent at once, one step behind the other: where one fails,
-/// those that depend on it fail as well. A step that fails undoes all of them.
+/// A disk that is being made in QEMU. Its steps are sent without waiting for the one before: where one fails, those that
+/// depend on it fail as well. A step that fails undoes all of them.
 pub(super) struct Making<'a> {
     qmp: &'a Qmp,
     /// On their way.
@@ -247,12 +247,14 @@ impl<'a> Making<'a> {
         Self { qmp, sent: VecDeque::new(), made: Vec::new(), failed: None, secrets: Undone::default() }
     }
 
-    /// Makes what the device needs; `objects` with their secrets sealed.
+    /// Makes what the device needs; `objects` with their secrets sealed. `at_once`: and the device, if it can be no other's
+    /// image that the guest would see there.
     pub(super) async fn backend(
         &mut self,
         objects: &[JsonObject],
         descriptors: Vec<(FdSet, OwnedFd)>,
         plan: &DiskPlan,
+        at_once: bool,
     ) -> Result<(), Failed> {
         for object in objects {
             self.send(Step::Object(text(object, "id")), object).await;
@@ -268,15 +270,20 @@ impl<'a> Making<'a> {
             self.send(Step::Node(text(node, "node-name")), &brief(node)).await;
         }
         Checkpoint::BackendSent.passed();
-        // While QEMU opens the images: it comes to this when it has. What it has refused to make is not this disk's.
-        while matches!(self.sent.front(), Some((Step::Object(_), _))) {
+        // QEMU is at the last node when it has answered the others: it derives a key there. The rest is sent meanwhile.
+        while self.sent.len() > 1 {
             self.hear_first().await;
         }
         let mut removals = Vec::new();
+        // An object that it has refused to make is not this disk's.
         for step in secrets(plan).into_iter().filter(|step| self.made.contains(step)) {
             let sent =
                 self.qmp.send("object-del", Some(&json!({ "id": step.name() })), COMMAND_DEADLINE).await;
             removals.push((step, sent));
+        }
+        // Whatever is left of another disk under the last node's name has kept the name of the node below it, too.
+        if at_once && plan.nodes.len() > 1 && self.failed.is_none() {
+            self.send_frontend(plan).await;
         }
         self.done().await?;
         for (step, sent) in removals {
@@ -290,13 +297,19 @@ impl<'a> Making<'a> {
         Ok(())
     }
 
-    /// Makes the device, which no guest sees before what is behind it is known to be there.
+    /// Makes the device, if it is not made.
     pub(super) async fn frontend(&mut self, plan: &DiskPlan) -> Result<(), Failed> {
+        if !self.made.iter().any(|step| matches!(step, Step::Device(_))) {
+            self.send_frontend(plan).await;
+        }
+        self.done().await
+    }
+
+    async fn send_frontend(&mut self, plan: &DiskPlan) {
         self.send(Step::Device(text(&plan.device, "id")), &plan.device).await;
         if let Some(limits) = &plan.throttle {
             self.send(Step::Throttle(text(limits, "id")), limits).await;
         }
-        self.done().await
     }
 
     /// Undoes it all.
