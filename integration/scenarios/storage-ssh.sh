@@ -3,6 +3,10 @@
 # nothing that QEMU's driver can do: vmward starts nbdkit for them, between the two.
 # QEMU's SSH library asks the user database for the home: in a namespace, root has another one.
 if [ "$(id -u)" = 0 ] && [ -z "${VMWARD_HOME:-}" ]; then
+    . "$(dirname "$0")/../lib/common.sh"
+    . "$REPO/integration/lib/packages.sh"
+    # There a package could not add its user to what is mounted over /etc/passwd.
+    packages_install "$PACKAGES_SSH"
     export VMWARD_HOME
     VMWARD_HOME=$(mktemp -d)
     sed "s#^\(root:[^:]*:[^:]*:[^:]*:[^:]*\):[^:]*:#\1:$VMWARD_HOME:#" /etc/passwd >"$VMWARD_HOME/passwd"
