@@ -189,7 +189,8 @@ fn who_can_set_values_and_read_none_changes_keys_through_the_supervisor() {
         let output = rekey().output().unwrap();
         assert!(output.status.success(), "{}", text(output.stderr));
         tried(user, &path);
-        assert_eq!(secrets(user), all);
+        let left = text(user.ok(&["secret", "list"], b""));
+        assert_eq!(secrets(user), all, "{name}: {left}");
         let info = user.ok(&["volume", "info", &path, "--json"], b"");
         let info: Value = serde_json::from_slice(&info).unwrap();
         let slots = info["encryption"]["slots"].as_array().unwrap();
