@@ -6,7 +6,8 @@ if [ "$(id -u)" = 0 ] && [ -z "${VMWARD_HOME:-}" ]; then
     . "$(dirname "$0")/../lib/common.sh"
     . "$REPO/integration/lib/packages.sh"
     # There a package could not add its user to what is mounted over /etc/passwd.
-    packages_install "$PACKAGES_SSH"
+    packages_install "$PACKAGES_TEST
+$PACKAGES_SSH"
     export VMWARD_HOME
     VMWARD_HOME=$(mktemp -d)
     sed "s#^\(root:[^:]*:[^:]*:[^:]*:[^:]*\):[^:]*:#\1:$VMWARD_HOME:#" /etc/passwd >"$VMWARD_HOME/passwd"
@@ -21,8 +22,7 @@ if [ "$(id -u)" = 0 ] && [ -z "${VMWARD_HOME:-}" ]; then
 fi
 . "$(dirname "$0")/../lib/storage.sh"
 [ -n "${VMWARD_HOME:-}" ] || skip "only root can give QEMU's user a home of the scenario's own"
-storage_begin "$PACKAGES_SSH
-$PACKAGES_NBD"
+storage_begin "$PACKAGES_NBD"
 
 secret volume remote "$(openssl rand -hex 24)"
 for disk in 1 2; do
