@@ -155,7 +155,7 @@ impl Qmp {
         command: C,
         deadline: Duration,
     ) -> Result<C::Ok, QmpError> {
-        let value = self.request(C::NAME, Some(&command), deadline).await?;
+        let value = self.execute_json(C::NAME, Some(&command), deadline).await?;
         serde_json::from_value(value)
             .map_err(|e| QmpError::Reply { command: C::NAME.to_owned(), source: e.into() })
     }
@@ -167,7 +167,8 @@ impl Qmp {
         arguments: Option<&impl Serialize>,
         deadline: Duration,
     ) -> Result<Value, QmpError> {
-        self.request(command, arguments, deadline).await
+        let end = Instant::now() + deadline;
+        self.send(command, arguments, deadline).await?.reply_by(end).await
     }
 
     /// The same client, whose words name these paths instead of sets of descriptors.
@@ -181,7 +182,7 @@ impl Qmp {
     }
 
     /// Has a command carried out after those that were sent before, without waiting for it: a QEMU that can reads it while
-    /// it carries out the others. Each of those that depend on one which fails fails as well.
+    /// it carries out the others. It is carried out whether those fail or not.
     pub async fn send(
         &self,
         command: &str,
@@ -203,16 +204,6 @@ impl Qmp {
     pub async fn send_fd(&self, set: u32, name: &str, descriptor: OwnedFd) -> Result<Sent<'_>, QmpError> {
         let arguments = json!({ "fdset-id": set, "opaque": name });
         self.send_with(ADD_FD, Some(&arguments), Some(descriptor), COMMAND_DEADLINE).await
-    }
-
-    async fn request(
-        &self,
-        command: &str,
-        arguments: Option<&impl Serialize>,
-        deadline: Duration,
-    ) -> Result<Value, QmpError> {
-        let end = Instant::now() + deadline;
-        self.send(command, arguments, deadline).await?.reply_by(end).await
     }
 
     async fn send_with(

@@ -189,9 +189,9 @@ pub struct Undone {
 impl Undone {
     fn note(&mut self, step: Step, removed: Result<(), QmpError>) {
         match removed {
-            Err(e) if !e.is_disconnect() && !is_absent(&e) => self.left.push((step, e)),
             // With QEMU everything in it is gone.
             Err(e) if e.is_disconnect() => {}
+            Err(e) if !is_absent(&e) => self.left.push((step, e)),
             _ => {
                 Checkpoint::Undone.passed();
                 self.undone.push(step);
