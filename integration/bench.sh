@@ -13,7 +13,7 @@ profile=${PROFILE:-bench}
 packages_install "$PACKAGES_TEST"
 rust_install
 cd "$REPO"
-echo "$(qemu-system-x86_64 --version | head -n 1), $(nproc) processors, load $(cut -d' ' -f1 /proc/loadavg)"
+echo "$(qemu-system-x86_64 --version | sed -n 1p), $(nproc) processors, load $(cut -d' ' -f1 /proc/loadavg)"
 for bench in start hotplug unlock; do
     cargo bench --locked --quiet --profile "$profile" --bench $bench
 done

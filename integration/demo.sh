@@ -110,9 +110,9 @@ image_read() {
         3< <("$vmward" secret get-value "$secret")
 }
 encrypted() {
-    qemu-img info --output=json "$1" | tr -d ' \n' | grep -q '"encrypted":true'
+    qemu-img info --output=json "$1" | tr -d ' \n' | has '"encrypted":true'
 }
-file_in_image() { debugfs -R "cat $2" "$1" 2>/dev/null | grep -qx "$3"; }
+file_in_image() { debugfs -R "cat $2" "$1" 2>/dev/null | has -x "$3"; }
 
 title "1. Two secrets, and an encrypted disk for each"
 note "A secret is a random 256-bit key in vmward's keystore, itself encrypted. Disks name it by what it is for."

@@ -34,4 +34,4 @@ chroot "$dir" /sbin/ldconfig
 cp "$dir/usr/share/base-passwd/passwd.master" "$dir/etc/passwd"
 cp "$dir/usr/share/base-passwd/group.master" "$dir/etc/group"
 chroot "$dir" /usr/bin/systemd-sysusers
-chroot "$dir" /usr/bin/systemctl --version | head -n 1 >&2
+chroot "$dir" /usr/bin/systemctl --version | sed -n 1p >&2

@@ -53,7 +53,7 @@ CONF
     ceph-authtool --create-keyring "$dir/osd/keyring" --name osd.0 --add-key "$key" >/dev/null
     CEPH_ARGS="-c $dir/ceph.conf" ceph-osd -i 0 --mkfs --osd-uuid "$osd" --keyring "$dir/osd/keyring" >/dev/null 2>&1
     CEPH_ARGS="-c $dir/ceph.conf" server ceph-osd -f -i 0 --keyring "$dir/osd/keyring"
-    until_true 60 eval 'ceph osd stat -f json | grep -q "\"num_up_osds\":1"'
+    until_true 60 eval 'ceph osd stat -f json | has "\"num_up_osds\":1"'
     ceph osd pool create rbd 8 >/dev/null 2>&1
     rbd pool init rbd
     ceph auth get-or-create client.vm mon 'profile rbd' osd 'profile rbd' -o "$dir/vm.keyring"

@@ -9,7 +9,7 @@ guest_start() {
     "$@" "$vmward" run "${as_user[@]}" "$xml" >"$WORK/$name.log" 2>&1 </dev/null &
     GUEST_PID=$!
     SERVERS+=($GUEST_PID)
-    until "$@" "$vmward" list | grep -qE "$name.*running"; do
+    until "$@" "$vmward" list | has -E "$name.*running"; do
         kill -0 $GUEST_PID 2>/dev/null || { cat "$WORK/$name.log"; return 1; }
         sleep 0.1
     done

@@ -26,7 +26,7 @@ XML
 # of its threads, and gets the secret all the same.
 guest_plugs() {
     local image
-    image=$(sed -n "s/.*<source file='\([^']*\)'.*/\1/p" "$2" | head -n 1)
+    image=$(sed -n "s/.*<source file='\([^']*\)'.*/\1/p" "$2" | sed -n 1p)
     cp "$image" "$image.hot"
     awk '/<disk/, /<.disk>/; /<.disk>/ { exit }' "$2" | sed "/<source/s#$image#$image.hot#; s/vda/vdh/" >"$WORK/hot.xml"
     "$vmward" attach-device "$1" "$WORK/hot.xml" || return 1
@@ -42,7 +42,7 @@ guest_runs() {
     "$vmward" "$@" run "${as_user[@]}" "$xml" </dev/null &
     running=$!
     SERVERS+=($running)
-    until "$vmward" list | grep -qE "$name.*running"; do
+    until "$vmward" list | has -E "$name.*running"; do
         kill -0 $running 2>/dev/null || return 1
         sleep 0.1
     done

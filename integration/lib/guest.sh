@@ -46,7 +46,7 @@ guest_build() {
 # The package that Debian's meta-package for the newest kernel of this release stands for. The cloud flavour
 # boots a second faster but has no driver for USB and SATA, which the tests want to see hot-plugged.
 guest_kernel_package() {
-    apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-/ { print $2; found = 1; exit } END { exit !found }'
+    apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-/ && !found++ { print $2 } END { exit !found }'
 }
 
 # guest_tree KERNEL ROOT: what the initramfs holds.

@@ -97,7 +97,7 @@ DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 debian_mirror() {
     local mirror
     mirror=$(apt-get indextargets --format '$(SITE) $(ORIGIN) $(LABEL)' 'Created-By: Packages' |
-        awk '$2 == "Debian" && $3 == "Debian" { print $1; exit }')
+        awk '$2 == "Debian" && $3 == "Debian" && !found++ { print $1 }')
     [ -n "$mirror" ] || die "apt has no lists of a Debian mirror: run apt-get update first"
     echo "$mirror"
 }
@@ -161,7 +161,7 @@ rust_is_at_least() {
     local found
     command -v cargo >/dev/null && found=$(rustc --version 2>/dev/null) || return 1
     found=$(echo "$found" | awk '{ print $2 }')
-    [ "$(printf '%s\n%s\n' "$1" "$found" | sort -V | head -n 1)" = "$1" ]
+    [ "$(printf '%s\n%s\n' "$1" "$found" | sort -V | sed -n 1p)" = "$1" ]
 }
 
 # rust_lints_install: cargo fmt and cargo clippy for the toolchain in use.

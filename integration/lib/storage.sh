@@ -66,7 +66,7 @@ slow_image() {
 unlocked() {
     case $("${EMULATOR:-qemu-system-x86_64}" --version) in
         *'emulator version '[78].*) echo "skipped: detached LUKS headers came with QEMU 9.0" ;;
-        *) "$vmward" status "$1" | grep -q "^.*$2 .*, unlocked by vmward" ;;
+        *) "$vmward" status "$1" | has "^.*$2 .*, unlocked by vmward" ;;
     esac
 }
 

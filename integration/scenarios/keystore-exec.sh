@@ -24,7 +24,7 @@ tang_up() {
 }
 tang_up
 tang=${SERVERS[-1]}
-thumbprint=$(jose jwk thp -a S256 -i "$(grep -l verify "$WORK"/tang/*.jwk | head -n 1)")
+thumbprint=$(jose jwk thp -a S256 -i "$(grep -l verify "$WORK"/tang/*.jwk | sed -n 1p)")
 seal() { clevis encrypt tang "{\"url\":\"http://127.0.0.1:$port\",\"thp\":\"$thumbprint\"}" >"$1"; }
 
 # The program of the documentation: what vmward asks for is a file, named by the UUID.
@@ -47,9 +47,9 @@ refused "what clevis has no file of is no secret" 66 "no secret with UUID 111111
 local_uuid=$("$vmward" secret generate)
 promise "and is looked for in the next keystore" equal "$("$vmward" secret get-value "$local_uuid")" \
     "$("$vmward" --keystore "$clevis" --keystore "file:$WORK/config/secrets" secret get-value "$local_uuid")"
-promise "a list says that this one cannot be listed, and goes on" bash -c \
+promise "a list says that this one cannot be listed, and goes on" eval \
     "'$vmward' --keystore '$clevis' --keystore 'file:$WORK/config/secrets' secret list 2>&1 |
-        grep -c -e 'note: the keystore $clevis cannot list' -e '^$local_uuid' | grep -qx 2"
+        grep -c -e 'note: the keystore $clevis cannot list' -e '^$local_uuid' | has -x 2"
 kill "$tang"
 ends_within 5 "$tang"
 refused "without tang there is none, and trying again helps" 75 "the keystore $clevis is not ready: .*127.0.0.1" \
@@ -133,6 +133,6 @@ refused "a URI in which the program is not an absolute path" 78 "must be an abso
     "$vmward" --keystore exec:pass secret list
 refused "and one that gives a variable a value" 78 "never its value" \
     "$vmward" --keystore "exec:/bin/true?env=TOKEN=x" secret list
-promise "doctor says of the program that it is there" bash -c "'$vmward' --keystore '$clevis' doctor | grep -q 'ok.*clevis-store'"
+promise "doctor says of the program that it is there" eval "'$vmward' --keystore '$clevis' doctor | has 'ok.*clevis-store'"
 refused "or that it is not" 69 "could not be run" "$vmward" --keystore exec:/nowhere/program doctor
 done_well

@@ -96,7 +96,7 @@ promise "its definition comes back as it was" equal "$("$vmward" secret dumpxml 
 refused "and has no value yet" 66 "the secret $uuid has no value" get "$uuid"
 printf 'passphrase of web1' | "$vmward" secret set-value "$uuid"
 promise "then it has one" equal "$(get "$uuid")" "passphrase of web1"
-promise "the list shows it" bash -c "'$vmward' secret list | grep -qE '^$uuid +volume /images/web1.luks +yes'"
+promise "the list shows it" eval "'$vmward' secret list | has -E '^$uuid +volume /images/web1.luks +yes'"
 
 # A guest.
 "$vmward" volume create "$WORK/web1.luks" --format raw --size 16M --secret "$uuid"
@@ -112,7 +112,7 @@ XML
 as_user=()
 [ "$(id -u)" != 0 ] || as_user=(--user root)
 server "$vmward" run "${as_user[@]}" "$WORK/guest.xml"
-until_true 20 bash -c "'$vmward' list | grep -q 'web1.*running'"
+until_true 20 eval "'$vmward' list | has 'web1.*running'"
 supervisor=${SERVERS[-1]}
 # in_memory TEXT: whether the supervisor's memory has it. Only root may look.
 in_memory() {
@@ -263,7 +263,7 @@ liar() {
     local at
     at=$(free_port)
     server "$bin/python" "$WORK/liar.py" "$at" "$1" "$pki"
-    until_true 5 bash -c "ss -Htln 'sport = $at' | grep -q ."
+    until_true 5 eval "ss -Htln 'sport = $at' | has ."
     failing "$2" "$3" "$4" "${uri/$port/$at}"
 }
 liar deaf "a server that says nothing at all" 75 "did not answer within 2 s"

@@ -33,7 +33,7 @@ on() {
 tool() { pkcs11-tool --module "$module" --token-label guests --login --pin 4711 "$@" 2>"$WORK/tool.log"; }
 made() { tool "$@" >"$WORK/made" || { cat "$WORK/tool.log"; die "$SCENARIO: pkcs11-tool failed: $*"; }; }
 data_object() { tool --read-object --type data --application-label vmward --label "$1"; }
-same_xml() { on "$store" secret dumpxml "$1" | grep -q "$2"; }
+same_xml() { on "$store" secret dumpxml "$1" | has "$2"; }
 
 store=$(token "")
 echo "keystore = \"$store\"" >"$VMWARD_CONFIG"
@@ -44,9 +44,9 @@ uuid=$(on "$store" secret generate --usage-volume "$image")
 value=$(on "$store" secret get-value "$uuid")
 promise "pkcs11-tool reads what vmward wrote" equal "$(data_object "$uuid")" "$value"
 promise "and sees that it is private, and what it is for" \
-    eval "tool --list-objects --type data | grep -A2 'vmward volume $image' | grep -q 'flags:.*private'"
+    eval "tool --list-objects --type data | grep -A2 'vmward volume $image' | has 'flags:.*private'"
 promise "who is not logged in sees nothing of it" \
-    not eval "pkcs11-tool --module $module --token-label guests --list-objects 2>/dev/null | grep -q $uuid"
+    eval "pkcs11-tool --module $module --token-label guests --list-objects 2>/dev/null | lacks $uuid"
 promise "it is found by its usage" same_xml "$image" "$uuid"
 promise "a volume is made with it" "$vmward" volume create "$image" --format raw --size 16M --secret "$uuid"
 guest_xml web1 "$image" "usage='$image'" >"$WORK/web1.xml"
@@ -70,7 +70,7 @@ refused "a value that is no passphrase" 65 "not UTF-8 text, or has a NUL byte" "
 printf %s "$value" | on "$store" secret set-value "$uuid"
 other=$(on "$store" secret generate)
 on "$store" secret undefine "$other"
-promise "what is undefined is gone" not eval "tool --list-objects --type data | grep -q $other"
+promise "what is undefined is gone" eval "tool --list-objects --type data | lacks $other"
 
 # One object, for a secret that is defined elsewhere.
 files="file:$WORK/secrets"
@@ -166,6 +166,6 @@ refused "a PIN that others can read" 77 "$WORK/pin is not safe to use: others ma
 chmod 600 "$WORK/pin"
 refused "a PIN in a URI" 78 "put it into a file" on "pkcs11:token=guests?module-path=$module&pin-value=4711" secret list
 promise "which is not repeated" \
-    not eval "on 'pkcs11:token=guests?module-path=$module&pin-value=4711' secret list 2>&1 | grep -q 4711"
+    not eval "on 'pkcs11:token=guests?module-path=$module&pin-value=4711' secret list 2>&1 | has 4711"
 refused "a relative module" 78 "absolute path" on "pkcs11:token=guests?module-path=libsofthsm2.so" secret list
 done_well

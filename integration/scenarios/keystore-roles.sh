@@ -80,7 +80,7 @@ refused "a volume's secret is not made twice" 65 'taken' creator secret generate
 guest_xml web1 "$image" "uuid='$uuid'" >"$WORK/web1.xml"
 guest_xml web2 "$image" "uuid='$uuid'" >"$WORK/web2.xml"
 guest_start web1 "$WORK/web1.xml" as $web1:$images
-promise "a guest's own user starts it" eval 'web1 status web1 | grep -q "^State *running"'
+promise "a guest's own user starts it" eval 'web1 status web1 | has "^State *running"'
 processes=$(web1 status --json web1 | sed 's/.*"supervisor":\([0-9]*\),"qemu":\([0-9]*\).*/\1 \2/')
 promise "its supervisor and its QEMU are that user's" \
     equal "$(for pid in $processes; do stat -c %u "/proc/$pid/task"; done | tr '\n' ' ')" "$web1 $web1 "
@@ -92,7 +92,7 @@ refused "nor removes anything" 77 "belongs to the user $creator" web1 secret und
 
 # The officer.
 promise "the officer sees all secrets, and what uses them" eval \
-    'officer secret list --guest "$WORK/web1.xml" | tee "$WORK/list" | grep -q "$uuid.*web1" && grep -q "$other" "$WORK/list"'
+    'officer secret list --guest "$WORK/web1.xml" | tee "$WORK/list" | has "$uuid.*web1" && grep -q "$other" "$WORK/list"'
 refused "and reads none" 77 'no key to decrypt' officer secret get-value "$uuid"
 refused "nor gives a value to readers whom a creator chose" 77 'chose the keys' \
     eval 'printf x | officer secret set-value "$uuid"'

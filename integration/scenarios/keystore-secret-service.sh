@@ -36,7 +36,7 @@ ask() {
     gdbus call --session --dest org.freedesktop.secrets --object-path /org/freedesktop/secrets \
         --method "org.freedesktop.Secret.Service.$1" "${@:2}"
 }
-agent_is_there() { ask ReadAlias default | grep -q /collection/; }
+agent_is_there() { ask ReadAlias default | has /collection/; }
 
 store=secret-service:
 echo "keystore = \"$store\"" >"$VMWARD_CONFIG"
@@ -61,16 +61,16 @@ promise "a guest runs with it" guest_runs web1 "$WORK/web1.xml"
 printf '<secret private="yes"><uuid>%s</uuid><description>root disk</description><usage type="volume"><volume>%s</volume></usage></secret>' \
     "$uuid" "$image" >"$WORK/redefine.xml"
 on $store secret define "$WORK/redefine.xml" >/dev/null
-promise "a definition is changed" eval "on $store secret dumpxml $uuid | tr -d '\n' | grep -q \"private='yes'.*root disk\""
+promise "a definition is changed" eval "on $store secret dumpxml $uuid | tr -d '\n' | has \"private='yes'.*root disk\""
 promise "and keeps its value" equal "$(secret-tool lookup uuid "$uuid")" "$value"
-promise "its description is its label" eval "secret-tool search uuid $uuid 2>&1 | grep -qx 'label = root disk'"
+promise "its description is its label" eval "secret-tool search uuid $uuid 2>&1 | has -x 'label = root disk'"
 refused "the usage of another secret" 65 "the usage is taken already" on $store secret generate --usage-volume "$image"
 empty=$(echo '<secret/>' | on $store secret define -)
 refused "a secret without a value" 66 "the secret $empty has no value" on $store secret get-value "$empty"
-promise "is listed as one" eval "on $store secret list | grep -q '^$empty  - *no '"
+promise "is listed as one" eval "on $store secret list | has '^$empty  - *no '"
 printf 'ä\0b' | on $store secret set-value "$empty" --keep-newline
 promise "any bytes come back" equal "$(on $store secret get-value --base64 "$empty")" "$(printf 'ä\0b' | base64)"
-promise "and it has a value now" eval "on $store secret list | grep -q '^$empty  - *yes '"
+promise "and it has a value now" eval "on $store secret list | has '^$empty  - *yes '"
 guest_xml web2 "$image" "uuid='$empty'" >"$WORK/web2.xml"
 refused "a value that is no passphrase" 65 "not UTF-8 text, or has a NUL byte" "$vmward" argv "$WORK/web2.xml"
 on $store secret undefine "$empty"
@@ -95,11 +95,11 @@ refused "an item that is not there" 66 "has no value at secret-service:.disk=non
     on "$files" secret get-value "$(by_uri "secret-service:?disk=none")"
 
 # Collections.
-promise "a collection is named by its alias" eval "on secret-service:collection=default secret list | grep -q $uuid"
-promise "or by its name" eval "on secret-service:collection=login secret list | grep -q $uuid"
-promise "what is in another one is not in it" not eval "on secret-service:collection=session secret list | grep -q $uuid"
+promise "a collection is named by its alias" eval "on secret-service:collection=default secret list | has $uuid"
+promise "or by its name" eval "on secret-service:collection=login secret list | has $uuid"
+promise "what is in another one is not in it" eval "on secret-service:collection=session secret list | lacks $uuid"
 refused "a collection that is not there" 66 "has no collection 'none'" on secret-service:collection=none secret list
-promise "doctor looks at it" eval "'$vmward' doctor | grep -q 'secret-service: has 1 secret'"
+promise "doctor looks at it" eval "'$vmward' doctor | has 'secret-service: has 1 secret'"
 
 # What goes wrong. Without a display there is nobody to ask for the password.
 ask Lock "['/org/freedesktop/secrets/collection/login']" >/dev/null

@@ -16,11 +16,11 @@ promise "which is all that was added" \
     equal "$(sed "s/ uuid='$uuid'//" "$WORK/filled.xml" | tr -d ' \n')" "$(tr -d ' \n' <"$WORK/volume.xml")"
 promise "its value is nowhere but in the keystore" eval \
     '"$vmward" secret get-value "$uuid" | hex | perl "$REPO/integration/lib/scan.pl" $(find "$WORK" -type f)'
-promise "the volume leads to its secret" eval '"$vmward" volume info "$image" | grep -q "$uuid"'
+promise "the volume leads to its secret" eval '"$vmward" volume info "$image" | has "$uuid"'
 guest_xml web1 "$image" "uuid='$uuid'" >"$WORK/web1.xml"
 guest_start web1 "$WORK/web1.xml"
 promise "a guest runs with it, and the secret is known to be used by both" eval \
-    '"$vmward" secret list | grep -q "$uuid.*web1 (running), the volume"'
+    '"$vmward" secret list | has "$uuid.*web1 (running), the volume"'
 promise "it ends" guest_end web1
 promise "what was printed describes the volume again" "$vmward" volume create --force --volume-xml "$WORK/filled.xml"
 promise "no second secret was made" equal "$(find "$WORK/config/secrets" -name '*.xml' | wc -l)" 1

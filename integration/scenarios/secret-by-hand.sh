@@ -24,7 +24,7 @@ promise "a volume is made with it" "$vmward" volume create "$image" --format raw
 guest_xml web1 "$image" "usage='$image'" >"$WORK/web1.xml"
 guest_start web1 "$WORK/web1.xml"
 promise "the guest runs, and the passphrase is forgotten" "$vmward" secret undefine "$uuid"
-promise "the guest runs on" eval '"$vmward" status web1 | grep -q "^State *running"'
+promise "the guest runs on" eval '"$vmward" status web1 | has "^State *running"'
 if [ "$(id -u)" = 0 ]; then
     promise "the search that follows finds it where it is: in this shell" not eval \
         'printf %s "$passphrase" | hex | python3 "$REPO/integration/lib/memory.py" $$'

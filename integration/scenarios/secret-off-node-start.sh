@@ -43,7 +43,7 @@ promise "the value is not ours to remove: it is still there" \
 "$vmward" secret define "$WORK/secret.xml" >/dev/null
 kill "$BAO_PID"
 ends_within 10 "$BAO_PID"
-promise "the guest runs on without the key server" eval '"$vmward" status web1 | grep -q "^State *running"'
+promise "the guest runs on without the key server" eval '"$vmward" status web1 | has "^State *running"'
 promise "it ends" guest_end web1
 refused "and does not start as long as there is no key server" 75 'cannot be reached' "$vmward" run "$WORK/web1.xml"
 done_well

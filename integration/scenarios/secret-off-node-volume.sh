@@ -30,7 +30,7 @@ cp "$VMWARD_CONFIG" "$WORK/other/vmward.toml"
 guest_xml web1 "$image" "uuid='$uuid'" >"$WORK/web1.xml"
 promise "a guest starts with it on another host" env VMWARD_CONFIG="$WORK/other/vmward.toml" bash -c \
     ". '$REPO/integration/lib/common.sh'; $(declare -f guest_runs guest_plugs ends_within); vmward=$vmward; WORK=$WORK; SERVERS=(); guest_runs web1 '$WORK/web1.xml'"
-promise "the volume's path leads to it, too" eval '"$vmward" secret list --volume "$image" | grep -q "$uuid"'
+promise "the volume's path leads to it, too" eval '"$vmward" secret list --volume "$image" | has "$uuid"'
 promise "volume and secret go together" "$vmward" volume delete --secret --yes "$image"
 refused "and the server has neither" 66 'no secret' "$vmward" secret get-value "$uuid"
 

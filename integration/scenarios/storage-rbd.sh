@@ -102,7 +102,7 @@ promise "one is taken out" "$vmward" detach-device web1 vdb
 disk_xml vde network "$(image five "$(encrypted images)")" >"$WORK/vde.xml"
 promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vde.xml"
 promise "its key was derived by vmward" unlocked web1 vde
-promise "as volume info says" eval 'unlocked web1 vde | grep -q skipped ||
+promise "as volume info says" eval 'unlocked web1 vde | has skipped ||
     "$vmward" volume info rbd:rbd/five --ceph-conf "$WORK/ceph/client.conf" --ceph-user vm --ceph-secret client.vm |
     grep "web1 as vde, unlocked by vmward"'
 promise "QEMU keeps no secret of it" keeps_only web1

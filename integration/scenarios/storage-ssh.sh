@@ -140,7 +140,7 @@ promise "with the right one, and a file of known servers, the guest finds what i
 promise "QEMU keeps no secret" keeps_only web2
 password_nowhere() { hex <"$VMWARD_HOME/password" | perl "$REPO/integration/lib/scan.pl" /proc/[0-9]*/cmdline /proc/[0-9]*/environ; }
 promise "the password is in no arguments and no environment" password_nowhere
-promise "status shows nbdkit" eval '"$vmward" status web2 | grep -q nbdkit'
+promise "status shows nbdkit" eval '"$vmward" status web2 | has nbdkit'
 # What is plugged in while the guest runs has nbdkits of its own, which go with it.
 nbdkits() { pgrep -f "nbdkit --foreground --unix $VMWARD_RUNTIME_DIR/web2/helper-${1:-}"; }
 served() {
@@ -174,7 +174,7 @@ not_served "nor a file that is not there" 66 'No such file' web2 "$WORK/none.xml
 promise "with all that is right it is plugged in" "$vmward" attach-device web2 "$WORK/vdb.xml"
 promise "QEMU keeps no secret" keeps_only web2
 promise "the password is in no arguments and no environment" password_nowhere
-promise "status shows its nbdkit" eval '"$vmward" status web2 | grep -q "nbdkit (virtio-disk1-nbdkit0)"'
+promise "status shows its nbdkit" eval '"$vmward" status web2 | has "nbdkit (virtio-disk1-nbdkit0)"'
 promise "the guest has what was written" eval 'guest_sees vdb && guest_reads vdb B'
 hot=$(nbdkits virtio-disk1)
 supervisor_again
@@ -202,7 +202,7 @@ promise "of a disk whose supervisor was killed midway no nbdkit is left" equal "
 until_true 60 eval 'equal "$(parts web2)" "$in_qemu"'
 promise "it is plugged in again" "$vmward" attach-device web2 "$WORK/vdb.xml"
 kill -KILL "$(nbdkits virtio-disk1)"
-until_true 20 eval '"$vmward" status web2 | grep -q "nbdkit (virtio-disk1-nbdkit0), was killed by SIGKILL"'
+until_true 20 eval '"$vmward" status web2 | has "nbdkit (virtio-disk1-nbdkit0), was killed by SIGKILL"'
 promise "an nbdkit that is killed is told of" \
     grep -qF "nbdkit, which gave the guest the file $WORK/disk2 on 127.0.0.1, was killed by SIGKILL" "$WORK/web2.log"
 promise "its disk is taken out" "$vmward" detach-device web2 vdb
@@ -232,7 +232,7 @@ refused "with the wrong password none is" 77 'all possible authentication method
 secret_right ssh-password
 promise "the old one is there" drive_holds N
 supervisor_again
-promise "and for a supervisor that comes back" eval 'drive_holds N && "$vmward" status web2 | grep -q "nbdkit (sata.*process"'
+promise "and for a supervisor that comes back" eval 'drive_holds N && "$vmward" status web2 | has "nbdkit (sata.*process"'
 promise "the medium is taken out" "$vmward" change-media web2 sda --eject
 promise "with its nbdkit" equal "$(served)" "$before"
 

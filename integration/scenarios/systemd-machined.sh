@@ -67,7 +67,7 @@ mkdir -p "$SYSTEMD_UNITS/vmward@web1.service.d"
 printf '[Service]\nPrivateTmp=no\nEnvironment="VMWARD_OPTIONS=--stop-timeout 120"\n' >"$SYSTEMD_UNITS/vmward@web1.service.d/scenario.conf"
 ctl daemon-reload
 booted() { systemd_run sh -c "[ \$(grep -c 'guest: ready' /var/lib/vmward/serial.log) -ge $1 ]"; }
-listed() { machinectl list --no-legend | grep -qE '^web1 +vm +vmward'; }
+listed() { machinectl list --no-legend | has -E '^web1 +vm +vmward'; }
 promise "the guest starts" ctl start vmward@web1
 until_true 60 listed
 promise "machinectl lists it, class vm" listed

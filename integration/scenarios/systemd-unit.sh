@@ -83,8 +83,8 @@ promise "which has kept what this guest needs" \
     equal "$(systemd_run sed -n 's/^CapEff:.//p' "/proc/$(of MainPID)/status")" 00000000000000eb
 journal() { systemd_run journalctl --no-pager -o json "$@"; }
 promise "the journal has the guest's name" bash -c "grep -q '\"VMWARD_GUEST\":\"web1\"'" <<<"$(journal -u vmward@web1)"
-promise "and which secret came from where" bash -c "grep '\"VMWARD_SECRET\":\"[0-9a-f-]\{36\}\"' |
-    grep '\"VMWARD_SECRET_USAGE\":\"volume $image\"' | grep -q '\"VMWARD_SECRET_STORE\":\"file:'" <<<"$(journal VMWARD_GUEST=web1)"
+promise "and which secret came from where" eval "grep '\"VMWARD_SECRET\":\"[0-9a-f-]\{36\}\"' |
+    grep '\"VMWARD_SECRET_USAGE\":\"volume $image\"' | has '\"VMWARD_SECRET_STORE\":\"file:'" <<<"$(journal VMWARD_GUEST=web1)"
 promise "and no value" not grep -qF "$(systemd_run vmward secret get-value $image)" <<<"$(journal)"
 promise "a reload is one" ctl reload vmward@web1
 promise "after which it runs" equal "$(of ActiveState) $(guest_is state)" "active running"

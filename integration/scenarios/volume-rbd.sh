@@ -87,7 +87,7 @@ for name in two three; do
     printf %s "$("$vmward" secret get-value "${SECRET[$name]}")" >"$WORK/$name.value"
 done
 for name in one two three; do
-    promise "info says that its secret opens '$name'" eval 'volume info rbd:rbd/$name --try | tee "$WORK/info" | grep -q "which opens it$"'
+    promise "info says that its secret opens '$name'" eval 'volume info rbd:rbd/$name --try | tee "$WORK/info" | has "which opens it$"'
     promise "and that the guest gets what was asked for" grep -q "($((DISK_MIB << 20)) bytes)" "$WORK/info"
 done
 refused "info with the wrong secret" 77 'not the passphrase of rbd:rbd/one' volume info rbd:rbd/one --try --secret rbd:rbd/two
@@ -126,7 +126,7 @@ left_behind() {
     local making code=0
     "$vmward" volume create rbd:rbd/cut --size 20M --format luks --generate "${cluster[@]}" &
     making=$!
-    until_true 60 eval 'rbd ls | grep -q ^cut.vmward-'
+    until_true 60 eval 'rbd ls | has ^cut.vmward-'
     kill -STOP "$OSD_PID"
     while kill -TERM $making 2>/dev/null; do sleep 0.5; done
     kill -CONT "$OSD_PID"

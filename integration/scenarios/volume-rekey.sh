@@ -50,7 +50,7 @@ promise "and starts with what it was given" guest_runs web1 "$WORK/web1.xml"
 promise "at rest it gets a key for machines" "$vmward" volume rekey "$image" --machine-key
 third=$(value)
 promise "which opens it" opens "$third"
-promise "in its first slot" eval '"$vmward" volume info "$image" --try | grep -q "opens key slot 0$"'
+promise "in its first slot" eval '"$vmward" volume info "$image" --try | has "opens key slot 0$"'
 promise "as the one before does not any more" not opens "$chosen"
 
 # The server is stopped when the new key goes into its slot; the secret gets it a moment later, if that was not too late.
