@@ -15,6 +15,7 @@ set -euo pipefail
 . "$REPO/integration/lib/guest.sh"
 
 packages_install "$PACKAGES_TEST"
+qemu_spice_install
 rust_install
 virtiofsd_install
 guest_build "$TARGET/guest"
