@@ -274,7 +274,10 @@ fn root_runs_qemu_as_somebody_else() {
         "<backingStore type='file'><format type='raw'/><source file='{}'/></backingStore></disk>",
         base.display()
     );
-    host.start(&host.guest("named", &unnamed.replace("</disk>", &named)), &user).ready();
+    let mut run = host.start(&host.guest("named", &unnamed.replace("</disk>", &named)), &user);
+    run.ready();
+    host.user.ok(&["destroy", "named"], b"");
+    run.ends(0);
     let mut run = host.start(&guest, &user);
     run.ready();
     let status = fs::read_to_string(format!("/proc/{}/status", run.qemu())).unwrap();

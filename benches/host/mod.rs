@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each bench uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "this is a bench")]
 
+pub mod peers;
+
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -301,13 +301,14 @@ impl Run {
 }
 
 impl Drop for Run {
-    /// A test that fails leaves nothing either.
+    /// A test that fails leaves nothing either, nor does one that forgot a guest; of a supervisor that it saw end, the guest is
+    /// another one's to end.
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        let forgotten = self.child.take().map(|mut child| {
             let _ = child.kill();
             let _ = child.wait();
-        }
-        if std::thread::panicking() {
+        });
+        if forgotten.is_some() || std::thread::panicking() {
             for process in [processes_of(&self.lib_dir), helpers_of(&self.lib_dir)].concat() {
                 let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
             }
