@@ -122,7 +122,8 @@ fn virt_qemu_run(host: &Host, given: &Given) -> Result<Duration, String> {
     let _ = kill(Pid::from_raw(i32::try_from(child.id()).expect("a PID")), Signal::SIGTERM);
     let _ = said.read_to_string(&mut all);
     child.wait().map_err(|e| e.to_string())?;
-    time.ok_or(all)
+    // The last line is that it has cleaned up.
+    time.ok_or_else(|| all.lines().rev().nth(1).unwrap_or(&all).to_owned())
 }
 
 fn virsh_create(host: &Host, _: &Given) -> Result<Duration, String> {
