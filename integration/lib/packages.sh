@@ -62,16 +62,9 @@ packages_install() {
     fi
 }
 
-# qemu_drivers_install: QEMU's drivers for storage servers, which Debian packs apart.
-qemu_drivers_install() {
-    compgen -G "/usr/lib/*/qemu/block-rbd.so" >/dev/null || qemu_install_matching qemu-block-extra ||
-        apt_install qemu-block-extra || die "apt-get could not install qemu-block-extra"
-}
-
-# qemu_spice_install: QEMU's SPICE display, which is packed apart from QEMU 8 on. The tests say so where it cannot be had.
-qemu_spice_install() {
-    compgen -G "/usr/lib/*/qemu/ui-spice-core.so" >/dev/null || qemu_install_matching qemu-system-modules-spice ||
-        apt_install qemu-system-modules-spice || say "apt-get could not install qemu-system-modules-spice"
+# qemu_module_install MODULE PACKAGE: a part of QEMU that Debian packs apart.
+qemu_module_install() {
+    compgen -G "/usr/lib/*/qemu/$1.so" >/dev/null || qemu_install_matching "$2" || apt_install "$2"
 }
 
 # qemu_install_matching PACKAGE...: the same from the release's backports, for a machine that has one half of QEMU from

@@ -23,7 +23,7 @@ AS_USER=()
 storage_begin() {
     packages_install "$PACKAGES_TEST${1:+
 $1}"
-    qemu_drivers_install
+    qemu_module_install block-rbd qemu-block-extra || die "apt-get could not install qemu-block-extra"
     guest_build "$TARGET/guest"
     echo 'keystore = "file:secrets"' >"$VMWARD_CONFIG"
 }

@@ -304,11 +304,12 @@ impl Drop for Run {
     /// A test that fails leaves nothing either, nor does one that forgot a guest; of a supervisor that it saw end, the guest is
     /// another one's to end.
     fn drop(&mut self) {
-        let forgotten = self.child.take().map(|mut child| {
+        let forgotten = self.child.is_some();
+        if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
-        });
-        if forgotten.is_some() || std::thread::panicking() {
+        }
+        if forgotten || std::thread::panicking() {
             for process in [processes_of(&self.lib_dir), helpers_of(&self.lib_dir)].concat() {
                 let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
             }
