@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use host::peers::Peers;
-use host::{Host, median};
+use host::{Host, median, peers};
 
 /// Turns of each. Enough for a median that a busy machine does not move much.
 const TURNS: usize = 61;
@@ -68,12 +67,7 @@ fn main() {
         child.wait().expect("QEMU");
     }
     // Not between the others: their daemon is still at work when a guest has gone.
-    let peers = Peers::of(&bench);
-    let by_peers: Vec<_> = peers
-        .able
-        .iter()
-        .map(|peer| (peer.name, median((0..PEER_TURNS).map(|_| peers.turn(&bench, peer)).collect())))
-        .collect();
+    let by_peers = peers::medians(&bench, PEER_TURNS);
     let (with, bare) = (median(with), median(bare));
     println!("exec to running, two encrypted disks, median of {TURNS}:");
     println!("  QEMU          {bare:7.1} ms   with the same arguments");

@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-use super::Host;
+use super::{Host, median};
 
 /// A secret of the guest's, as files: its XML and its value.
 struct Secret {
@@ -19,77 +20,35 @@ struct Secret {
     value: String,
 }
 
-/// What they start it with.
-struct Given {
-    secrets: Vec<Secret>,
-    /// Where virt-qemu-run keeps what it knows of QEMU from one guest to the next. It gives its QEMU a /dev of its own, and so
-    /// cannot be in /dev/shm.
-    root: TempDir,
-}
-
-/// One that can start the guest.
-pub struct Peer {
-    /// What it is called.
-    pub name: &'static str,
-    turn: fn(&Host, &Given) -> Result<Duration, String>,
-}
-
-/// Those that can start the guest here, and a first guest for each, after which it knows this QEMU. Prints which cannot, and why.
-pub struct Peers {
-    /// They.
-    pub able: Vec<Peer>,
-    given: Given,
-}
-
-impl Peers {
-    pub fn of(host: &Host) -> Self {
-        let all = [
-            Peer { name: "virt-qemu-run", turn: virt_qemu_run },
-            Peer { name: "virsh create", turn: virsh_create },
-        ];
-        let given = Given { secrets: secrets(host), root: TempDir::new().expect("a directory") };
-        // Their QEMU may run as another user.
-        fs::set_permissions(host.home(), Permissions::from_mode(0o711)).expect("the directory's mode");
-        let mut able = Vec::new();
-        for peer in all {
-            let program = peer.name.split(' ').next().unwrap_or_default();
-            let tried = match Command::new(program).arg("--version").output() {
-                Err(e) => Err(e.to_string()),
-                Ok(_) if program == "virsh" => {
-                    define(&given.secrets).and_then(|()| (peer.turn)(host, &given))
-                }
-                Ok(_) => (peer.turn)(host, &given),
-            };
-            match tried {
-                Ok(_) => able.push(peer),
-                Err(why) => println!("skipped: {}: {}", peer.name, why.trim()),
-            }
-        }
-        Self { able, given }
-    }
-
-    /// Starts the guest and ends it: how long it took until it ran.
-    pub fn turn(&self, host: &Host, peer: &Peer) -> Duration {
-        (peer.turn)(host, &self.given).unwrap_or_else(|why| panic!("{}: {why}", peer.name))
-    }
-}
-
-impl Drop for Peers {
-    fn drop(&mut self) {
-        if self.able.iter().any(|peer| peer.name.starts_with("virsh")) {
-            for secret in &self.given.secrets {
-                let _ = virsh(&["secret-undefine", &secret.uuid]);
-            }
+/// The median of each one's times from its exec to the running guest, in milliseconds, once it has started it and so knows
+/// QEMU. Prints which cannot, and why.
+pub fn medians(host: &Host, turns: usize) -> Vec<(&'static str, f64)> {
+    // What virt-qemu-run knows of QEMU is kept there as well. It gives its QEMU a /dev of its own, and so cannot be in /dev/shm.
+    let dir = TempDir::new().expect("a directory");
+    let secrets = secrets(host, dir.path());
+    // Their QEMU may run as another user.
+    fs::set_permissions(host.home(), Permissions::from_mode(0o711)).expect("the directory's mode");
+    let all: [(_, &dyn Fn() -> Result<Duration, String>); 2] = [
+        ("virt-qemu-run", &|| virt_qemu_run(host, &secrets, dir.path())),
+        ("virsh create", &|| virsh_create(host, &secrets)),
+    ];
+    let mut able = Vec::new();
+    for (name, turn) in all {
+        match turn().and_then(|_| (0..turns).map(|_| turn()).collect()) {
+            Ok(times) => able.push((name, median(times))),
+            Err(why) => println!("skipped: {name}: {}", why.trim()),
         }
     }
+    able
 }
 
-fn secrets(host: &Host) -> Vec<Secret> {
+fn secrets(host: &Host, dir: &Path) -> Vec<Secret> {
     let list: serde_json::Value =
         serde_json::from_str(&host.output(&["secret", "list", "--json"])).expect("JSON");
     let one = |secret: &serde_json::Value| {
         let uuid = secret["uuid"].as_str().expect("a UUID").to_owned();
-        let (xml, value) = (host.path(&format!("{uuid}.xml")), host.path(&format!("{uuid}.value")));
+        let file = |kind: &str| dir.join(format!("{uuid}.{kind}")).display().to_string();
+        let (xml, value) = (file("xml"), file("value"));
         fs::write(&xml, host.output(&["secret", "dumpxml", &uuid])).expect("the secret's XML");
         fs::write(&value, host.output(&["secret", "get-value", &uuid])).expect("the secret's value");
         Secret { uuid, xml, value }
@@ -97,10 +56,10 @@ fn secrets(host: &Host) -> Vec<Secret> {
     list.as_array().expect("a list").iter().map(one).collect()
 }
 
-fn virt_qemu_run(host: &Host, given: &Given) -> Result<Duration, String> {
+fn virt_qemu_run(host: &Host, secrets: &[Secret], root: &Path) -> Result<Duration, String> {
     let mut command = Command::new("virt-qemu-run");
-    command.arg("--verbose").arg("--root").arg(given.root.path());
-    for Secret { xml, value, .. } in &given.secrets {
+    command.arg("--verbose").arg("--root").arg(root);
+    for Secret { xml, value, .. } in secrets {
         command.args(["--secret", &format!("{xml},{value}")]);
     }
     let start = Instant::now();
@@ -126,13 +85,20 @@ fn virt_qemu_run(host: &Host, given: &Given) -> Result<Duration, String> {
     time.ok_or_else(|| all.lines().rev().nth(1).unwrap_or(&all).to_owned())
 }
 
-fn virsh_create(host: &Host, _: &Given) -> Result<Duration, String> {
-    let xml = host.path("guest.xml");
-    let start = Instant::now();
-    virsh(&["create", &xml])?;
-    let time = start.elapsed();
-    virsh(&["destroy", "bench"])?;
-    Ok(time)
+fn virsh_create(host: &Host, secrets: &[Secret]) -> Result<Duration, String> {
+    let time = define(secrets).and_then(|()| {
+        let xml = host.path("guest.xml");
+        let start = Instant::now();
+        virsh(&["create", &xml])?;
+        let time = start.elapsed();
+        virsh(&["destroy", "bench"])?;
+        Ok(time)
+    });
+    // The daemon is somebody's, and would keep them.
+    for Secret { uuid, .. } in secrets {
+        let _ = virsh(&["secret-undefine", uuid]);
+    }
+    time
 }
 
 /// Gives the daemon the secrets.
