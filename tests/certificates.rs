@@ -3,20 +3,24 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod bare;
+mod images;
+mod slow;
+mod steps;
 mod user;
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use bare::{Host, Run, disk, has_qemu_img, objects};
+use steps::{CERTIFICATES, Scene};
 
 /// The secret with the passphrase of the keys.
 const SECRET: &str = "0a7c5e52-0000-4000-8000-0000000000e1";
@@ -98,20 +102,32 @@ impl Pki {
 
     /// The same of a VNC display.
     fn name_of_vnc(&self, socket: &Path) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let vnc = match ask_for_tls(socket) {
-            Ok(vnc) => vnc,
-            Err(e) => return e.to_string(),
-        };
-        let between = thread::spawn(move || {
-            let (client, _) = listener.accept().unwrap();
-            pass_on(client, vnc);
-        });
-        let name = self.name_at(port);
-        between.join().unwrap();
-        name
+        match port_of_vnc(socket) {
+            Ok(port) => self.name_at(port),
+            Err(e) => e.to_string(),
+        }
     }
+
+    /// A client that has been let in by a VNC display, and stays.
+    fn stays_at_vnc(&self, socket: &Path) -> Child {
+        let mut client = self.client(port_of_vnc(socket).unwrap());
+        let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(client.stdout.as_mut().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().contains("Verify return code: 0 (ok)")));
+        client
+    }
+}
+
+/// A port for one client, behind which a VNC display begins with TLS.
+fn port_of_vnc(socket: &Path) -> io::Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let vnc = ask_for_tls(socket)?;
+    thread::spawn(move || {
+        let (client, _) = listener.accept().unwrap();
+        pass_on(client, vnc);
+    });
+    Ok(port)
 }
 
 /// The words before TLS begins on a VNC connection: security type VeNCrypt, in it X509VNC or X509None.
@@ -189,11 +205,143 @@ fn a_displays_certificates_are_read_again() {
     pki.certificate("server", "three", true);
     run.signal(Signal::SIGHUP);
     let start = Instant::now();
-    while pki.name_of_vnc(&socket) != "three" {
-        assert!(start.elapsed() < Duration::from_secs(60), "the signal is not heard");
+    loop {
+        let name = pki.name_of_vnc(&socket);
+        if name == "three" {
+            break;
+        }
+        // The port may be closed at that moment.
+        assert!(start.elapsed() < Duration::from_secs(60), "the signal is not heard: {name}");
         thread::sleep(Duration::from_millis(50));
     }
     destroyed(&host, run);
+}
+
+/// What QEMU answers.
+fn qmp(host: &Host, command: &str) -> serde_json::Value {
+    serde_json::from_slice(&host.user.ok(&["qmp", "guest", command], b"")).unwrap()
+}
+
+/// Whether this QEMU may crash when certificates are exchanged under a client that is connecting.
+fn frees_certificates(host: &Host) -> bool {
+    let version = qmp(host, "query-version");
+    let part = |name: &str| version["qemu"][name].as_u64().unwrap();
+    (part("major"), part("minor")) < (10, 2)
+}
+
+#[test]
+fn certificates_are_not_exchanged_under_a_client_that_is_connecting() {
+    let host = Host::new();
+    let Some(pki) = Pki::new(&host) else { return };
+    host.secret(SECRET, PASSPHRASE);
+    let (xml, socket) = vnc_guest(&host, &pki.xml());
+    let run = host.running(&xml);
+    pki.certificate("server", "two", true);
+    let waits = ask_for_tls(&socket).unwrap();
+    if frees_certificates(&host) {
+        let said = host.user.fails(75, &["reload-tls", "guest"], b"");
+        assert!(said.contains("the old ones stay in use: 1 client(s)") && said.contains("10.2"), "{said}");
+        assert_eq!(pki.name_of_vnc(&socket), "one");
+        assert_eq!(objects(&host), ["masterKey0", "vnc-tls-creds0"]);
+        // It is waited for.
+        let goes = thread::spawn(move || {
+            thread::sleep(Duration::from_secs(1));
+            drop(waits);
+        });
+        assert!(reload(&host).contains("VNC uses the new certificates"));
+        goes.join().unwrap();
+    } else {
+        assert!(reload(&host).contains("VNC uses the new certificates"));
+        drop(waits);
+    }
+    assert_eq!(pki.name_of_vnc(&socket), "two");
+    destroyed(&host, run);
+}
+
+#[test]
+fn who_is_connected_already_is_in_nobodys_way() {
+    let host = Host::new();
+    let Some(pki) = Pki::new(&host) else { return };
+    host.secret(SECRET, PASSPHRASE);
+    for verify in [true, false] {
+        let xml = if verify { pki.xml() } else { pki.xml().replace("<tls", "<tls verify='no'") };
+        let (xml, socket) = vnc_guest(&host, &xml);
+        let run = host.running(&xml);
+        let mut client = pki.stays_at_vnc(&socket);
+        // Without certificates of clients QEMU does not tell who is through.
+        if !verify && frees_certificates(&host) {
+            let said = host.user.fails(75, &["reload-tls", "guest"], b"");
+            assert!(said.contains("verify='no'"), "{said}");
+        } else {
+            reload(&host);
+        }
+        assert_eq!(client.try_wait().unwrap(), None);
+        client.kill().unwrap();
+        client.wait().unwrap();
+        reload(&host);
+        destroyed(&host, run);
+    }
+}
+
+#[test]
+fn certificates_are_exchanged_again_and_again_under_clients() {
+    let host = Host::new();
+    let Some(pki) = Pki::new(&host) else { return };
+    host.secret(SECRET, PASSPHRASE);
+    let (xml, socket) = vnc_guest(&host, &pki.xml());
+    let run = host.running(&xml);
+    thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            let mut let_in = 0;
+            while let_in < 40 {
+                // Whoever comes while the port is closed is not let in. Whoever is, is served.
+                if let Ok(port) = port_of_vnc(&socket) {
+                    assert_eq!(pki.name_at(port), "one");
+                    let_in += 1;
+                }
+            }
+        });
+        while !clients.is_finished() {
+            run.signal(Signal::SIGHUP);
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    destroyed(&host, run);
+}
+
+#[test]
+fn exchange_killed() {
+    let scene = Scene::new("qcow2");
+    let host = &scene.host;
+    let Some(pki) = Pki::new(host).filter(|_| cfg!(debug_assertions) && has_qemu_img()) else { return };
+    host.secret(SECRET, PASSPHRASE);
+    let run = host.running(&scene.guest);
+    let closes = frees_certificates(host);
+    destroyed(host, run);
+    if !closes {
+        println!("skipped: this QEMU exchanges certificates without closing its port");
+        return;
+    }
+    let socket = host.path("vnc.sock");
+    let listen = format!("<listen type='socket' socket='{}'/>", socket.display());
+    let (on_socket, on_port) = ("<graphics type='vnc'>", "<graphics type='vnc' autoport='yes'>");
+    scene.add(&format!("{on_socket}{listen}{}</graphics>", pki.xml()));
+    let again = |_: &Run, at: &str| {
+        assert_eq!(pki.name_of_vnc(&socket), "one", "{at}");
+        reload(host);
+        assert_eq!(pki.name_of_vnc(&socket), "one", "{at}");
+        assert_eq!(objects(host), ["masterKey0", "vnc-tls-creds0"], "{at}");
+    };
+    scene.at_each(CERTIFICATES, &["reload-tls", "guest"], "", again, || {});
+    scene.replace(on_socket, on_port);
+    scene.replace(&listen, "");
+    let again = |_: &Run, at: &str| {
+        let before = qmp(host, "query-vnc");
+        assert_eq!((&before["enabled"], &before["host"]), (&true.into(), &"127.0.0.1".into()), "{at}");
+        reload(host);
+        assert_eq!(qmp(host, "query-vnc"), before, "{at}");
+    };
+    scene.at_each(CERTIFICATES, &["reload-tls", "guest"], "", again, || {});
 }
 
 #[test]
@@ -302,8 +450,7 @@ fn a_character_devices_certificates_are_read_again() {
 fn is_connected(host: &Host, id: &str, connected: bool) {
     let start = Instant::now();
     loop {
-        let known = String::from_utf8(host.user.ok(&["qmp", "guest", "query-chardev"], b"")).unwrap();
-        let known: serde_json::Value = serde_json::from_str(&known).unwrap();
+        let known = qmp(host, "query-chardev");
         let this = known.as_array().unwrap().iter().find(|c| c["label"] == id).unwrap();
         if this["filename"].as_str().unwrap().starts_with("disconnected:") != connected {
             return;

@@ -56,6 +56,7 @@ fn no_step_is_left_out() {
         INSERT,
         EJECT,
         PASSWORD,
+        CERTIFICATES,
         STOP,
         STOPPED,
     ];

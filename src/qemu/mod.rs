@@ -18,7 +18,7 @@ mod tls;
 
 pub use build::build;
 pub use capabilities::{Capabilities, HELPER_SOCKET, Host, ProbeError};
-pub use devices::{TlsListener, is_chardev_key};
+pub use devices::{TlsListener, is_chardev_key, vnc_address};
 pub use helper::{Helper, Reservations, Service, SharedDirectory, SshFile};
 pub use launch::{LaunchOptions, MASTER_KEY_FILE, MONITOR_FD, launch_arguments};
 pub use machine::FIRMWARE_VARIABLES;

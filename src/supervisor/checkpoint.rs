@@ -91,6 +91,8 @@ pub enum Checkpoint {
     PasswordSet,
     /// Change of a password: the new one lets in for as long as it is to.
     ExpirySet,
+    /// Certificates: the display lets nobody in, and has the old ones.
+    DisplayClosed,
     /// Stop: the guest is asked.
     PowerButton,
     /// Stop: QEMU is about to be told to quit.
@@ -107,7 +109,7 @@ pub enum Checkpoint {
 
 impl Checkpoint {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::LibDirClaimed,
         Self::KeyWritten,
         Self::Spawned,
@@ -150,6 +152,7 @@ impl Checkpoint {
         Self::LockedOut,
         Self::PasswordSet,
         Self::ExpirySet,
+        Self::DisplayClosed,
         Self::PowerButton,
         Self::Quit,
         Self::QemuEnded,

@@ -358,11 +358,15 @@ async fn hand_shake(
 ) -> Result<(Qmp, Events), QmpError> {
     let qmp = Qmp::connect(monitor, GREETING_DEADLINE).await?.naming(fd_sets);
     let events = qmp.events();
-    // QEMU may still die after its greeting. What answers here has started.
-    qmp.execute(query_status {}).await?;
-    Checkpoint::Greeted.passed();
+    let greeted = async {
+        // QEMU may still die after its greeting. What answers here has started.
+        qmp.execute(query_status {}).await?;
+        Checkpoint::Greeted.passed();
+        Ok(())
+    };
     // All disks are open: QEMU needs their passphrases no more.
-    try_join_all(secrets.into_iter().map(|id| qmp.execute(object_del { id }))).await?;
+    let dropped = try_join_all(secrets.into_iter().map(|id| qmp.execute(object_del { id })));
+    tokio::try_join!(greeted, dropped)?;
     Checkpoint::SecretsDropped.passed();
     Ok((qmp, events))
 }

@@ -29,7 +29,7 @@ use super::process::{Ending, Process, ProcessId, QEMU};
 use super::running::Parts;
 use super::server_header::stop_showing;
 use super::state::{Phase, State, StateFile};
-use super::{Configuration, Running, SupervisorError, Unlock, hotplug, key, live_xml, snapshot};
+use super::{Configuration, Running, SupervisorError, Unlock, hotplug, key, live_xml, operate, snapshot};
 
 /// How long the monitor of a guest that is to be taken back may take to answer.
 const MONITOR_DEADLINE: Duration = Duration::from_secs(30);
@@ -305,6 +305,9 @@ async fn take_back(
     snapshot::complete(&qmp, &mut configuration).await.map_err(say)?;
     stop_showing(&qmp, lib_dir.path()).await.map_err(say)?;
     hotplug::tidy(&qmp, &mut configuration).await.map_err(say)?;
+    if let Err(e) = operate::reopen_display(&qmp, &configuration.domain, capabilities).await {
+        tracing::warn!("VNC does not listen any more; `vmward reload-tls` tries it again: {e}");
+    }
     let over = match qmp.execute(query_status {}).await.map_err(say)?.status {
         RunState::shutdown => Some(ShutdownCause::guest_shutdown),
         RunState::guest_panicked => Some(ShutdownCause::guest_panic),

@@ -203,10 +203,14 @@ impl Supervision<'_> {
         let status = if self.stage == Stage::Running { RUNNING } else { "ends" };
         self.tasks.borrow_mut().spawn_local(async move {
             match operate::reload_tls(&running).await {
-                Ok(done) if done.reloaded.is_empty() => {
-                    tracing::debug!("there are no certificates to reload")
+                Ok(done) => {
+                    for what in done.reloaded {
+                        tracing::info!("{what} uses the new certificates for new connections");
+                    }
+                    for what in done.kept {
+                        tracing::warn!("the old certificates stay with {what}");
+                    }
                 }
-                Ok(done) => tracing::info!("the certificates of {} were reloaded", done.reloaded.join(", ")),
                 Err(e) => {
                     let why = std::error::Error::source(&e).map(|e| format!(": {e}")).unwrap_or_default();
                     tracing::error!("{e}{why}");

@@ -1,5 +1,6 @@
 //! The steps at which supervisors and their QEMUs are killed, by what is done.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod scene;
@@ -72,6 +73,8 @@ pub const EXCHANGE: Steps = &[
 pub const INSERT: Steps = &[(MediumInserted, 1), (TrayClosed, 1), (MediumSaved, 1)];
 pub const EJECT: Steps = &[(MediumRemoved, 1), (TrayClosed, 1), (MediumSaved, 1)];
 pub const PASSWORD: Steps = &[(LockedOut, 1), (PasswordSet, 1), (ExpirySet, 1)];
+/// Only with a QEMU that frees certificates under clients.
+pub const CERTIFICATES: Steps = &[(DisplayClosed, 1)];
 pub const STOP: Steps = &[(PowerButton, 1), (Quit, 1)];
 /// QEMU is gone. The first time that the lib dir is emptied is at the start.
 pub const STOPPED: Steps = &[(QemuEnded, 1), (KeyOverwritten, 2), (Cleared, 1), (Ended, 1)];

@@ -48,6 +48,12 @@ impl Capabilities {
         self.at_least(9, 0)
     }
 
+    /// Whether a TLS session keeps the credentials that it began with. Before, `display-reload` frees them under a client
+    /// in the middle of its handshake ("crypto: fix lifecycle handling of gnutls credentials objects").
+    pub fn keeps_tls_credentials(&self) -> bool {
+        self.at_least(10, 2)
+    }
+
     /// The option that makes a socket connect again after some seconds, with its value. QEMU 9.2 counts in
     /// milliseconds, and seconds are on their way out.
     pub fn reconnect(&self, seconds: u32) -> (&'static str, u64) {

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
+use crate::domain::Domain;
 use crate::domain::devices::graphics::{
     ChannelSecurity, Graphics, GraphicsKind, Listen, Port, Spice, SpiceChannel, Vnc,
 };
 use crate::domain::devices::password::{Password, PasswordSource};
 use crate::qemu::plan::comma_escaped;
-use crate::qemu::{CommandLine, QemuObject, Resource, SecretObject, SecretSource, tls};
+use crate::qemu::{Capabilities, CommandLine, QemuObject, Resource, SecretObject, SecretSource, tls};
 use crate::xml::{Diagnostics, Span};
 
 use super::{Context, audio};
@@ -135,6 +138,37 @@ fn network(line: &mut CommandLine, span: Span) -> &'static str {
     NOMINAL_NETWORK
 }
 
+fn vnc_socket(path: Option<&PathBuf>, context: &Context) -> PathBuf {
+    path.cloned().unwrap_or_else(|| lib_dir_socket(context, "vnc.sock"))
+}
+
+/// Where a running guest's VNC listens, for `display-update`: on this port, or as at its start. `None`: nowhere.
+pub fn vnc_address(domain: &Domain, capabilities: &Capabilities, port: Option<&str>) -> Option<Value> {
+    let vnc = domain.devices.graphics.iter().find_map(|graphics| match &graphics.kind {
+        GraphicsKind::Vnc(vnc) => Some((&graphics.listen, vnc.port)),
+        _ => None,
+    });
+    let (listen, at_start) = vnc?;
+    match listen {
+        Listen::Address(address) => {
+            let mut inet = json!({
+                "type": "inet",
+                "host": address.as_deref().unwrap_or(DEFAULT_ADDRESS),
+                "port": port.map_or_else(|| at_start.unwrap_or(FIRST_VNC_PORT).to_string(), ToOwned::to_owned),
+            });
+            if port.is_none() && at_start.is_none() {
+                inet["to"] = LAST_VNC_PORT.into();
+            }
+            Some(inet)
+        }
+        Listen::Socket(path) => {
+            let path = vnc_socket(path.as_ref(), &Context { domain, capabilities });
+            Some(json!({ "type": "unix", "path": path }))
+        }
+        Listen::Network(_) | Listen::None => None,
+    }
+}
+
 fn tell_vnc(
     graphics: &Graphics,
     vnc: &Vnc,
@@ -151,7 +185,7 @@ fn tell_vnc(
             format!("{}:{display}", network(line, graphics.span))
         }
         Listen::Socket(path) => {
-            let path = path.clone().unwrap_or_else(|| lib_dir_socket(context, "vnc.sock"));
+            let path = vnc_socket(path.as_ref(), context);
             format!("vnc=unix:{}", comma_escaped(&path.display().to_string()))
         }
         Listen::None => "none".to_owned(),

@@ -32,6 +32,7 @@ mod vsock;
 mod watchdog;
 
 pub use chardev::{TlsListener, is_chardev_key};
+pub use graphics::vnc_address;
 
 use crate::domain::devices::Devices;
 use crate::domain::{DeviceInfo, Domain};

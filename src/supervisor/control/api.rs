@@ -273,7 +273,7 @@ errors! {
     QemuRefused = "org.vmward.Domain.QemuRefused",
     /// QEMU did not answer, or ended.
     QemuUnavailable = "org.vmward.Domain.QemuUnavailable",
-    /// Another client is changing the keys of a disk.
+    /// Another client is changing the keys of a disk, or is connecting to the display: the same again may help.
     Busy = "org.vmward.Domain.Busy",
     /// The call is not allowed.
     NotAllowed = "org.vmward.Domain.NotAllowed",

@@ -71,6 +71,7 @@ impl From<OperationError> for ControlError {
             E::LongPassword(_) | E::Value(_) => Self::SecretUnusable(failure),
             E::Secret(source) => of_secrets(source.trouble(), failure),
             E::NoPasswords(_) | E::BlockDevice { .. } => Self::QemuRefused(failure),
+            E::Connecting(_) => Self::Busy(failure),
             E::Password(source)
             | E::Certificates(source)
             | E::NotListening { source, .. }

@@ -37,6 +37,12 @@ pub enum OperationError {
     /// The certificates are of no use, or QEMU may not read them.
     #[error("the guest's certificates were not reloaded, the old ones stay in use")]
     Certificates(#[source] QmpError),
+    /// Clients whose sessions QEMU would take the certificates from.
+    #[error(
+        "the guest's certificates were not reloaded, the old ones stay in use: {0} client(s) may be in the middle of \
+         connecting to VNC"
+    )]
+    Connecting(usize),
     /// The port could not be had again.
     #[error("{id} does not listen any more")]
     NotListening {
@@ -103,6 +109,11 @@ impl OperationError {
             Self::Certificates(_) => {
                 "QEMU's user reads ca-cert.pem, server-cert.pem and server-key.pem in the directory that the \
                  guest's <tls> names; the passphrase of an encrypted key is its <secret>"
+                    .into()
+            }
+            Self::Connecting(_) => {
+                "QEMU before 10.2 may crash if they are exchanged then: try again when nobody connects, or where \
+                 the guest's <tls> has verify='no', when nobody is connected"
                     .into()
             }
             Self::NotListening { .. } => {

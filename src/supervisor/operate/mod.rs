@@ -4,6 +4,7 @@ mod error;
 mod passwords;
 mod reload;
 mod resize;
+mod vnc;
 
 pub use error::OperationError;
 pub use passwords::{NewPassword, remove_password, set_password};
@@ -12,3 +13,4 @@ pub use resize::resize;
 
 pub(super) use passwords::{check_passwords, limit_passwords};
 pub(super) use resize::virtual_size;
+pub(super) use vnc::reopen as reopen_display;

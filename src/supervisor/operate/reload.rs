@@ -20,8 +20,8 @@ use crate::supervisor::Running;
 use crate::supervisor::hotplug::is_absent;
 use crate::xml::Span;
 
-use super::OperationError;
 use super::passwords::fetch;
+use super::{OperationError, vnc};
 
 /// How long a port that was just left may still be taken.
 const PORT_DEADLINE: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ pub async fn reload_tls(running: &Running) -> Result<Reloaded, OperationError> {
         };
         let listeners: Vec<_> = domain.devices.ports().filter_map(listener).collect();
         let kept = kept(domain, listeners.len());
-        (vnc(domain).cloned(), listeners, kept)
+        (domain.devices.graphics.iter().find_map(Graphics::tls).cloned(), listeners, kept)
     };
     let mut done = Reloaded { reloaded: Vec::new(), kept };
     if let Some(tls) = tls {
@@ -83,7 +83,8 @@ enum Listening {
 }
 
 async fn reload_listener(running: &Running, listener: &TlsListener) -> Result<Listening, OperationError> {
-    let known = running.qmp.execute_json("query-chardev", None::<&()>, COMMAND_DEADLINE).await?;
+    let known = running.qmp.execute_json("query-chardev", None::<&()>, COMMAND_DEADLINE).await;
+    let known = known.map_err(OperationError::Certificates)?;
     let text = |c: &Value, name: &str| c.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let this = known.as_array().into_iter().flatten().find(|c| text(c, "label") == listener.id);
     let filename = this.map(|c| text(c, "filename")).unwrap_or_default();
@@ -109,13 +110,20 @@ async fn reload_listener(running: &Running, listener: &TlsListener) -> Result<Li
         Err(QmpError::Refused { .. }) => return Ok(Listening::Fixed),
         Err(e) => return Err(OperationError::Certificates(e)),
     }
-    let start = Instant::now();
     let backend = Value::Object(listener.backend.clone());
+    until_free(async || change(&backend).await)
+        .await
+        .map(|()| Listening::Anew)
+        .map_err(|source| OperationError::NotListening { id: listener.id.clone(), source })
+}
+
+/// Has QEMU listen on a port that it has just left, which may be taken for a moment.
+pub(super) async fn until_free(listen: impl AsyncFn() -> Result<(), QmpError>) -> Result<(), QmpError> {
+    let start = Instant::now();
     loop {
-        match change(&backend).await {
-            Ok(()) => return Ok(Listening::Anew),
+        match listen().await {
             Err(QmpError::Refused { .. }) if start.elapsed() < PORT_DEADLINE => sleep(PORT_INTERVAL).await,
-            Err(source) => return Err(OperationError::NotListening { id: listener.id.clone(), source }),
+            result => return result,
         }
     }
 }
@@ -133,25 +141,15 @@ async fn renew(running: &Running, listener: &TlsListener) -> Result<(), Operatio
 
 async fn reload_display(running: &Running, tls: &Tls) -> Result<(), OperationError> {
     match running.capabilities.host.tls.of_device(tls).secret {
-        None => reload_vnc(running).await?,
+        None => vnc::exchange(running).await?,
         Some(lookup) => {
             let secret = SecretRef { lookup, kind: UsageKind::Tls, text: true, span: Span::default() };
             let found = fetch(running, &secret).await?;
             let value = found.get(&secret).ok_or(OperationError::Aborted)?;
-            running.lend(&[(VNC_SECRET, value)], async || reload_vnc(running).await).await?;
+            running.lend(&[(VNC_SECRET, value)], async || vnc::exchange(running).await).await?;
         }
     }
     Ok(())
-}
-
-async fn reload_vnc(running: &Running) -> Result<(), OperationError> {
-    let arguments = json!({ "type": "vnc", "tls-certs": true });
-    let done = running.qmp.execute_json("display-reload", Some(&arguments), COMMAND_DEADLINE).await;
-    done.map(drop).map_err(OperationError::Certificates)
-}
-
-fn vnc(domain: &Domain) -> Option<&Tls> {
-    domain.devices.graphics.iter().find_map(Graphics::tls)
 }
 
 /// What QEMU reads certificates for once, besides so many character devices.
