@@ -44,6 +44,8 @@ fn compatibility(deprecation: Option<Deprecation>) -> Option<JsonObject> {
     Some(policy)
 }
 
+const MONITOR_ID: &str = "monitor";
+
 /// The complete command line: the supervisor's part around the domain's.
 pub fn launch_arguments(
     options: &LaunchOptions,
@@ -69,7 +71,13 @@ pub fn launch_arguments(
     // QEMU makes its character devices before it opens disks, and waits for those that it is to wait for.
     let wait = if options.hold { "on" } else { "off" };
     all.text("-chardev", format!("socket,id=charmonitor,fd={},server=on,wait={wait}", options.monitor_fd));
-    all.text("-mon", "chardev=charmonitor,id=monitor,mode=control");
+    match capabilities.has_monitor_objects() {
+        true => all.json(
+            "-object",
+            object(json!({"qom-type": "monitor-qmp", "id": MONITOR_ID, "chardev": "charmonitor"})),
+        ),
+        false => all.text("-mon", format!("chardev=charmonitor,id={MONITOR_ID},mode=control")),
+    }
     // A guest that powers off waits for the supervisor, which ends it when it has seen why.
     all.flag("-no-shutdown");
     if domain.lifecycle.on_reboot != LifecycleAction::Restart {

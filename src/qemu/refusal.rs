@@ -61,7 +61,7 @@ const TLS_KEY: &str = "the private key for TLS is encrypted, and the value of th
 const NOT_ON_SERVER: &str = "the server has no such file: check name= in <source>";
 
 /// The words and what they mean. The first that fit count: what is said by many comes last.
-const WORDS: [(&str, Cause, &str); 36] = [
+const WORDS: [(&str, Cause, &str); 37] = [
     // crypto/block-luks.c
     ("cannot unlock any keyslot", Cause::WrongSecret(Credential::Passphrase), PASSPHRASE),
     // block/rbd.c, with librbd's codes
@@ -102,6 +102,8 @@ const WORDS: [(&str, Cause, &str); 36] = [
     ("URL returned error: 404", Cause::Missing, NOT_ON_SERVER),
     // crypto/tlscredsx509.c with GNUTLS_E_DECRYPTION_FAILED
     ("Decryption has failed", Cause::WrongSecret(Credential::TlsKey), TLS_KEY),
+    // The same since QEMU 11, which does not say why.
+    ("Unable to import private key", Cause::WrongSecret(Credential::TlsKey), TLS_KEY),
     (
         "TLS negotiation required",
         Cause::Data,
@@ -326,6 +328,7 @@ mod tests {
                 "Cannot load certificate 'c.pem' & key 'k.pem': Decryption has failed.",
                 C::WrongSecret(Credential::TlsKey),
             ),
+            ("Unable to import private key /pki/server-key.pem", C::WrongSecret(Credential::TlsKey)),
             ("-device {...}: Failed to get \"write\" lock", C::InUse),
             ("Could not access KVM kernel module: Permission denied", C::Unavailable),
             ("-blockdev {...}: Could not open '/x': Permission denied", C::Forbidden),

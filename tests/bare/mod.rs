@@ -323,7 +323,9 @@ pub fn objects(host: &Host) -> Vec<String> {
     let list: serde_json::Value =
         serde_json::from_slice(&host.user.ok(&["qmp", "guest", command], b"")).unwrap();
     let names = list.as_array().unwrap().iter().map(|o| o["name"].as_str().unwrap().to_owned());
-    let mut names: Vec<String> = names.filter(|name| !["type", "pc.ram"].contains(&name.as_str())).collect();
+    // Since QEMU 11.1 its monitor is one.
+    let usual = ["type", "pc.ram", "monitor"];
+    let mut names: Vec<String> = names.filter(|name| !usual.contains(&name.as_str())).collect();
     names.sort();
     names
 }

@@ -48,6 +48,11 @@ impl Capabilities {
         self.at_least(9, 0)
     }
 
+    /// Whether monitors are objects, with `-mon` on its way out.
+    pub fn has_monitor_objects(&self) -> bool {
+        self.at_least(11, 1) && self.has_object("monitor-qmp")
+    }
+
     /// Whether a TLS session keeps the credentials that it began with. Before, `display-reload` frees them under a client
     /// in the middle of its handshake ("crypto: fix lifecycle handling of gnutls credentials objects").
     pub fn keeps_tls_credentials(&self) -> bool {
