@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use bare::{Host, Run, disk, has_qemu_img, objects};
-use steps::{CERTIFICATES, Scene};
+use steps::{CERTIFICATES, Scene, can_stop};
 
 /// The secret with the passphrase of the keys.
 const SECRET: &str = "0a7c5e52-0000-4000-8000-0000000000e1";
@@ -313,7 +313,7 @@ fn certificates_are_exchanged_again_and_again_under_clients() {
 fn exchange_killed() {
     let scene = Scene::new("qcow2");
     let host = &scene.host;
-    let Some(pki) = Pki::new(host).filter(|_| cfg!(debug_assertions) && has_qemu_img()) else { return };
+    let Some(pki) = Pki::new(host).filter(|_| can_stop()) else { return };
     host.secret(SECRET, PASSPHRASE);
     let run = host.running(&scene.guest);
     let closes = frees_certificates(host);
@@ -342,6 +342,36 @@ fn exchange_killed() {
         assert_eq!(qmp(host, "query-vnc"), before, "{at}");
     };
     scene.at_each(CERTIFICATES, &["reload-tls", "guest"], "", again, || {});
+}
+
+#[test]
+fn a_port_that_is_lost_meanwhile_is_taken_again() {
+    let host = Host::new();
+    let Some(pki) = Pki::new(&host).filter(|_| can_stop()) else { return };
+    host.secret(SECRET, PASSPHRASE);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let display = format!("<graphics type='vnc' port='{port}' autoport='no'>{}</graphics>", pki.xml());
+    let guest = host.guest("guest", &display);
+    let at = "DisplayClosed:1";
+    let mut run = steps::start(&host, &guest, at);
+    run.ready();
+    if !frees_certificates(&host) {
+        println!("skipped: this QEMU exchanges certificates without closing its port");
+        return destroyed(&host, run);
+    }
+    let client = host.user.start(&["reload-tls", "guest"], b"");
+    run.stopped(at);
+    let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    run.signal(Signal::SIGCONT);
+    let output = client.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("VNC does not listen any more") && said.contains("reload-tls"), "{said}");
+    drop(taken);
+    reload(&host);
+    let service = qmp(&host, "query-vnc")["service"].clone();
+    assert_eq!(service, port.to_string());
+    destroyed(&host, run);
 }
 
 #[test]

@@ -22,21 +22,11 @@ use serde_json::{Value, json};
 use vmward::supervisor::{Checkpoint, STOP_AT};
 
 use Checkpoint::*;
-use bare::{
-    Host, PASSPHRASE, Run, has_qemu_img, helpers_of, installed, nothing_left, objects, processes_of, ssh_disk,
-};
+use bare::{Host, PASSPHRASE, Run, helpers_of, installed, nothing_left, objects, processes_of, ssh_disk};
 use images::image_options;
 use slow::wait_until;
 use steps::*;
 use vnc::{Login, login};
-
-/// Whether a supervisor stops itself where it is told; a test that needs it says so if not.
-fn can_stop() -> bool {
-    if !cfg!(debug_assertions) {
-        println!("skipped: only a debug build can be stopped at a step");
-    }
-    cfg!(debug_assertions) && has_qemu_img()
-}
 
 #[test]
 fn no_step_is_left_out() {

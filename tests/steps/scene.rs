@@ -11,10 +11,18 @@ use serde_json::Value;
 use vmward::supervisor::STOP_AT;
 
 use super::{Steps, each};
-use crate::bare::{Host, Run, nothing_left, processes_of};
+use crate::bare::{Host, Run, has_qemu_img, nothing_left, processes_of};
 use crate::images::opens;
 use crate::slow::{inventory, wait_until};
 use crate::user;
+
+/// Whether a supervisor stops itself where it is told; a test that needs it says so if not.
+pub fn can_stop() -> bool {
+    if !cfg!(debug_assertions) {
+        println!("skipped: only a debug build can be stopped at a step");
+    }
+    cfg!(debug_assertions) && has_qemu_img()
+}
 
 /// Starts a supervisor that stops itself there.
 pub fn start(host: &Host, guest: &Path, at: &str) -> Run {
