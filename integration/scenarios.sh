@@ -4,7 +4,7 @@
 #     integration/scenarios.sh             all of them
 #     integration/scenarios.sh NAME...     some
 #
-# What each one printed is in target/scenarios/NAME.log; shown are the results, and what was skipped and why.
+# What each one printed is in target/scenarios/NAME.log; shown are the results, and what was skipped and why. Each has 40 minutes.
 set -euo pipefail
 . "$(dirname "$0")/lib/common.sh"
 . "$REPO/integration/lib/packages.sh"
@@ -25,7 +25,7 @@ lane() {
     for name in "$@"; do
         log=$TARGET/scenarios/$name.log
         start=$SECONDS code=0
-        bash "$REPO/integration/scenarios/$name.sh" >"$log" 2>&1 </dev/null || code=$?
+        timeout --kill-after=60 2400 bash "$REPO/integration/scenarios/$name.sh" >"$log" 2>&1 </dev/null || code=$?
         case $code in
             0) echo "ok       $name: $(tail -n 1 "$log" | sed "s/^$name: //"), $((SECONDS - start)) s" ;;
             77) grep '^skipped: ' "$log" ;;

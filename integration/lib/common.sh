@@ -27,6 +27,27 @@ lacks() {
     ! has "$@"
 }
 
+# absent GREP-ARGUMENT...: whether files have no such line; `not grep` would hold as well for one that cannot be read.
+absent() {
+    local code=0
+    grep "$@" || code=$?
+    [ $code = 1 ]
+}
+
+# says_nothing COMMAND...: whether it succeeds and prints nothing; "$(COMMAND)" would be empty as well where it has failed.
+says_nothing() {
+    local said
+    said=$("$@") && equal "$said" ""
+}
+
+# equal A B: whether two texts are the same.
+equal() {
+    [ "$1" = "$2" ] || { printf 'not equal:\n%s\n%s\n' "$1" "$2"; return 1; }
+}
+
+# not COMMAND...: succeeds if the command fails, in whatever way.
+not() { ! "$@"; }
+
 # as_root COMMAND...: runs a command that only root may run.
 as_root() {
     if [ "$(id -u)" = 0 ]; then

@@ -31,7 +31,7 @@ guest_plugs() {
     awk '/<disk/, /<.disk>/; /<.disk>/ { exit }' "$2" | sed "/<source/s#$image#$image.hot#; s/vda/vdh/" >"$WORK/hot.xml"
     "$vmward" attach-device "$1" "$WORK/hot.xml" || return 1
     rm "$image.hot"
-    ! grep -L '^NoNewPrivs:.1$' "/proc/$3/task/"*/status | grep .
+    [ -d "/proc/$3" ] && equal "$(grep -L '^NoNewPrivs:.1$' "/proc/$3/task/"*/status)" ""
 }
 
 # guest_runs NAME XML [OPTION...]: starts it, waits until it runs, plugs a disk in, and ends it.

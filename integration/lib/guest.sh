@@ -22,6 +22,8 @@ guest_build() {
         cd "$work"
         if ! apt-get -qq download "$package" 2>apt.log; then
             apt_update
+            # The name has the ABI in it, and the old lists had an old one.
+            package=$(guest_kernel_package)
             apt-get -qq download "$package"
         fi
         mkdir tree root

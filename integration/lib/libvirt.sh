@@ -21,7 +21,7 @@ libvirt_possible() {
 
 # What libvirt_session does in them.
 libvirt_inside() {
-    local root=$1 config=$2 script=$3 device tries=100 daemon
+    local root=$1 config=$2 script=$3 device tries=1200 daemon
     mount -t proc proc "$root/proc"
     mount -t tmpfs -o mode=755 tmpfs "$root/run"
     mount -t tmpfs -o mode=755 tmpfs "$root/dev"

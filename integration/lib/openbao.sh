@@ -15,10 +15,10 @@ openbao_start() {
     export BAO_ADDR=https://127.0.0.1:$port BAO_CACERT BAO_TOKEN
     BAO_TOKEN=$(cat "$tls/token")
     BAO_CACERT=$tls/ca.pem
-    until_true 20 test -s "$tls/vault-ca.pem"
+    until_true 60 test -s "$tls/vault-ca.pem"
     # The server takes its own away when it ends.
     cp "$tls/vault-ca.pem" "$BAO_CACERT"
-    until_true 20 "$BAO" token lookup
+    until_true 60 "$BAO" token lookup
     BAO_KEYSTORE=$(openbao_uri vmward)
     said=$("$vmward" --keystore "$BAO_KEYSTORE" secret list 2>&1) || true
     case $said in *"is not a keystore"*) skip "this vmward was built without the Vault keystore" ;; esac

@@ -13,6 +13,8 @@ debugfs e2fsprogs"
 PACKAGES_TEST="$PACKAGES_DEMO
 git git
 python3 python3-minimal
+pgrep procps
+ss iproute2
 openssl openssl
 cryptsetup cryptsetup-bin
 swtpm swtpm
@@ -106,7 +108,7 @@ apt_alone() {
     mkdir -p "$TARGET"
     (
         flock 9
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" 9>&-
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" 9>&-
     ) 9>"$TARGET/apt.lock"
 }
 

@@ -97,14 +97,6 @@ refused() {
     echo "  ok  $text"
 }
 
-# equal A B: whether two texts are the same; to be used with promise.
-equal() {
-    [ "$1" = "$2" ] || { printf 'not equal:\n%s\n%s\n' "$1" "$2"; return 1; }
-}
-
-# not COMMAND...: succeeds if the command fails.
-not() { ! "$@"; }
-
 # certificates DIR: an authority (ca-cert.pem), a server for localhost (server-*.pem) and two clients (client-*.pem,
 # other-*.pem), with ECDSA keys; server-expired-cert.pem is the server's, expired.
 certificates() {
@@ -135,19 +127,25 @@ certificate() {
 }
 
 # pypi NAME REQUIREMENT...: programs of PyPI's packages, in a virtual environment that is kept; prints its bin directory.
-pypi() {
-    local dir=$TARGET/pypi/$1
+pypi() (
+    # In $(...) a shell goes on after what fails.
+    set -e
+    dir=$TARGET/pypi/$1 tries=3
     shift
+    flock 9
     if [ "$(cat "$dir/requirements" 2>/dev/null)" != "$*" ]; then
         python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
         rm -rf "$dir"
         python3 -m venv "$dir"
         say "fetching $*"
-        "$dir/bin/pip" install --quiet --disable-pip-version-check "$@" >&2
+        until "$dir/bin/pip" install --quiet --disable-pip-version-check "$@" >&2; do
+            [ $((--tries)) -gt 0 ] || die "pip could not install $*"
+            sleep 10
+        done
         echo "$*" >"$dir/requirements"
     fi
     echo "$dir/bin"
-}
+) 9>"$TARGET/pypi.lock"
 
 # done_well: the last line of a scenario.
 done_well() {

@@ -62,11 +62,11 @@ slow_image() {
     qemu-img create -q -f luks --object "secret,id=k,file=$WORK/right/$2" -o key-secret=k,iter-time=500 "$1" ${DISK_MIB}M
 }
 
-# unlocked NAME TARGET: whether vmward has unlocked a disk instead of QEMU, where QEMU is new enough for that.
+# unlocked TEXT NAME TARGET: the promise that vmward has unlocked a disk instead of QEMU, where QEMU is new enough for that.
 unlocked() {
     case $("${EMULATOR:-qemu-system-x86_64}" --version) in
-        *'emulator version '[78].*) echo "skipped: detached LUKS headers came with QEMU 9.0" ;;
-        *) "$vmward" status "$1" | has "^.*$2 .*, unlocked by vmward" ;;
+        *'emulator version '[78].*) echo "  skipped: $1: detached LUKS headers came with QEMU 9.0" ;;
+        *) promise "$1" eval "'$vmward' status $2 | has '$3 .*, unlocked by vmward'" ;;
     esac
 }
 
@@ -125,9 +125,10 @@ guest_writes() {
     guest_run "tr '\\0' '$2' </dev/zero | dd of=/dev/$1 bs=64k count=$((WRITTEN_MIB * 16)) iflag=fullblock conv=fsync 2>/dev/null"
 }
 
-# guest_reads TARGET LETTER: whether the guest finds the letter there, on the disk and not in its cache.
+# guest_reads TARGET LETTER [MIB]: whether the guest finds the letter there, or from that MiB on, on the disk and not in its cache.
 guest_reads() {
-    guest_run "echo 3 >/proc/sys/vm/drop_caches; [ \$(dd if=/dev/$1 bs=64k count=$((WRITTEN_MIB * 16)) 2>/dev/null | tr -d '$2' | wc -c) = 0 ]"
+    guest_run "echo 3 >/proc/sys/vm/drop_caches; \
+        [ \$(dd if=/dev/$1 bs=64k skip=$((${3:-0} * 16)) count=$((WRITTEN_MIB * 16)) 2>/dev/null | tr -cd '$2' | wc -c) = $((WRITTEN_MIB << 20)) ]"
 }
 
 # guest_sees TARGET: whether the guest has the disk, with the size that it should have, or gets it.
@@ -144,7 +145,7 @@ holds() {
 IO_OBJECTS=()
 
 # unreadable FILE...: whether what the guests write (a run of one letter) is not in files as it is.
-unreadable() { ! grep -laE 'A{64}|B{64}|C{64}' "$@"; }
+unreadable() { absent -laE 'A{64}|B{64}|C{64}' "$@"; }
 
 # objects NAME: QEMU's objects that have anything to do with secrets, one a line.
 objects() {
@@ -186,7 +187,7 @@ disks_come_and_go() {
     promise "and reads both" eval 'guest_reads vda A && guest_reads vdb B'
     promise "it is taken out" "$vmward" detach-device web1 vdb
     promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdc.xml"
-    promise "its key was derived by vmward" unlocked web1 vdc
+    unlocked "its key was derived by vmward" web1 vdc
     promise "QEMU keeps no secret of it" keeps_only web1
     # For the guest it has the name that was free again.
     promise "the guest sees it and writes" eval 'guest_sees vdb && guest_writes vdb C'

@@ -117,6 +117,23 @@ systemd_run() {
         env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root LANG=C.UTF-8 "$@"
 }
 
+# journal ARGUMENT...: journalctl there, when journald has taken in what was said.
+journal() {
+    systemd_run journalctl --sync && systemd_run journalctl --no-pager "$@"
+}
+
+# restarted SUPERVISOR: whether there is another one than that, and it answers. `of` is the scenario's: a property of its unit.
+restarted() {
+    local now
+    now=$(of MainPID)
+    [ "$now" != 0 ] && [ "$now" != "$1" ] && [ "$(of ActiveState)" = active ]
+}
+
+# nothing_left [DIR]: no process and no file of a guest.
+nothing_left() {
+    says_nothing systemd_run sh -c 'ls -A "$0" && { pgrep qemu-system || [ $? = 1 ]; }' "${1:-/run/vmward}"
+}
+
 # systemd_down: ends it, and with it all that runs in it.
 systemd_down() {
     local cgroup tries=100

@@ -29,7 +29,7 @@ from kmip.services.server import KmipServer
 with KmipServer(config_path='$WORK/server-$1.conf', log_path='$WORK/kmip-$1.log') as server: server.serve()"
     KMIP_SERVERS+=("${SERVERS[-1]}")
     disown "${SERVERS[-1]}"
-    until_true 20 bash -c "exec 3<>/dev/tcp/127.0.0.1/$1"
+    until_true 60 bash -c "exec 3<>/dev/tcp/127.0.0.1/$1"
 }
 KMIP_SERVERS=()
 
@@ -112,7 +112,7 @@ XML
 as_user=()
 [ "$(id -u)" != 0 ] || as_user=(--user root)
 server "$vmward" run "${as_user[@]}" "$WORK/guest.xml"
-until_true 20 eval "'$vmward' list | has 'web1.*running'"
+until_true 60 eval "'$vmward' list | has 'web1.*running'"
 supervisor=${SERVERS[-1]}
 # in_memory TEXT: whether the supervisor's memory has it. Only root may look.
 in_memory() {
@@ -134,7 +134,7 @@ if [ "$(id -u)" = 0 ]; then
     promise "nor the client's key" not in_memory "$(sed -n 2p "$pki/client-key.pem")"
 fi
 promise "a guest runs with its passphrase from the server" "$vmward" destroy web1
-promise "and has ended" ends_within 10 "$supervisor"
+promise "and has ended" ends_within 60 "$supervisor"
 
 # What other programs made.
 client "c.register(secret(b'by PyKMIP', '7d3c1f6a-3b8e-4f7e-9d55-1d0a4f2b9c11')); c.register(secret(b'by name', 'web/2'))
@@ -176,10 +176,13 @@ refused "another client's object" 77 "127.0.0.1:$port\?id=$key does not permit i
 keystore "${uri//client-/other-}"
 refused "another client does not see the secrets" 66 "no .*secret with UUID $uuid is defined" get "$uuid"
 
-# failing TEXT CODE PATTERN URI: reading the secret from a keystore that does not work, within 6 s.
+# failing TEXT CODE PATTERN URI: reading the secret from a keystore that does not work.
 failing() {
+    local deadline=20
+    # What is about the answer needs one, however slow the machine is.
+    [[ $3 != *'did not answer'* ]] || deadline=2
     keystore "$4"
-    refused "$1" "$2" "$3" timeout 6 "$vmward" --keystore-timeout 2 secret get-value "$uuid"
+    refused "$1" "$2" "$3" timeout 30 "$vmward" --keystore-timeout $deadline secret get-value "$uuid"
 }
 failing "an unreachable server" 75 "cannot be reached.*$uuid" "kmip://127.0.0.1:$(free_port)?$files"
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$pki/stranger-key.pem" -out "$pki/stranger-cert.pem" \
@@ -263,7 +266,7 @@ liar() {
     local at
     at=$(free_port)
     server "$bin/python" "$WORK/liar.py" "$at" "$1" "$pki"
-    until_true 5 eval "ss -Htln 'sport = $at' | has ."
+    until_true 60 eval "ss -Htln 'sport = $at' | has ."
     failing "$2" "$3" "$4" "${uri/$port/$at}"
 }
 liar deaf "a server that says nothing at all" 75 "did not answer within 2 s"
@@ -290,7 +293,7 @@ few=$(requests "$uuid")
 for n in 1 2 3 4 5 6 7 8 9; do "$vmward" secret generate --usage-ceph "client.$n"; done >/dev/null
 promise "with ten secrets a lookup takes as many requests as with one: $few" equal "$(requests "$uuid")" "$few"
 promise "the list has them all" equal "$("$vmward" secret list | grep -c ' ceph ')" 9
-promise "no value is in the server's log" bash -c "! grep -qF -e 'passphrase of web1' '$WORK'/kmip-*.log"
+promise "no value is in the server's log" absent -qF 'passphrase of web1' "$WORK"/kmip-*.log
 # It takes a signal to end only with the next connection.
 kill -9 "${KMIP_SERVERS[@]}"
 done_well

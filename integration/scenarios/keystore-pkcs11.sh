@@ -153,7 +153,7 @@ SECONDS=0
 refused "a module that hangs" 75 "did not answer within 1 s" with_trouble hang --keystore-timeout 1 secret list
 refused "that hangs while four secrets are asked for" 75 "did not answer within 1 s" \
     with_trouble hang --keystore-timeout 1 argv "$WORK/many.xml"
-promise "keeps nobody longer than the deadline" test $SECONDS -le 6
+promise "keeps nobody longer than the deadline" test $SECONDS -le 15
 promise "a slow one is waited for" with_trouble slow secret list
 refused "a token that is not there" 66 "has no token 'none' in any slot" on "${store/guests/none}" secret list
 refused "a module that is not there" 69 "/usr/lib/none.so could not be read" on "${store/$module//usr/lib/none.so}" secret list
@@ -165,6 +165,6 @@ chmod 644 "$WORK/pin"
 refused "a PIN that others can read" 77 "$WORK/pin is not safe to use: others may read this credential" on "$store" secret list
 chmod 600 "$WORK/pin"
 refused "a PIN in a URI" 78 "put it into a file" on "pkcs11:token=guests?module-path=$module&pin-value=4711" secret list
-promise "which is not repeated" not grep -q 4711 "$WORK/said"
+promise "which is not repeated" absent -q 4711 "$WORK/said"
 refused "a relative module" 78 "absolute path" on "pkcs11:token=guests?module-path=libsofthsm2.so" secret list
 done_well

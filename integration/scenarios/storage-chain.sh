@@ -66,8 +66,7 @@ linux_start web1 "$WORK/web1.xml"
 promise "a guest starts with them" guest_sees vda
 promise "QEMU keeps no secret" keeps_only web1
 promise "the guest reads what the lowest holds" guest_reads vda A
-promise "and what the middle one holds" guest_run \
-    '[ $(dd if=/dev/vda bs=64k skip=32 count=32 2>/dev/null | tr -d B | wc -c) = 0 ]'
+promise "and what the middle one holds" guest_reads vda B 2
 promise "it writes over the lowest's" guest_writes vda C
 for layer in base middle second; do
     secret_wrong "$layer"

@@ -56,15 +56,15 @@ plain() {
         --image-opts "driver=luks,key-secret=k,file.driver=file,file.filename=$1" -O raw "$WORK/plain"
 }
 # UEFI keeps the names of variables in UTF-16; the firmware makes its boot order at the first start.
-has_order() { grep -qaP 'B\x00o\x00o\x00t\x00O\x00r\x00d\x00e\x00r' "$1"; }
-promise "the template has no boot order" not has_order "$template"
+order='B\x00o\x00o\x00t\x00O\x00r\x00d\x00e\x00r'
+promise "the template has no boot order" absent -qaP "$order" "$template"
 for guest in web1:vars.luks web2:unit; do
     IFS=: read -r name file <<<"$guest"
     linux_start "$name" "$WORK/$name.xml"
     promise "'$name' boots through UEFI" guest_run '[ -d /sys/firmware/efi ]'
     promise "QEMU keeps no secret" keeps_only "$name"
     promise "it ends" guest_end "$name"
-    promise "the firmware has written its variables" eval 'plain "$WORK/$file" && has_order "$WORK/plain"'
-    promise "and not in the clear" not has_order "$WORK/$file"
+    promise "the firmware has written its variables" eval 'plain "$WORK/$file" && grep -qaP "$order" "$WORK/plain"'
+    promise "and not in the clear" absent -qaP "$order" "$WORK/$file"
 done
 done_well

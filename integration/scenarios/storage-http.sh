@@ -73,7 +73,7 @@ linux_start web1 "$WORK/web1.xml"
 promise "a guest starts with a disk on it" guest_sees vda
 promise "QEMU keeps no secret" keeps_only web1
 promise "the guest reads what is there" guest_reads vda A
-promise "and cannot write" not guest_writes vda B
+refused "and cannot write" 1 'not permitted|Read-only' guest_run 'dd if=/dev/zero of=/dev/vda count=1'
 
 disk_xml vdb network "$(web http cookie/disk.luks "$http" "$(cookies "$cookie")")" '<readonly/>' >"$WORK/vdb.xml"
 disk_xml vdc network "$(web https disk.luks "$RECORDED" "$login<ssl verify='no'/>")" '<readonly/>' >"$WORK/vdc.xml"
@@ -94,7 +94,7 @@ promise "the guest sees and reads both" eval 'guest_sees vdb && guest_sees vdc &
 promise "one is taken out" "$vmward" detach-device web1 vdb
 disk_xml vdf network "$(web http slow.luks "$http" "$login")" '<readonly/>' >"$WORK/vdf.xml"
 promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdf.xml"
-promise "its key was derived by vmward" unlocked web1 vdf
+unlocked "its key was derived by vmward" web1 vdf
 promise "QEMU keeps no secret of it" keeps_only web1
 # For the guest it has the name that was free again.
 promise "the guest reads what is there" eval 'guest_sees vdb && guest_reads vdb A'
@@ -117,6 +117,6 @@ promise "the server was asked by QEMU with the login" grep -qE ' vm .*GET /disk.
 promise "cryptsetup opens the image with the passphrase" cryptsetup open --test-passphrase --type luks1 \
     --key-file "$WORK/right/files" "$WORK/www/disk.luks"
 promise "nothing of it is in the clear" unreadable "$WORK/www/disk.luks"
-promise "nor, with https, the header and the login" not grep -qaE "xts-plain64|$(printf 'vm:%s' "$(cat "$WORK/right/http-login")" | base64 -w0)" "$WORK/wire"
+promise "nor, with https, the header and the login" absent -qaE "xts-plain64|$(printf 'vm:%s' "$(cat "$WORK/right/http-login")" | base64 -w0)" "$WORK/wire"
 promise "where much went over" test "$(stat -c %s "$WORK/wire")" -gt 2000000
 done_well

@@ -66,5 +66,5 @@ promise "so does unit 2" holds B luns "file.driver=file,file.filename=$WORK/lun2
 promise "and unit 3" holds C luns "file.driver=file,file.filename=$WORK/lun3"
 promise "none in the clear" unreadable "$WORK"/lun?
 promise "nor on the wire, where much went over" eval 'unreadable "$WORK/wire" && [ $(stat -c %s "$WORK/wire") -gt 4000000 ]'
-promise "neither the password" not grep -qaF "$(cat "$WORK/right/$iqn")" "$WORK/wire"
+promise "neither the password" absent -qaF "$(cat "$WORK/right/$iqn")" "$WORK/wire"
 done_well

@@ -29,7 +29,7 @@ psk="tls-creds-psk,id=t,dir=$WORK/psk,endpoint=server"
 # nbd_server FILE CREDENTIALS: a server of one disk; its port is $NBD_PORT.
 nbd_server() {
     NBD_PORT=$(free_port)
-    server qemu-nbd -t -e 4 -b 127.0.0.1 -p "$NBD_PORT" -x disk --object "$2" --tls-creds t -f raw "$1"
+    server qemu-nbd -t -e 64 -b 127.0.0.1 -p "$NBD_PORT" -x disk --object "$2" --tls-creds t -f raw "$1"
     until_true 20 port_answers "$NBD_PORT"
 }
 nbd_server "$WORK/disk1" "$x509"
@@ -94,7 +94,7 @@ promise "it is taken out" "$vmward" detach-device web1 vdb
 promise "its certificates as well" keeps_only web1 objlibvirt-1-storage_tls0
 disk_xml vdc network "$(export_of "$third")" >"$WORK/vdc.xml"
 promise "one with qemu-img's usual costs is plugged in" "$vmward" attach-device web1 "$WORK/vdc.xml"
-promise "its key was derived by vmward" unlocked web1 vdc
+unlocked "its key was derived by vmward" web1 vdc
 promise "QEMU keeps no secret of it" eval '[ $(objects web1 | wc -l) = 3 ] && objects web1 | lacks secret'
 # For the guest it has the name that was free again.
 promise "the guest sees it and writes" eval 'guest_sees vdb && guest_writes vdb C'
@@ -119,7 +119,8 @@ refused "with a secret beside it" 78 'not both' run_guest "$WORK/web2.xml"
 tls "directory = \"$WORK/psk\"" 'psk-user = "vm"'
 linux_start web2 "$WORK/web2.xml"
 promise "with the right one it starts, and finds what was written" eval 'guest_sees vda && guest_reads vda A'
-promise "also on the disk whose key vmward has derived" eval 'unlocked web2 vdb && guest_reads vdb C'
+unlocked "the key of the other disk was derived by vmward" web2 vdb
+promise "what was written is found there as well" guest_reads vdb C
 promise "the guest ends" guest_end web2
 
 for disk in 1 2 3; do
@@ -132,6 +133,6 @@ promise "and disk 3" holds C exports "file.driver=file,file.filename=$WORK/disk3
 promise "none in the clear" unreadable "$WORK"/disk?
 promise "nor on the wire, where much went over" eval 'unreadable "$WORK"/wire? && [ $(stat -c %s "$WORK/wire1") -gt 4000000 ]'
 # LUKS1's header has its cipher in the clear: that TLS was there is seen by its absence.
-promise "where TLS hides the header as well" not grep -qaF xts-plain64 "$WORK"/wire1 "$WORK"/wire2
+promise "where TLS hides the header as well" absent -qaF xts-plain64 "$WORK"/wire1 "$WORK"/wire2
 promise "which is in the clear on the server" grep -qaF xts-plain64 "$WORK/disk1"
 done_well

@@ -43,14 +43,14 @@ refused "a start with the wrong passphrase" 77 "no key slot opens|usage 'exports
 secret_right exports
 linux_start web1 "$WORK/web1.xml"
 promise "a guest starts with two disks on it" eval 'guest_sees vda && guest_sees vdb'
-promise "the key of the slow one was derived by vmward" unlocked web1 vdb
+unlocked "the key of the slow one was derived by vmward" web1 vdb
 promise "QEMU keeps no secret" keeps_only web1
 promise "the guest writes" eval 'guest_writes vda A && guest_writes vdb B'
 secret_wrong exports
 not_attached "a third with the wrong passphrase" 77 "no key slot opens|usage 'exports' is not the passphrase" web1 "$WORK/vdc.xml"
 secret_right exports
 promise "with the right one it is plugged in" "$vmward" attach-device web1 "$WORK/vdc.xml"
-promise "its key was derived by vmward" unlocked web1 vdc
+unlocked "its key was derived by vmward" web1 vdc
 promise "the guest sees it and writes" eval 'guest_sees vdc && guest_writes vdc C'
 promise "and reads all three" eval 'guest_reads vda A && guest_reads vdb B && guest_reads vdc C'
 promise "it is taken out" "$vmward" detach-device web1 vdc

@@ -10,15 +10,14 @@ if [ "$(id -u)" = 0 ] && [ -z "${VMWARD_HOME:-}" ]; then
 $PACKAGES_SSH"
     export VMWARD_HOME
     VMWARD_HOME=$(mktemp -d)
+    trap 'rm -rf "$VMWARD_HOME"' EXIT
     sed "s#^\(root:[^:]*:[^:]*:[^:]*:[^:]*\):[^:]*:#\1:$VMWARD_HOME:#" /etc/passwd >"$VMWARD_HOME/passwd"
     # And another password, which this process makes and nobody else sees.
     openssl rand -hex 12 | tr -d '\n' >"$VMWARD_HOME/password"
     sed "s#^root:[^:]*:#root:$(openssl passwd -6 -stdin <"$VMWARD_HOME/password"):#" /etc/shadow >"$VMWARD_HOME/shadow"
     unshare --mount --propagation private bash -c 'mount --bind "$VMWARD_HOME/passwd" /etc/passwd &&
-        mount --bind "$VMWARD_HOME/shadow" /etc/shadow && exec bash "$0"' "$0" &&
-        code=0 || code=$?
-    rm -rf "$VMWARD_HOME"
-    exit $code
+        mount --bind "$VMWARD_HOME/shadow" /etc/shadow && exec bash "$0"' "$0"
+    exit
 fi
 . "$(dirname "$0")/../lib/storage.sh"
 [ -n "${VMWARD_HOME:-}" ] || skip "only root can give QEMU's user a home of the scenario's own"
@@ -123,7 +122,7 @@ refused "a start without nbdkit" 69 'there is no nbdkit on this host' env PATH="
 secret_wrong ssh-password
 refused "with the wrong password" 77 'all possible authentication methods failed' run_guest "$WORK/web2.xml"
 cp "$WORK/said" "$WORK/told"
-promise "which is not told" not grep -qF not-the-right-one "$WORK/told"
+promise "which is not told" absent -qF not-the-right-one "$WORK/told"
 secret_right ssh-password
 mv "$ssh/known_hosts" "$WORK/known_hosts"
 refused "of a server that is not known" 77 'host key is unknown|known_hosts' run_guest "$WORK/web2.xml"
@@ -162,7 +161,7 @@ known "$WORK/password.xml" >"$WORK/vdb.xml"
 not_served "a disk of a server that is not known is not plugged in" 77 'host key is unknown' web2 "$WORK/password.xml"
 secret_wrong ssh-password
 not_served "nor with the wrong password" 77 'all possible authentication methods failed' web2 "$WORK/vdb.xml"
-promise "which is not told" not grep -qF not-the-right-one "$WORK/said"
+promise "which is not told" absent -qF not-the-right-one "$WORK/said"
 secret_right ssh-password
 secret_wrong remote
 not_served "nor with the wrong passphrase" 77 "usage 'remote' is not the passphrase of the disk 'vdb'" web2 "$WORK/vdb.xml"
@@ -184,7 +183,7 @@ promise "and the disk is taken out" "$vmward" detach-device web2 vdb
 promise "with its nbdkit" ends_within 10 "$hot"
 promise "and the socket of that" equal "$(served)" "$before"
 promise "a slow one is plugged in" "$vmward" attach-device web2 "$WORK/vdc.xml"
-promise "its key was derived by vmward" unlocked web2 vdc
+unlocked "its key was derived by vmward" web2 vdc
 promise "the guest has what was written" eval 'guest_sees vdb && guest_reads vdb C'
 promise "it is taken out" "$vmward" detach-device web2 vdc
 promise "and nothing of it is left" equal "$(served)" "$before"
@@ -237,8 +236,8 @@ promise "the medium is taken out" "$vmward" change-media web2 sda --eject
 promise "with its nbdkit" equal "$(served)" "$before"
 
 promise "the disk that was there at the start is taken out" "$vmward" detach-device web2 vda
-promise "with its nbdkit" equal "$(nbdkits)" ""
-promise "and plugged in" eval 'known "$WORK/web2.xml" | sed -n "/<disk/,/<.disk>/p;/<.disk>/q" >"$WORK/vda.xml" &&
+promise "with its nbdkit" equal "$(nbdkits; echo $?)" 1
+promise "and plugged in" eval 'known "$WORK/web2.xml" | awk "/<disk/ && !n++, /<.disk>/" >"$WORK/vda.xml" &&
     "$vmward" attach-device web2 "$WORK/vda.xml"'
 promise "the guest finds what it wrote" eval 'guest_sees vda && guest_reads vda A'
 nbdkit=$(nbdkits)
@@ -254,5 +253,5 @@ promise "so does disk 2" holds B remote "file.driver=file,file.filename=$WORK/di
 promise "and disk 3" holds C remote "file.driver=file,file.filename=$WORK/disk3"
 promise "none in the clear" unreadable "$WORK"/disk?
 promise "nor on the wire, nor the header, where much went over" eval \
-    'unreadable "$WORK/wire" && ! grep -qaF xts-plain64 "$WORK/wire" && [ $(stat -c %s "$WORK/wire") -gt 4000000 ]'
+    'unreadable "$WORK/wire" && absent -qaF xts-plain64 "$WORK/wire" && [ $(stat -c %s "$WORK/wire") -gt 4000000 ]'
 done_well

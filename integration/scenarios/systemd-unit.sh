@@ -44,16 +44,6 @@ ctl() { systemd_run systemctl "$@"; }
 of() { ctl show --property="$1" --value "${2:-vmward@web1.service}"; }
 # status_json FIELD: of the guest.
 guest_is() { systemd_run vmward status --json web1 | python3 -c "import json, sys; print(json.load(sys.stdin)['$1'])"; }
-# nothing_left: no process and no file of a guest.
-nothing_left() {
-    systemd_run sh -c 'test -z "$(ls -A /run/vmward)" && ! pgrep qemu-system'
-}
-# restarted BEFORE: whether there is another supervisor than that, and it answers.
-restarted() {
-    local now
-    now=$(of MainPID)
-    [ "$now" != 0 ] && [ "$now" != "$1" ] && [ "$(of ActiveState)" = active ]
-}
 
 image=/var/lib/vmward/web1.luks hot=/var/lib/vmward/hot.luks
 systemd_run vmward secret generate --usage-volume $image >/dev/null
@@ -81,15 +71,15 @@ promise "and has a seccomp filter more than its supervisor" test "$(filters "$(g
 # CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID and SETUID of those of the unit: there is no macvtap device to be removed.
 promise "which has kept what this guest needs" \
     equal "$(systemd_run sed -n 's/^CapEff:.//p' "/proc/$(of MainPID)/status")" 00000000000000eb
-journal() { systemd_run journalctl --no-pager -o json "$@"; }
-promise "the journal has the guest's name" bash -c "grep -q '\"VMWARD_GUEST\":\"web1\"'" <<<"$(journal -u vmward@web1)"
-promise "and which secret came from where" eval "grep '\"VMWARD_SECRET\":\"[0-9a-f-]\{36\}\"' |
-    grep '\"VMWARD_SECRET_USAGE\":\"volume $image\"' | has '\"VMWARD_SECRET_STORE\":\"file:'" <<<"$(journal VMWARD_GUEST=web1)"
-promise "and no value" not grep -qF "$(systemd_run vmward secret get-value $image)" <<<"$(journal)"
+promise "the journal has the guest's name" eval "journal -o json -u vmward@web1 | has '\"VMWARD_GUEST\":\"web1\"'"
+promise "and which secret came from where" eval "journal -o json VMWARD_GUEST=web1 | grep '\"VMWARD_SECRET\":\"[0-9a-f-]\{36\}\"' |
+    grep '\"VMWARD_SECRET_USAGE\":\"volume $image\"' | has '\"VMWARD_SECRET_STORE\":\"file:'"
+value=$(systemd_run vmward secret get-value $image)
+promise "and no value" eval 'journal -o json | lacks -F "$value"'
 promise "a reload is one" ctl reload vmward@web1
 promise "after which it runs" equal "$(of ActiveState) $(guest_is state)" "active running"
 systemd_run vmward suspend web1
-until_true 30 bash -c "$(declare -f of ctl systemd_run); SYSTEMD_INIT=$SYSTEMD_INIT; [ \"\$(of StatusText)\" = 'is paused' ]"
+until_true 30 eval '[ "$(of StatusText)" = "is paused" ]'
 promise "a paused guest is seen in its status" true
 systemd_run vmward resume web1
 supervisor=$(of MainPID) qemu=$(guest_is qemu)
@@ -116,7 +106,7 @@ for kind in file memory; do
     took=$((($(date +%s%N) - begin) / 1000000))
     promise "a supervisor that is killed is followed by another (key: $kind; $took ms)" true
     promise "which has the same QEMU ($kind)" equal "$(guest_is qemu)" "$qemu"
-    promise "with the same key ($kind)" bash -c "! grep -q 'given a new one'" <<<"$(journal -u vmward@web1)"
+    promise "with the same key ($kind)" eval 'journal -u vmward@web1 | lacks "given a new one"'
     promise "and can plug in an encrypted disk ($kind)" systemd_run vmward attach-device web1 /run/hot.xml
     promise "and take it out, of a guest without a system after no answer ($kind)" \
         bash -c '[ $1 = 0 ] || [ $1 = 75 ]' - "$(systemd_run vmward detach-device web1 vdb --timeout 1 >/dev/null 2>&1; echo $?)"
@@ -132,7 +122,7 @@ supervisor=$(of MainPID) qemu=$(guest_is qemu)
 ctl kill --kill-whom=main --signal=KILL vmward@web1
 until_true 60 restarted "$supervisor"
 promise "without a descriptor store QEMU is given another key, and it is said" \
-    bash -c "grep -q 'given a new one'" <<<"$(journal -u vmward@web1)"
+    eval 'journal -u vmward@web1 | has "given a new one"'
 promise "the guest goes on" equal "$(guest_is qemu) $(guest_is state)" "$qemu running"
 promise "and disks are plugged in with it" systemd_run vmward attach-device web1 /run/hot.xml
 ctl stop vmward@web1
@@ -149,10 +139,10 @@ TimeoutStopSec=3
 WatchdogSec=4'
 promise "a guest with a watchdog starts" ctl start vmward@web1
 supervisor=$(of MainPID) qemu=$(guest_is qemu)
-begin=$SECONDS
+begin=$(date +%s%N)
 promise "a disk whose key takes longer than the watchdog is plugged in" systemd_run vmward attach-device web1 /run/late.xml
-took=$((SECONDS - begin))
-promise "(it took $took s, the watchdog waits for 4)" test $took -gt 4
+took=$((($(date +%s%N) - begin) / 1000000))
+promise "(it took $took ms, the watchdog waits for 4000)" test $took -gt 4000
 promise "with the same supervisor and QEMU" equal "$(of MainPID) $(guest_is qemu)" "$supervisor $qemu"
 begin=$SECONDS
 promise "a stop takes as long as the guest may" ctl stop vmward@web1
@@ -175,7 +165,7 @@ supervisor=$(of MainPID) qemu=$(guest_is qemu)
 systemd_run kill -STOP "$qemu"
 until_true 120 restarted "$supervisor"
 promise "a QEMU that hangs is killed, and the guest starts anew" not equal "$(guest_is qemu)" "$qemu"
-promise "by the watchdog" bash -c "grep -qi watchdog" <<<"$(journal -u vmward@web1)"
+promise "by the watchdog" eval 'journal -u vmward@web1 | has -i watchdog'
 sleep 12
 promise "which leaves a guest alone that is well" equal "$(of NRestarts)" 1
 ctl stop vmward@web1
@@ -185,11 +175,13 @@ promise "nothing of it is left" nothing_left
 systemd_run sh -c 'printf "#!/bin/sh\nexit 75\n" >/usr/local/sbin/not-yet; chmod 755 /usr/local/sbin/not-yet'
 drop_in 'Environment="VMWARD_OPTIONS=--keystore exec:/usr/local/sbin/not-yet --stop-timeout 1"'
 refused "a guest whose keystore is not there yet does not start" 1 "" ctl start vmward@web1
-promise "with code 75" equal "$(of ExecMainStatus)" 75
-promise "and is tried again" equal "$(of ActiveState)" activating
-value=$(systemd_run vmward secret get-value $image)
+# It is seen until the next try begins, and on a slow machine that is soon.
+until_true 60 eval '[ "$(of ExecMainStatus)" = 75 ]'
+promise "with code 75" true
+until_true 60 eval '[ "$(of NRestarts)" -gt 0 ]'
+promise "and is tried again" true
 systemd_run sh -c "printf '#!/bin/sh\nprintf %s $value\n' >/usr/local/sbin/not-yet"
-until_true 60 bash -c "$(declare -f of ctl systemd_run); SYSTEMD_INIT=$SYSTEMD_INIT; [ \"\$(of ActiveState)\" = active ]"
+until_true 60 eval '[ "$(of ActiveState)" = active ]'
 promise "until the keystore answers" equal "$(guest_is state)" running
 ctl stop vmward@web1
 systemd_run sh -c 'sed s/web1/bad/ /etc/vmward/guests/web1.xml | sed "s/<memory/<nonsense\/><memory/" >/etc/vmward/guests/bad.xml'
@@ -203,7 +195,7 @@ promise "it has failed with code 66" equal "$(of ExecMainStatus vmward@nobody) $
 starts_with_drop_in() {
     drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1"'
     refused "a guest with $1 does not start without its drop-in" 1 "" ctl start vmward@web1
-    promise "and it is $2 that cannot" bash -c "grep -q $2" <<<"$(systemd_run journalctl --no-pager -u vmward@web1 -n 20)"
+    promise "and it is $2 that cannot" eval "journal -u vmward@web1 -n 20 | has $2"
     promise "nothing of it is left" nothing_left
     systemd_run cp /usr/local/share/doc/vmward/systemd/helpers.conf "/etc/systemd/system/vmward@web1.service.d/helpers.conf"
     ctl daemon-reload
@@ -261,7 +253,7 @@ XML
     passt=$(systemd_run pgrep -f '^(\S*/)?passt(\.avx2)? ')
     promise "so does passt, as QEMU's user" equal "$(systemd_run stat -c %U "/proc/$passt")" vmward-qemu
     ctl stop vmward@web1
-    promise "it ends with the guest" not systemd_run test -e "/proc/$passt"
+    promise "it ends with the guest" systemd_run sh -c '! test -e "$0"' "/proc/$passt"
     promise "of which nothing is left" nothing_left
     systemd_run rm "/etc/systemd/system/vmward@web1.service.d/helpers.conf"
     systemd_run cp /run/web1.xml /etc/vmward/guests/web1.xml
@@ -286,6 +278,7 @@ SH
 guest_xml web1 $brought "usage='$brought'" | systemd_run sh -c 'cat >/etc/vmward/guests/web1.xml'
 drop_in 'Environment="VMWARD_OPTIONS=--stop-timeout 1 --keystore keyring:"'
 refused "a guest whose secret nobody has brought does not start" 1 "" ctl start vmward@web1
+promise "it has failed with code 66" equal "$(of ExecMainStatus)" 66
 promise "a program that brings it is enabled" ctl enable vmward-secrets@keyring
 promise "and started before guests are" ctl start vmward-secrets.target
 promise "with success" equal "$(of ActiveState vmward-secrets@keyring) $(of Result vmward-secrets@keyring)" "active success"

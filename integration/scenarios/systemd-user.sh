@@ -48,12 +48,11 @@ promise "its guest runs" bash -c 'grep -q running' <<<"$(as vmward list)"
 promise "as the user" equal "$(systemd_run stat -c %U "/proc/$(qemu)")" tester
 supervisor=$(of MainPID) qemu=$(qemu)
 ctl kill --kill-whom=main --signal=KILL vmward@web1
-restarted() { [ "$(of ActiveState)" = active ] && [ "$(of MainPID)" != "$supervisor" ]; }
-until_true 60 restarted
+until_true 60 restarted "$supervisor"
 promise "a supervisor that is killed is followed by another, of the same guest" equal "$(qemu)" "$qemu"
-promise "to which the service manager gave the key" bash -c "! grep -q 'given a new one'" \
-    <<<"$(systemd_run journalctl --no-pager _PID="$(of MainPID)")"
+promise "to which the service manager gave the key" \
+    eval 'journal _PID="$(of MainPID)" | lacks "given a new one"'
 promise "it stops" ctl stop vmward@web1
 promise "well" equal "$(of Result)" success
-promise "and nothing of it is left" systemd_run sh -c "test -z \"\$(ls -A /run/user/$uid/vmward)\" && ! pgrep qemu-system"
+promise "and nothing of it is left" nothing_left "/run/user/$uid/vmward"
 done_well
