@@ -4,6 +4,7 @@
 
 mod bare;
 mod images;
+mod port;
 mod slow;
 mod steps;
 mod user;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use bare::{Host, Run, disk, has_qemu_img, objects};
+use port::free_port;
 use steps::{CERTIFICATES, Scene, can_stop};
 
 /// The secret with the passphrase of the keys.
@@ -173,9 +175,10 @@ fn reload(host: &Host) -> String {
     said
 }
 
-fn destroyed(host: &Host, run: Run) {
+/// Returns what the supervisor has said.
+fn destroyed(host: &Host, run: Run) -> String {
     host.user.ok(&["destroy", "guest"], b"");
-    run.ends(0);
+    run.ends(0)
 }
 
 fn vnc_guest(host: &Host, inside: &str) -> (PathBuf, PathBuf) {
@@ -349,7 +352,7 @@ fn a_port_that_is_lost_meanwhile_is_taken_again() {
     let host = Host::new();
     let Some(pki) = Pki::new(&host).filter(|_| can_stop()) else { return };
     host.secret(SECRET, PASSPHRASE);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let display = format!("<graphics type='vnc' port='{port}' autoport='no'>{}</graphics>", pki.xml());
     let guest = host.guest("guest", &display);
     let at = "DisplayClosed:1";
@@ -357,7 +360,8 @@ fn a_port_that_is_lost_meanwhile_is_taken_again() {
     run.ready();
     if !frees_certificates(&host) {
         println!("skipped: this QEMU exchanges certificates without closing its port");
-        return destroyed(&host, run);
+        destroyed(&host, run);
+        return;
     }
     let client = host.user.start(&["reload-tls", "guest"], b"");
     run.stopped(at);
@@ -380,7 +384,7 @@ fn certificates_that_are_of_no_use_leave_the_old_ones() {
     let Some(pki) = Pki::new(&host) else { return };
     host.secret(SECRET, PASSPHRASE);
     let (xml, socket) = vnc_guest(&host, &pki.xml());
-    let run = host.running(&xml);
+    let mut run = host.running(&xml);
     let fails = |exit: i32| {
         let said = host.user.fails(exit, &["reload-tls", "guest"], b"");
         assert_eq!(pki.name_of_vnc(&socket), "one");
@@ -399,8 +403,10 @@ fn certificates_that_are_of_no_use_leave_the_old_ones() {
     fails(69);
     // A signal that comes to nothing does not end the guest.
     run.signal(Signal::SIGHUP);
+    run.told("RELOADING=1");
+    run.told("READY=1");
     assert_eq!(pki.name_of_vnc(&socket), "one");
-    destroyed(&host, run);
+    assert!(destroyed(&host, run).contains("ERROR the guest's certificates were not reloaded"));
 }
 
 #[test]
@@ -419,8 +425,7 @@ fn a_character_devices_certificates_are_read_again() {
     let host = Host::new();
     let Some(pki) = Pki::new(&host) else { return };
     host.secret(SECRET, PASSPHRASE);
-    let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let [port, fixed] = ports.map(|listener| listener.local_addr().unwrap().port());
+    let [port, fixed] = [free_port(), free_port()];
     let device = |kind: &str, port: u16| {
         format!(
             "<{kind} type='tcp'><source mode='bind' host='127.0.0.1' service='{port}' tls='yes'>{}</source>\
@@ -505,7 +510,7 @@ fn no_secret_stays_in_qemu_when_what_it_opens_is_open() {
     let Some(pki) = Pki::new(&host).filter(|_| has_qemu_img()) else { return };
     host.secret(SECRET, PASSPHRASE);
     host.secret(PASSWORD, "hunter2");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let encrypted = |name: &str, format: &str, target: &str, bus: &str| {
         let image = host.image(name, format, true);
         disk(&image, format, Some(bare::SECRET))

@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use machine::{Machine, wait_until};
+use machine::Machine;
 use mutations::{Numbers, corpus, mutated};
 use user::User;
+use user::wait_until;
 
 fn machine() -> Machine {
     Machine::start("")

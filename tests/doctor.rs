@@ -67,7 +67,7 @@ fn a_keystore_that_hangs_hides_nothing() {
     nix::unistd::mkfifo(&user.key(), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     let started = Instant::now();
     let found = findings(&user, "keystore");
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(120), "{:?}", started.elapsed());
     let of = |name: &str| found.iter().filter(|(_, m)| m.contains(&format!("/{name} "))).collect::<Vec<_>>();
     let late = of("secrets");
     assert!(

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod guest;
+mod port;
 mod user;
 
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -17,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use guest::{Description, Guest};
+use port::free_port;
 use user::User;
 
 const SHARED_MEMORY: &str = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>";
@@ -178,7 +180,7 @@ fn a_guest_has_a_network_without_rights() {
     // QEMU's user has to get to the lib dir.
     fs::set_permissions(user.home.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let options: &[&str] = if geteuid().is_root() { &["--user", "nobody"] } else { &[] };
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let devices = format!(
         "<interface type='user'><backend type='passt'/><mac address='52:54:00:00:00:07'/><model type='virtio'/>\
          <ip family='ipv4' address='172.17.2.4' prefix='24'/>\

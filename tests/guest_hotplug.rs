@@ -106,7 +106,8 @@ fn qemu_killed_in_the_middle_of_an_attach_leaves_nothing() {
     let qemu = nix::unistd::Pid::from_raw(guest.qemu());
 
     let mut attach = guest.user.start(&["attach-device", "guest", "-"], slow.as_bytes());
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    guest.user.is_connected("guest");
+    std::thread::sleep(std::time::Duration::from_millis(100));
     assert!(attach.try_wait().unwrap().is_none(), "the disk was attached before QEMU could be killed");
     nix::sys::signal::kill(qemu, nix::sys::signal::Signal::SIGKILL).unwrap();
     let output = attach.wait_with_output().unwrap();

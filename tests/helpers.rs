@@ -9,8 +9,6 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,12 +17,11 @@ use bare::{
     Host, PASSPHRASE, Run, SECRET, disk, has_qemu_img, helpers_of, installed, nothing_left, processes_of,
     ssh_disk,
 };
+use user::wait_until;
 
 const UUID: &str = "6f1e3c52-0000-4000-8000-00000000beef";
 const KEY: &str = "7a1e3c52-0000-4000-8000-00000000cafe";
 const KEY_VALUE: &str = "vmward-test-Tpm-Key-1";
-/// Where a test gives up.
-const PATIENCE: Duration = Duration::from_secs(600);
 
 fn has_swtpm() -> bool {
     installed(&["swtpm", "swtpm_setup"])
@@ -85,14 +82,6 @@ fn helper(host: &Host, name: &str) -> i32 {
     let helpers = status["helpers"].as_array().unwrap();
     assert_eq!(helpers.len(), 1, "{status}");
     helpers[0]["process"].as_i64().unwrap().try_into().unwrap()
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "{what}: in vain");
-        sleep(Duration::from_millis(20));
-    }
 }
 
 fn is_gone(process: i32) -> bool {
@@ -276,10 +265,15 @@ fn a_helper_that_ends_at_once_is_quoted() {
 fn a_helper_that_never_listens_is_given_up() {
     let host = Host::new();
     // It does not end when it is asked to either, nor does what it has started.
-    let deaf = shared_by(&host, "trap '' TERM; echo 'soon' >&2; sleep 1000 & wait; sleep 1000");
+    let pid = host.path("started");
+    let deaf =
+        format!("trap '' TERM; echo 'soon' >&2; sleep 1000 & echo $! >{}; wait; sleep 1000", pid.display());
+    let deaf = shared_by(&host, &deaf);
     let said = host.fails(69, &guest(&host, "never", &deaf));
     assert!(said.contains("was not ready within 10 s") && said.contains("soon"), "{said}");
     assert!(said.contains("it is killed"), "{said}");
+    let started = fs::read_to_string(pid).unwrap();
+    wait_until("what it has started stays", || !Path::new("/proc").join(started.trim()).exists());
 }
 
 #[test]

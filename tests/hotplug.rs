@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use machine::{Machine, inventory, wait_until};
+use machine::{Machine, inventory};
+use user::wait_until;
 use user::{disk, disk_xml};
 
 /// A machine with a SCSI and a USB controller.
@@ -315,6 +316,7 @@ fn an_attach_goes_on_without_the_client_that_asked_for_it() {
     guest.user.ok(&["volume", "create", path, "--size", "16M", "--format", "raw", "--secret", &secret], b"");
     let slow = disk_xml(path, "raw", &secret, "sda", "usb");
     let mut attach = guest.user.start(&["attach-device", "guest", "-"], slow.as_bytes());
+    guest.user.is_connected("guest");
     sleep(Duration::from_millis(500));
     attach.kill().unwrap();
     attach.wait().unwrap();

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod memory;
+mod port;
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use memory::{count, memory};
+use port::free_port;
 use tempfile::TempDir;
 use uuid::Uuid;
 use vmward::keystore::file::IdentitySources;
@@ -49,7 +51,7 @@ impl Bao {
             println!("skipped: integration/scenarios.sh keystore-vault fetches the server, and did not yet");
             return None;
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let address = format!("127.0.0.1:{port}");
         let dir = TempDir::new().unwrap();
         let child = Command::new(&program)
@@ -64,7 +66,7 @@ impl Bao {
             .spawn()
             .unwrap();
         let bao = Self { dir, tls, address, program, child };
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(120);
         while TcpStream::connect(&bao.address).is_err() || !bao.status(&["token", "lookup"]) {
             assert!(Instant::now() < end, "the server does not come up");
             sleep(Duration::from_millis(50));
@@ -140,7 +142,7 @@ fn a_login_that_ends_is_renewed_and_one_that_lasts_is_used_again() {
         "write",
         "auth/approle/role/host",
         "token_policies=vmward",
-        "token_ttl=2s",
+        "token_ttl=6s",
         "secret_id_num_uses=2",
     ]);
     let role = bao.private("role", &bao.ok(&["read", "-field=role_id", "auth/approle/role/host/role-id"]));
@@ -152,10 +154,10 @@ fn a_login_that_ends_is_renewed_and_one_that_lasts_is_used_again() {
     // Several requests, one login.
     let (found, value) = stores.generate(&secret).unwrap();
     assert_eq!(found.value().unwrap(), value);
-    sleep(Duration::from_secs(3));
+    sleep(Duration::from_secs(7));
     // The second and last login that this secret id is good for.
     assert_eq!(stores.find(&lookup, None).unwrap().value().unwrap(), value);
-    sleep(Duration::from_secs(3));
+    sleep(Duration::from_secs(7));
     let e = stores.find(&lookup, None).err().unwrap();
     assert!(e.to_string().contains("does not accept the role id and secret id"), "{e}");
 }
@@ -220,6 +222,8 @@ fn a_lookup_takes_no_longer_among_many() {
         }
         start.elapsed() / 20
     };
+    // The least of three: others use the machine as well.
+    let time = || (0..3).map(|_| time()).min().unwrap();
     let few = time();
     for _ in 0..200 {
         stores.stores[0].define(&self::secret()).unwrap();

@@ -24,8 +24,8 @@ use vmward::supervisor::{Checkpoint, STOP_AT};
 use Checkpoint::*;
 use bare::{Host, PASSPHRASE, Run, helpers_of, installed, nothing_left, objects, processes_of, ssh_disk};
 use images::image_options;
-use slow::wait_until;
 use steps::*;
+use user::wait_until;
 use vnc::{Login, login};
 
 #[test]

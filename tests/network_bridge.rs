@@ -34,7 +34,7 @@ start() {
     "$@" "$DIRECTORY/vmward" run --stop-timeout 1 "$DIRECTORY/guest.xml" 2> "$DIRECTORY/said" &
     supervisor=$!
     trap 'kill -KILL $supervisor' EXIT
-    for second in $(seq 30); do
+    for second in $(seq 300); do
         kill -0 $supervisor || cat "$DIRECTORY/said"
         if grep -qs 'runs (QEMU\|taken back (QEMU' "$DIRECTORY/said" || ! kill -0 $supervisor; then break; fi
         sleep 1
@@ -228,7 +228,7 @@ fn a_guest_is_on_an_interface_of_the_host_by_macvtap() {
     expect(
         r#"
 # All namespaces share /dev, where a macvtap device has its interface's number: one of its own for this one.
-for number in $(seq 30); do ip link add type bridge; done
+for number in $(seq 300); do ip link add type bridge; done
 ip link add vmwardv0 type veth peer name vmwardv1
 ip link set vmwardv0 up
 xml "<interface type='direct'>

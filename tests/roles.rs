@@ -1,6 +1,8 @@
 //! A keystore of several users, each of them tried as an attacker. Needs root, to be all of them.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+mod script;
+
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -40,7 +42,7 @@ fn program() -> &'static Path {
         let dir = TempDir::new().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let path = dir.path().join("vmward");
-        fs::copy(env!("CARGO_BIN_EXE_vmward"), &path).unwrap();
+        script::copy(env!("CARGO_BIN_EXE_vmward"), &path);
         (dir, path)
     });
     path

@@ -16,6 +16,7 @@ use nix::unistd::{Pid, mkfifo};
 use rand::RngExt;
 
 use bare::{Host, has_qemu_img, processes_of};
+use user::wait_until;
 
 /// A QEMU that answers what it is asked for its capabilities, and hangs when it is to start a guest.
 fn stuck_qemu(host: &Host) -> PathBuf {
@@ -111,9 +112,7 @@ fn a_start_that_hangs_can_be_stopped() {
     let host = Host::new();
     let emulator = format!("<emulator>{}</emulator>", stuck_qemu(&host).display());
     let run = host.start(&host.guest("hangs", &emulator), &[]);
-    while processes_of(run.lib_dir()).is_empty() {
-        sleep(Duration::from_millis(10));
-    }
+    wait_until("QEMU does not start", || !processes_of(run.lib_dir()).is_empty());
     run.signal(Signal::SIGINT);
     run.ends(130);
 }
@@ -158,9 +157,11 @@ fn a_guest_that_died_alone_is_wiped_and_started_anew() {
     let guest = host.guest("alone", "");
     let run = host.running(&guest);
     let qemu = run.qemu();
+    let lib_dir = run.lib_dir().to_owned();
     run.signal(Signal::SIGKILL);
     run.ended();
     kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
+    wait_until("QEMU does not go", || processes_of(&lib_dir).is_empty());
     let run = host.running(&guest);
     assert_ne!(run.qemu(), qemu);
     run.signal(Signal::SIGTERM);
@@ -184,13 +185,13 @@ fn a_qemu_of_a_start_that_was_killed_does_not_stay() {
     let host = Host::new();
     let emulator = format!("<emulator>{}</emulator>", stuck_qemu(&host).display());
     let run = host.start(&host.guest("cut", &emulator), &[]);
-    while processes_of(run.lib_dir()).is_empty() {
-        sleep(Duration::from_millis(10));
-    }
+    wait_until("QEMU does not start", || !processes_of(run.lib_dir()).is_empty());
     run.signal(Signal::SIGKILL);
     let lib_dir = run.lib_dir().to_owned();
     run.ended();
-    let [orphan] = processes_of(&lib_dir)[..] else { panic!("no orphan") };
+    // A script has no arguments for the moment in which it starts a program in its place.
+    wait_until("no orphan", || processes_of(&lib_dir).len() == 1);
+    let orphan = processes_of(&lib_dir)[0];
     let run = host.running(&host.guest("cut", ""));
     assert!(!processes_of(&lib_dir).contains(&orphan));
     run.signal(Signal::SIGTERM);

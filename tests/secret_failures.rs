@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod bare;
+mod script;
 mod user;
 
 use std::fs::{self, Permissions};
@@ -257,7 +258,7 @@ fn a_keyring_says_what_does_not_fit() {
     }
     let dir = tempfile::TempDir::new().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_vmward"), dir.path().join("vmward")).unwrap();
+    script::copy(env!("CARGO_BIN_EXE_vmward"), &dir.path().join("vmward"));
     let made = other_user(dir.path(), &["secret", "generate", "--ephemeral", "--usage-volume", &usage], b"");
     assert!(made.status.success(), "{}", said(&made));
     let full = other_user(dir.path(), &["secret", "set-value", &usage], &[b'x'; 32000]);

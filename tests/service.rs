@@ -9,29 +9,18 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use bare::{Host, Run, SECRET, disk, has_qemu_img, nothing_left, processes_of};
-
-const PATIENCE: Duration = Duration::from_secs(600);
+use user::{PATIENCE, wait_until};
 
 /// Kills a supervisor; its QEMU goes on.
 fn bereave(run: Run) {
     run.signal(Signal::SIGKILL);
     run.ended();
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        sleep(Duration::from_millis(20));
-    }
 }
 
 /// What a guest that is gone may have left.
@@ -179,7 +168,7 @@ fn the_next_start_of_any_guest_wipes_what_another_left() {
     let (lib_dir, qemu) = (run.lib_dir().to_owned(), run.qemu());
     bereave(run);
     kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
-    until("QEMU does not go", || processes_of(&lib_dir).is_empty());
+    wait_until("QEMU does not go", || processes_of(&lib_dir).is_empty());
     let run = host.running(&host.guest("other", ""));
     nothing_left(&lib_dir);
     run.signal(Signal::SIGTERM);
@@ -196,7 +185,7 @@ fn a_process_of_another_boot_is_nobodys() {
     let state: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     bereave(run);
     kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
-    until("QEMU does not go", || processes_of(&lib_dir).is_empty());
+    wait_until("QEMU does not go", || processes_of(&lib_dir).is_empty());
     // A stranger has the number now, to the tick.
     let mut stranger = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     let stat = fs::read_to_string(format!("/proc/{}/stat", stranger.id())).unwrap();

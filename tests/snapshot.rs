@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 use bare::{Host, has_qemu_img};
 use guest::{Description, Guest, files};
 use images::opens;
-use machine::{Machine, inventory, wait_until};
+use machine::{Machine, inventory};
+use user::wait_until;
 use user::{User, disk};
 
 /// What a guest writes, and what is looked for in the files of the host.

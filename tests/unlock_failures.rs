@@ -18,8 +18,8 @@ use vmward::supervisor::STOP_AT;
 use bare::{Host, PASSPHRASE, Run, SECRET, nothing_left};
 use slow::{
     LONG, NbdServer, WORTHWHILE, can_unlock, deriving, disk, image, inventory, qmp, unlocked, volume_key,
-    wait_until,
 };
+use user::wait_until;
 
 /// Where the salt of the volume key's digest is ("LUKS1 On-Disk Format Specification 1.2.3").
 const DIGEST_SALT: u64 = 132;
@@ -291,7 +291,8 @@ fn what_a_supervisor_that_was_killed_had_made_of_a_disk_is_removed() {
     let mut run = host.start(&guest, &["--unlock=qemu"]);
     run.ready();
     let before = inventory(&host, &run, "cut");
-    let path = image(&host, "image", LONG);
+    // QEMU answers the next supervisor when it has derived it.
+    let path = image(&host, "image", LONG / 3);
     let attach = host.user.start(&["attach-device", "cut", "-"], usb(&path).as_bytes());
     // QEMU has the storage node, and begins to derive the key.
     let opened = || {

@@ -23,12 +23,13 @@ const PASSPHRASE: &str = "nobody may see this passphrase 4711";
 /// Starts making a volume with the slow derivation, and waits for its qemu-img.
 fn start_slowly(images: &Images, path: &str, secret: &[&str]) -> (Child, i32) {
     let args = [&["volume", "create", path, "--size", "1M", "--kdf", "slow"], secret].concat();
-    let vmward = images.user.start(&args, b"");
+    let mut vmward = images.user.start(&args, b"");
     let children = format!("/proc/{0}/task/{0}/children", vmward.id());
     let mut qemu_img = None;
     while qemu_img.is_none() {
         sleep(Duration::from_millis(1));
-        let children = fs::read_to_string(&children).expect("vmward ended before it ran qemu-img");
+        assert_eq!(vmward.try_wait().unwrap(), None, "vmward ended before it ran qemu-img");
+        let children = fs::read_to_string(&children).unwrap();
         let child = children.split_whitespace().next().map(|pid| pid.parse().unwrap());
         qemu_img = child.filter(|pid| is_qemu_img(*pid));
     }

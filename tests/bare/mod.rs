@@ -5,19 +5,19 @@
 
 use std::env;
 use std::fs;
+use std::io::Read;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::sleep;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::user::User;
+use crate::user::{PATIENCE, User};
 
-/// Where a test gives up.
-const PATIENCE: Duration = Duration::from_secs(600);
 /// The passphrase of all images, of the form of those that vmward generates: slots for it are cheap.
 pub const PASSPHRASE: &str = "XEWe0eEe/zcQI6y/Shd4T2e/yctOOOc1DqnNqKfTDS0=";
 /// The UUID of its secret.
@@ -31,7 +31,10 @@ pub struct Host {
 /// A supervisor that was started.
 pub struct Run {
     child: Option<Child>,
-    notify: UnixDatagram,
+    /// What its service manager is told.
+    told: mpsc::Receiver<String>,
+    /// What it says, to its end.
+    said: Option<JoinHandle<String>>,
     lib_dir: PathBuf,
 }
 
@@ -131,7 +134,6 @@ impl Host {
         let socket = self.path(&format!("{name}.notify"));
         let _ = fs::remove_file(&socket);
         let notify = UnixDatagram::bind(&socket).unwrap();
-        notify.set_read_timeout(Some(PATIENCE)).unwrap();
         let patience = if options.contains(&"--stop-timeout") { &[][..] } else { &["--stop-timeout", "0"] };
         let mut command = self.user.command(&["run", guest.to_str().unwrap()]);
         command
@@ -141,8 +143,22 @@ impl Host {
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         way(&mut command);
-        let child = command.spawn().unwrap();
-        Run { child: Some(child), notify, lib_dir: self.lib_dir(name) }
+        let mut child = command.spawn().unwrap();
+        // Both are read as they come: a supervisor waits for who does not read.
+        let (hears, told) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 256];
+            while let Ok(len) = notify.recv(&mut buffer) {
+                let _ = hears.send(String::from_utf8(buffer[..len].to_vec()).unwrap());
+            }
+        });
+        let mut stderr = child.stderr.take().unwrap();
+        let said = thread::spawn(move || {
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).unwrap();
+            said
+        });
+        Run { child: Some(child), told, said: Some(said), lib_dir: self.lib_dir(name) }
     }
 
     /// Starts a supervisor, and waits until its guest runs.
@@ -229,25 +245,25 @@ impl Run {
     /// Waits until the service manager is told that the guest runs.
     pub fn ready(&mut self) {
         self.told("READY=1");
-        // It reads all that it is told, and whoever tells it would wait for that.
-        let socket = self.notify.try_clone().unwrap();
-        std::thread::spawn(move || while socket.recv(&mut [0; 256]).is_ok() {});
     }
 
     /// Waits until the service manager is told something; returns all the lines of that message.
     pub fn told(&mut self, what: &str) -> String {
+        let start = Instant::now();
         loop {
-            let mut buffer = [0; 256];
-            let len = self.notify.recv(&mut buffer).unwrap_or_else(|e| {
-                let mut child = self.child.take().unwrap();
-                let _ = child.kill();
-                let output = child.wait_with_output().unwrap();
-                panic!("not told {what} ({e}): {}", String::from_utf8_lossy(&output.stderr))
-            });
-            let text = std::str::from_utf8(&buffer[..len]).unwrap();
-            if text.lines().any(|line| line.starts_with(what)) {
-                return text.to_owned();
+            match self.told.recv_timeout(Duration::from_secs(1)) {
+                Ok(text) if text.lines().any(|line| line.starts_with(what)) => return text,
+                Ok(_) => continue,
+                Err(_) => {}
             }
+            let child = self.child.as_mut().unwrap();
+            if start.elapsed() > PATIENCE {
+                child.kill().unwrap();
+            } else if child.try_wait().unwrap().is_none() {
+                continue;
+            }
+            let ended = self.end();
+            panic!("not told {what}, ended with {}: {}", ended.status, ended.said);
         }
     }
 
@@ -286,8 +302,12 @@ impl Run {
 
     /// Waits for the end.
     pub fn ended(mut self) -> Ended {
-        let output = self.child.take().unwrap().wait_with_output().unwrap();
-        Ended { status: output.status, said: String::from_utf8(output.stderr).unwrap() }
+        self.end()
+    }
+
+    fn end(&mut self) -> Ended {
+        let status = self.child.take().unwrap().wait().unwrap();
+        Ended { status, said: self.said.take().unwrap().join().unwrap() }
     }
 
     /// Waits for an end with that exit code, after which nothing may be left; returns what was said.

@@ -11,11 +11,7 @@ use std::process::{Child, ExitStatus, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::user::User;
-
-/// How long a guest may take for anything. Under emulation on a busy machine a boot takes ten seconds; this is
-/// where a test gives up, not what it measures.
-const PATIENCE: Duration = Duration::from_secs(600);
+use crate::user::{PATIENCE, User};
 
 /// What a guest is made of.
 pub struct Description<'a> {

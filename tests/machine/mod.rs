@@ -11,10 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::user::User;
-
-/// Where a test gives up on what happens by itself.
-const PATIENCE: Duration = Duration::from_secs(600);
+use crate::user::{PATIENCE, User};
 
 /// A running machine. It is ended when this is dropped.
 pub struct Machine {
@@ -165,13 +162,4 @@ fn descriptors(guest: &Machine) -> Vec<(i64, Vec<String>)> {
         sets.as_array().unwrap().iter().map(|set| (set["fdset-id"].as_i64().unwrap(), names(set))).collect();
     sets.sort();
     sets
-}
-
-/// Waits for what happens without anybody waiting for it.
-pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        sleep(Duration::from_millis(20));
-    }
 }

@@ -8,8 +8,6 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,6 +16,7 @@ use vmward::luks::{Container, LUKS1_HEADER_LEN, Luks1Header, LuksHeader, unlock}
 use vmward::secret::{SecretValue, os_random};
 
 use crate::bare::{Host, PASSPHRASE, Run, SECRET};
+use crate::user::wait_until;
 
 /// Worth being unlocked by vmward, and done in a moment.
 pub const WORTHWHILE: u32 = 500_000;
@@ -208,15 +207,6 @@ fn is_deriving(supervisor: i32) -> bool {
         fs::read_dir(format!("/proc/{supervisor}/task")).into_iter().flatten().filter_map(Result::ok);
     let mut names = threads.map(|t| fs::read_to_string(t.path().join("comm")).unwrap_or_default());
     names.any(|name| name == "unlock\n")
-}
-
-/// Waits for what takes a while.
-pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(120), "{what}");
-        sleep(Duration::from_millis(10));
-    }
 }
 
 /// Everything that a disk could leave in QEMU.

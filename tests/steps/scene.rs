@@ -13,8 +13,8 @@ use vmward::supervisor::STOP_AT;
 use super::{Steps, each};
 use crate::bare::{Host, Run, has_qemu_img, nothing_left, processes_of};
 use crate::images::opens;
-use crate::slow::{inventory, wait_until};
-use crate::user;
+use crate::slow::inventory;
+use crate::user::{self, wait_until};
 
 /// Whether a supervisor stops itself where it is told; a test that needs it says so if not.
 pub fn can_stop() -> bool {

@@ -7,8 +7,22 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+/// Where a test gives up: nothing that it measures. Under emulation on a busy machine a boot alone takes ten seconds.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Waits for what takes a while.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "{what}: in vain");
+        sleep(Duration::from_millis(10));
+    }
+}
 
 /// A user with a configuration and a file keystore of his own.
 pub struct User {
@@ -58,6 +72,17 @@ impl User {
         // A command that fails early does not read its input.
         let _ = child.stdin.take().unwrap().write_all(input);
         child
+    }
+
+    /// Waits until a client is connected to a guest's supervisor.
+    pub fn is_connected(&self, guest: &str) {
+        let socket = self.home.path().join("run").join(guest).join("control.sock");
+        let socket = socket.to_str().unwrap();
+        wait_until("no client connects", || {
+            let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+            // One is what listens.
+            sockets.lines().filter(|line| line.ends_with(socket)).count() > 1
+        });
     }
 
     /// Runs it to its end.

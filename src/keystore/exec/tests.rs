@@ -64,7 +64,7 @@ fn ends(file: &Path) -> bool {
         stat.is_empty() || stat.contains(") Z ")
     };
     let started = Instant::now();
-    while !gone() && started.elapsed() < Duration::from_secs(5) {
+    while !gone() && started.elapsed() < Duration::from_secs(30) {
         std::thread::sleep(Duration::from_millis(10));
     }
     gone()
@@ -128,14 +128,14 @@ fn at_its_deadline_it_and_its_children_are_killed() {
     {
         let script = Script::new(&format!("echo $$ >$(dirname $0)/pid; {script}"));
         let started = Instant::now();
-        let error = ExecValue::from_uri(&script.uri(""), &options(1)).unwrap().value().unwrap_err();
+        let error = ExecValue::from_uri(&script.uri(""), &options(3)).unwrap().value().unwrap_err();
         let KeystoreError::Failed { failure, .. } = error else { panic!("{error}") };
-        assert_eq!(failure, Failure::TimedOut(Duration::from_secs(1)));
-        assert!(failure.is_temporary() && started.elapsed() < Duration::from_secs(5));
+        assert_eq!(failure, Failure::TimedOut(Duration::from_secs(3)));
+        assert!(failure.is_temporary() && started.elapsed() < Duration::from_secs(30));
         assert!(ends(&script.dir.path().join("pid")));
     }
     let script = Script::new("sleep 60 & echo $! >$(dirname $0)/pid; wait");
-    ExecValue::from_uri(&script.uri(""), &options(1)).unwrap().value().unwrap_err();
+    ExecValue::from_uri(&script.uri(""), &options(3)).unwrap().value().unwrap_err();
     assert!(ends(&script.dir.path().join("pid")));
 }
 
@@ -144,7 +144,7 @@ fn what_it_leaves_running_is_not_waited_for() {
     let script = Script::new("sleep 60 & echo $! >$(dirname $0)/pid; printf value");
     let started = Instant::now();
     assert_eq!(script.printed(""), "value");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(30));
     assert!(ends(&script.dir.path().join("pid")));
 }
 
