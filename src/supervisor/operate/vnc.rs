@@ -56,15 +56,19 @@ pub(super) async fn exchange(running: &Running) -> Result<(), OperationError> {
     }
     let start = Instant::now();
     loop {
-        let display = Display::of(qmp).await.map_err(OperationError::Certificates)?;
-        if display.connecting == 0 {
-            let address = vnc_address(&running.configuration().domain, capabilities, display.port.as_deref());
+        let Display { port, mut connecting } =
+            Display::of(qmp).await.map_err(OperationError::Certificates)?;
+        if connecting == 0 {
+            let address = vnc_address(&running.configuration().domain, capabilities, port.as_deref());
             listen(qmp, None).await.map_err(OperationError::Certificates)?;
             Checkpoint::DisplayClosed.passed();
             let done = match Display::of(qmp).await {
                 // Nobody has come before it was closed, and nobody will.
                 Ok(Display { connecting: 0, .. }) => Some(reload().await),
-                Ok(_) => None,
+                Ok(display) => {
+                    connecting = display.connecting;
+                    None
+                }
                 Err(e) => Some(Err(OperationError::Certificates(e))),
             };
             until_free(async || listen(qmp, address.as_ref()).await)
@@ -75,7 +79,7 @@ pub(super) async fn exchange(running: &Running) -> Result<(), OperationError> {
             }
         }
         if start.elapsed() > HANDSHAKE_DEADLINE {
-            return Err(OperationError::Connecting(display.connecting));
+            return Err(OperationError::Connecting(connecting));
         }
         sleep(HANDSHAKE_INTERVAL).await;
     }
