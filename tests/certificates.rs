@@ -190,13 +190,19 @@ fn vnc_guest(host: &Host, inside: &str) -> (PathBuf, PathBuf) {
     (host.guest("guest", &display), socket)
 }
 
-#[test]
-fn a_displays_certificates_are_read_again() {
+/// A guest whose VNC display has a certificate for `one`; with its socket.
+fn display() -> Option<(Host, Pki, PathBuf, Run)> {
     let host = Host::new();
-    let Some(pki) = Pki::new(&host) else { return };
+    let pki = Pki::new(&host)?;
     host.secret(SECRET, PASSPHRASE);
     let (xml, socket) = vnc_guest(&host, &pki.xml());
     let run = host.running(&xml);
+    Some((host, pki, socket, run))
+}
+
+#[test]
+fn a_displays_certificates_are_read_again() {
+    let Some((host, pki, socket, run)) = display() else { return };
     assert_eq!(pki.name_of_vnc(&socket), "one");
     assert_eq!(objects(&host), ["masterKey0", "vnc-tls-creds0"]);
     pki.certificate("server", "two", true);
@@ -234,11 +240,7 @@ fn frees_certificates(host: &Host) -> bool {
 
 #[test]
 fn certificates_are_not_exchanged_under_a_client_that_is_connecting() {
-    let host = Host::new();
-    let Some(pki) = Pki::new(&host) else { return };
-    host.secret(SECRET, PASSPHRASE);
-    let (xml, socket) = vnc_guest(&host, &pki.xml());
-    let run = host.running(&xml);
+    let Some((host, pki, socket, run)) = display() else { return };
     pki.certificate("server", "two", true);
     let waits = ask_for_tls(&socket).unwrap();
     if frees_certificates(&host) {
@@ -288,11 +290,7 @@ fn who_is_connected_already_is_in_nobodys_way() {
 
 #[test]
 fn certificates_are_exchanged_again_and_again_under_clients() {
-    let host = Host::new();
-    let Some(pki) = Pki::new(&host) else { return };
-    host.secret(SECRET, PASSPHRASE);
-    let (xml, socket) = vnc_guest(&host, &pki.xml());
-    let run = host.running(&xml);
+    let Some((host, pki, socket, run)) = display() else { return };
     thread::scope(|scope| {
         let clients = scope.spawn(|| {
             let mut let_in = 0;
@@ -380,11 +378,7 @@ fn a_port_that_is_lost_meanwhile_is_taken_again() {
 
 #[test]
 fn certificates_that_are_of_no_use_leave_the_old_ones() {
-    let host = Host::new();
-    let Some(pki) = Pki::new(&host) else { return };
-    host.secret(SECRET, PASSPHRASE);
-    let (xml, socket) = vnc_guest(&host, &pki.xml());
-    let mut run = host.running(&xml);
+    let Some((host, pki, socket, mut run)) = display() else { return };
     let fails = |exit: i32| {
         let said = host.user.fails(exit, &["reload-tls", "guest"], b"");
         assert_eq!(pki.name_of_vnc(&socket), "one");

@@ -18,8 +18,7 @@ use serde_json::{Value, json};
 
 use machine::Machine;
 use mutations::{Numbers, corpus, mutated};
-use user::User;
-use user::wait_until;
+use user::{User, wait_until};
 
 fn machine() -> Machine {
     Machine::start("")

@@ -13,8 +13,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use machine::{Machine, inventory};
-use user::wait_until;
-use user::{disk, disk_xml};
+use user::{disk, disk_xml, wait_until};
 
 /// A machine with a SCSI and a USB controller.
 const CONTROLLERS: &str =

@@ -21,8 +21,7 @@ use bare::{Host, has_qemu_img};
 use guest::{Description, Guest, files};
 use images::opens;
 use machine::{Machine, inventory};
-use user::wait_until;
-use user::{User, disk};
+use user::{User, disk, wait_until};
 
 /// What a guest writes, and what is looked for in the files of the host.
 const MARK: &str = "to be found by nobody who has only the image";

@@ -16,8 +16,7 @@ use std::path::Path;
 use bare::{Host, has_qemu_img, nothing_left};
 use machine::{Machine, inventory};
 use nix::sys::signal::Signal;
-use user::disk;
-use user::wait_until;
+use user::{disk, wait_until};
 
 /// Allocators keep some of what they were given back, and what is left between may take a while to fill up. What one
 /// round leaks adds up to more than this in a thousand: 4 kB each.

@@ -242,6 +242,7 @@ fn images_on_servers_are_unlocked_outside() {
     let disks = [cold.disk("vda"), cheap.disk("vdb").replace("</disk>", "<readonly/></disk>")].concat();
     let run = host.running(&host.guest("net", &disks));
     attach(&host, "net", &hot.disk("vdc"));
+    let with_all = inventory(&host, &run, "net");
     let by = [("vda", true), ("vdb", false), ("vdc", true)].map(|(target, by)| (target.to_owned(), by));
     assert_eq!(unlocked(&host, "net"), by);
     let shown = String::from_utf8(host.user.ok(&["status", "net"], b"")).unwrap();
@@ -266,6 +267,7 @@ fn images_on_servers_are_unlocked_outside() {
         inside.push(read_in_guest(&host, "net", node));
     }
     // The bare machine's firmware lets go of no PCI device: the disk stays until the end.
+    assert_eq!(inventory(&host, &run, "net"), with_all);
     run.signal(Signal::SIGTERM);
     run.ends(0);
     drop(servers);
